@@ -1,0 +1,110 @@
+"""A manifest: every file of a model with its SHA-256, and one digest over all of them.
+
+Volatile fields of the ``MLmodel`` file (ids and times MLflow writes anew at each logging) are
+left out of the content digest, so that the same model logged twice has the same content. The
+manifest itself still holds the exact bytes' digest of every file, ``MLmodel`` included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from windtunnel.errors import IntegrityError
+from windtunnel import canonical
+
+_CHUNK = 1 << 20
+_VOLATILE_MLMODEL = (
+    "run_id",
+    "model_uuid",
+    "utc_time_created",
+    "model_id",
+    "artifact_path",
+    "model_size_bytes",
+)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of one file, read in bounded memory."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """``files`` maps a POSIX path, relative to the model's root, to (sha256 hex, size in bytes)."""
+
+    files: dict[str, tuple[str, int]]
+    content: str  # "sha256:..." over the files, without MLmodel's volatile fields
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"content": self.content, "files": {k: list(v) for k, v in sorted(self.files.items())}}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Manifest:
+        return cls({k: (str(v[0]), int(v[1])) for k, v in plain["files"].items()}, plain["content"])
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(size for _, size in self.files.values())
+
+
+def _stable_mlmodel(path: Path) -> str:
+    """Digest of an ``MLmodel`` file without the lines MLflow changes at each logging."""
+    kept: list[bytes] = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not any(line.startswith(f"{key}:".encode()) for key in _VOLATILE_MLMODEL):
+            kept.append(line)
+    return hashlib.sha256(b"".join(kept)).hexdigest()
+
+
+def build(root: Path) -> Manifest:
+    """Read every file below ``root`` once.
+
+    Raises:
+        IntegrityError: ``root`` is not a folder, is empty, or holds a link or special file
+            (whose content could change without the manifest noticing).
+    """
+    if not root.is_dir():
+        raise IntegrityError(f"no model folder at {root}", hint="expected the folder MLflow logged the model to")
+    files: dict[str, tuple[str, int]] = {}
+    stable: dict[str, str] = {}
+    for folder, subfolders, names in os.walk(root):
+        for entry in (*subfolders, *names):
+            path = Path(folder, entry)
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise IntegrityError(
+                    f"{path.relative_to(root)} in {root} is a link or special file",
+                    hint="a model holds plain files only",
+                )
+        for name in names:
+            path = Path(folder, name)
+            key = path.relative_to(root).as_posix()
+            files[key] = (sha256_file(path), path.stat().st_size)
+            stable[key] = _stable_mlmodel(path) if key == "MLmodel" else files[key][0]
+    if not files:
+        raise IntegrityError(f"the model folder {root} is empty")
+    return Manifest(files, canonical.digest(stable))
+
+
+def verify(root: Path, expected: Manifest) -> None:
+    """Check that ``root`` holds exactly the files of ``expected``.
+
+    Raises:
+        IntegrityError: a file is missing, added or changed; it is named.
+    """
+    found = build(root).files
+    for key in sorted(expected.files.keys() | found.keys()):
+        if key not in found:
+            raise IntegrityError(f"{key} is missing from {root}", hint="the copy is incomplete: fetch it again")
+        if key not in expected.files:
+            raise IntegrityError(f"{key} in {root} was not there at registration", hint="do not load this copy")
+        if found[key] != expected.files[key]:
+            raise IntegrityError(
+                f"{key} in {root} has SHA-256 {found[key][0][:12]}..., registered was {expected.files[key][0][:12]}...",
+                hint="the file was changed after registration: do not load this copy",
+            )

@@ -1,0 +1,15 @@
+"""The description of a model and its policies. Pure; YAML files are read by ``windtunnel.spec.load``."""
+
+from windtunnel.spec.data import Check, Data, Feature
+from windtunnel.spec.evaluation import Benchmark, Evaluation, Metric, Slice
+from windtunnel.spec.model import Model
+from windtunnel.spec.monitoring import Drift, Monitoring, Performance, Retrain
+from windtunnel.spec.policy import Policy
+from windtunnel.spec.rollout import Gate, Limits, Rollout, Step
+from windtunnel.spec.serving import Serving
+from windtunnel.spec.training import ExtraStep, Resources, Training
+
+__all__ = [
+    "Benchmark", "Check", "Data", "Drift", "Evaluation", "ExtraStep", "Feature", "Gate", "Limits", "Metric",
+    "Model", "Monitoring", "Performance", "Policy", "Resources", "Retrain", "Rollout", "Serving", "Slice", "Step", "Training",
+]

@@ -1,0 +1,65 @@
+"""How a model is trained, and with what."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Literal
+
+from pydantic import Field
+
+from windtunnel.spec.base import Code, Duration, Part, Size
+
+
+class Resources(Part):
+    """What a training run may use; limits locally, requests and limits in a pod."""
+
+    cpu: float = Field(1.0, gt=0)
+    memory: Size = 2 * 2**30
+    disk: Size = 10 * 2**30
+    gpu: int = Field(0, ge=0)
+    gpu_type: str | None = None
+
+
+class Training(Part):
+    """The training step.
+
+    Attributes:
+        entry_point: ``package.module:function``, a ``def train(run: windtunnel.Run) -> model``.
+        params: given to it as ``run.params`` and logged.
+        recipe: a name for this way of training; a change of it is a MINOR version.
+        seed: given to it as ``run.seed``.
+        time_limit: after this the run is ended and counts as a resource error.
+    """
+
+    entry_point: Code
+    params: dict[str, Any] = Field(default_factory=dict)
+    seed: int = 0
+    resources: Resources = Resources()
+    time_limit: Duration = timedelta(hours=1)
+    environment: dict[str, str] = Field(default_factory=dict)
+    target: Literal["local", "kubernetes"] | None = None
+
+
+class ExtraStep(Part):
+    """A team's own step between ours (PIP-9).
+
+    Attributes:
+        run: ``package.module:function`` taking ``(run: windtunnel.Run)``.
+        after: the step it follows: ``data``, ``check``, ``train``, ``evaluate``, ``register`` or another extra step.
+        inputs: names of outputs of earlier steps it reads.
+        outputs: names of files it writes.
+        when: ``package.module:function`` taking the same and answering True to run.
+        critical: False lets the pipeline go on when it fails.
+        over: fan out: one mapped run per item of this list.
+    """
+
+    name: str = Field(pattern=r"[a-z][a-z0-9_]{0,39}")
+    run: Code
+    after: list[str] = Field(default_factory=lambda: ["data"], min_length=1)
+    before: list[str] = Field(default_factory=list)
+    inputs: list[str] = Field(default_factory=list)
+    outputs: list[str] = Field(default_factory=list)
+    when: Code | None = None
+    critical: bool = True
+    over: list[Any] | None = None
+    time_limit: Duration = timedelta(hours=1)
