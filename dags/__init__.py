@@ -1,0 +1,1 @@
+"""DAG files that ship with Windtunnel; each a few lines."""

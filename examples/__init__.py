@@ -1,0 +1,1 @@
+"""Real models on real data, whole: description, training, traffic and the story ``windtunnel demo`` tells."""

@@ -1,0 +1,1 @@
+"""Doctor visits: the RAND Health Insurance Experiment, flown from first version to retraining."""
