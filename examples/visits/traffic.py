@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from windtunnel_examples.visits import data
+
 from windtunnel.home import Home
 from windtunnel.stackfile import StackFile
-from windtunnel_examples.visits import data
 
 if TYPE_CHECKING:
     import httpx
@@ -55,9 +56,7 @@ def request_body(row: dict[str, float]) -> dict[str, Any]:
     """One member as an Open Inference Protocol request: one tensor per feature."""
     return {
         "parameters": {"content_type": "pd"},
-        "inputs": [
-            {"name": name, "shape": [1, 1], "datatype": "FP64", "data": [row[name]]} for name in data.FEATURES
-        ],
+        "inputs": [{"name": name, "shape": [1, 1], "datatype": "FP64", "data": [row[name]]} for name in data.FEATURES],
     }
 
 
@@ -172,7 +171,6 @@ class Traffic:
 
     def _write_outcomes(self, ready: list[tuple[float, str | None, dict[str, float], bool]]) -> None:
         import pandas as pd
-
         from windtunnel.serving.labels import Labels
 
         labels = [

@@ -95,7 +95,9 @@ class AirflowApi:
     def trigger(self, dag_id: str, conf: dict[str, Any], run_id: str) -> None:
         """Start a run by hand; the same ``run_id`` twice is one run."""
         try:
-            self.call("POST", f"/dags/{dag_id}/dagRuns", json={"dag_run_id": run_id, "logical_date": None, "conf": conf})
+            self.call(
+                "POST", f"/dags/{dag_id}/dagRuns", json={"dag_run_id": run_id, "logical_date": None, "conf": conf}
+            )
         except httpx.HTTPStatusError as error:
             if error.response.status_code != 409:
                 raise

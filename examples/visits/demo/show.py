@@ -61,7 +61,9 @@ def final_tables(told: dict[str, Any], console: Console) -> None:
     for column in ("step", "proven", "seconds", "how we know"):
         steps.add_column(column)
     for step in told["steps"]:
-        steps.add_row(step["title"], "yes" if step["ok"] else "[red]NO", f"{step['seconds']:.0f}", "\n".join(step["proof"]))
+        steps.add_row(
+            step["title"], "yes" if step["ok"] else "[red]NO", f"{step['seconds']:.0f}", "\n".join(step["proof"])
+        )
     console.print(steps)
 
     spent = Table(title="Where the time went", title_justify="left")
