@@ -1,0 +1,1 @@
+"""Windtunnel's pages inside Airflow's web UI."""

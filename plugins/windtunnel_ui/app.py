@@ -1,0 +1,64 @@
+"""The FastAPI app behind the pages. Airflow mounts a plugin's app open, so every route asks for a user itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import jinja2
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
+from airflow.api_fastapi.core_api.security import get_user
+from fastapi import Depends, FastAPI
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from windtunnel import names
+from windtunnel.errors import WindtunnelError
+from windtunnel_ui.rows import rows
+from windtunnel_ui.source import registry
+
+URL_PREFIX = "/windtunnel"
+TEMPLATES = Path(__file__).parent / "templates"
+
+User = Annotated[BaseUser, Depends(get_user)]
+
+
+def may_see(user: BaseUser, model: str) -> bool:
+    """Who may read ``MODEL.release`` may see the model."""
+    return bool(
+        get_auth_manager().is_authorized_dag(
+            method="GET", details=DagDetails(id=names.dag_id(model, "release")), user=user
+        )
+    )
+
+
+def models_for(user: BaseUser) -> list[dict[str, Any]]:
+    """The rows ``user`` may see."""
+    summaries = registry().models()
+    visible = [summary.name for summary in summaries if may_see(user, summary.name)]
+    return [row.to_dict() for row in rows(summaries, visible)]
+
+
+def create_app() -> FastAPI:
+    """Pages and their JSON, without public API docs of its own."""
+    app = FastAPI(title="Windtunnel", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(get_user)])
+    pages = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
+
+    @app.get("/models", response_class=HTMLResponse)
+    def models_page(user: User) -> HTMLResponse:
+        try:
+            shown, problem = models_for(user), None
+        except WindtunnelError as error:
+            shown, problem = [], str(error)
+        page = pages.get_template("models.html").render(models=shown, problem=problem)
+        return HTMLResponse(page, status_code=200 if problem is None else 503)
+
+    @app.get("/api/models")
+    def models_json(user: User) -> JSONResponse:
+        try:
+            return JSONResponse({"version": 1, "models": models_for(user)})
+        except WindtunnelError as error:
+            return JSONResponse({"version": 1, "error": str(error)}, status_code=503)
+
+    return app

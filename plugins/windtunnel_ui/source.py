@@ -1,0 +1,34 @@
+"""Where the pages get their facts: the governed registry, found as every other part finds it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from windtunnel.home import ENV_HOME, Home
+
+if TYPE_CHECKING:
+    from windtunnel.registry.client import RegistryClient
+
+CONNECTION_ID = "windtunnel_default"
+
+
+def registry() -> RegistryClient:
+    """The embedded stack's registry when this server belongs to one, else Airflow's connection ``windtunnel_default``.
+
+    Raises:
+        windtunnel.errors.StackError: the home this server belongs to has no stack.
+        airflow.exceptions.AirflowNotFoundException: there is no such connection.
+    """
+    if os.environ.get(ENV_HOME):
+        from windtunnel.registry.connect import from_home
+
+        return from_home(Home.find())
+    from airflow.models.connection import Connection
+    from windtunnel.registry.client import RegistryClient
+
+    connection = Connection.get_connection_from_secrets(CONNECTION_ID)
+    scheme = connection.schema or "http"
+    return RegistryClient(
+        f"{scheme}://{connection.host}:{connection.port}", connection.login or "", connection.password or ""
+    )
