@@ -53,8 +53,11 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir=WHERE,
-    package_data={"windtunnel": ["py.typed", "**/*.json", "**/*.yaml"], "windtunnel_ui": ["**/*.html", "**/*.css", "**/*.js"],
-                  "windtunnel_mlflow": ["**/*.ini", "**/*.mako"]},
+    package_data={
+        "windtunnel": ["py.typed", "**/*.json", "**/*.yaml"],
+        "windtunnel_ui": ["**/*.html", "**/*.css", "**/*.js"],
+        "windtunnel_mlflow": ["**/*.ini", "**/*.mako"],
+    },
     install_requires=[
         "httpx>=0.27",
         "numpy>=2.0",

@@ -51,6 +51,8 @@ def _decode(value: Any) -> Any:
         if body.startswith("int:"):
             return int(body[4:])
         return float(body)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= _EXACT:
+        return float(value)  # an integer this large was tagged: without a tag it was a float
     if isinstance(value, dict):
         return {key: _decode(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -25,8 +25,7 @@ def check_model_name(name: str) -> str:
     if not MODEL_NAME.fullmatch(name):
         raise DescriptionError(
             f"{name!r} cannot be a model's name",
-            hint="use 1 to 40 of a-z, 0-9 and '-', starting with a letter; "
-            "put anything else in display_name",
+            hint="use 1 to 40 of a-z, 0-9 and '-', starting with a letter; put anything else in display_name",
         )
     return name
 

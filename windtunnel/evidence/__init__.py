@@ -1,4 +1,4 @@
-"""What is known about a model and how sure we are: verdicts, manifests, canonical bytes. Pure but for reading files in ``manifest``."""
+"""What is known about a model, and how surely: verdicts and manifests. Pure but for reading files in ``manifest``."""
 
 from windtunnel.evidence.verdict import Kind, Outcome, Verdict
 

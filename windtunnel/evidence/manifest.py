@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from windtunnel.errors import IntegrityError
 from windtunnel import canonical
+from windtunnel.errors import IntegrityError
 
 _CHUNK = 1 << 20
 _VOLATILE_MLMODEL = (

@@ -1,0 +1,78 @@
+"""DEMAND OPS-6: Airflow mounts a plugin's app open, so every route of ours must ask for a user."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+
+from windtunnel.errors import UnavailableError
+
+
+@pytest.fixture
+def app():
+    from windtunnel_ui.app import create_app
+
+    return create_app()
+
+
+def test_every_route_asks_for_a_user(app) -> None:
+    client = TestClient(app, raise_server_exceptions=False)
+    routes = [route for route in app.routes if isinstance(route, APIRoute)]
+    assert {route.path for route in routes} == {"/models", "/api/models"}
+    for route in app.routes:
+        for method in getattr(route, "methods", None) or {"GET"}:
+            assert client.request(method, route.path).status_code == 401, route.path
+
+
+@pytest.fixture
+def signed_in(app, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    from airflow.api_fastapi.core_api.security import get_user
+
+    app.dependency_overrides[get_user] = lambda: SimpleNamespace(get_name=lambda: "ann")
+    monkeypatch.setattr("windtunnel_ui.app.may_see", lambda user, model: model != "secret")
+    return TestClient(app)
+
+
+def summary(name: str, **how: object) -> SimpleNamespace:
+    return SimpleNamespace(**({"name": name, "champion": None, "rollout": None, "verdicts": {}} | how))
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, summaries: list[SimpleNamespace]) -> None:
+    monkeypatch.setattr("windtunnel_ui.app.registry", lambda: SimpleNamespace(models=lambda: summaries))
+
+
+def test_the_page_shows_champion_rollout_and_drift(signed_in: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    drift = SimpleNamespace(outcome="FAIL", reason="lncoins moved by 0.54 <b>", created_at=1.0)
+    serve(
+        monkeypatch,
+        [
+            summary(
+                "visits",
+                champion=SimpleNamespace(semver="1.1.0", version="2"),
+                rollout={"version": "3", "semver": "1.2.0", "weight": 25, "state": "running"},
+                verdicts={"drift": drift},
+            )
+        ],
+    )
+    page = signed_in.get("/models").text
+    for text in ("visits", "1.1.0", "1.2.0 at 25 %", "FAIL", "lncoins moved by 0.54 &lt;b&gt;"):
+        assert text in page
+
+
+def test_a_model_one_may_not_see_is_not_there(signed_in: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, [summary("secret"), summary("open")])
+    assert [m["name"] for m in signed_in.get("/api/models").json()["models"]] == ["open"]
+
+
+def test_a_registry_that_is_down_is_said_not_hidden(signed_in: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def down() -> None:
+        raise UnavailableError("MLflow does not answer", hint="look at 'windtunnel status'")
+
+    monkeypatch.setattr("windtunnel_ui.app.registry", down)
+    answer = signed_in.get("/models")
+    assert answer.status_code == 503
+    assert "MLflow does not answer" in answer.text
+    assert signed_in.get("/api/models").status_code == 503
