@@ -45,7 +45,7 @@ EXTRAS["all"] = sorted({need for name, needs in EXTRAS.items() if name != "servi
 setup(
     name="windtunnel",
     version="0.1.0",
-    description="No model flies untested: Airflow runs a model's whole life, a governed MLflow registry decides what may fly.",
+    description="No model flies untested: Airflow runs its life, a governed MLflow registry decides what may fly.",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -75,9 +75,10 @@ def final_tables(told: dict[str, Any], console: Console) -> None:
 
     harmed = told.get("harmful")
     if harmed:
+        share = f"{harmed['requests']} of {harmed['all_requests']}"
         console.print(
-            f"The harmful version ({harmed['kind']}) answered {harmed['requests']} of {harmed['all_requests']} requests "
-            f"before its gate took it to 0; {harmed['failed']} of those failed."
+            f"The harmful version ({harmed['kind']}) answered {share} requests before its gate took it to 0; "
+            f"{harmed['failed']} of those failed."
         )
     for name, url in told["urls"].items():
         console.print(f"  {name:10} {url}")
