@@ -1,0 +1,252 @@
+"""What one look at a running release found: counters and sums since the start, never rows.
+
+Everything is cumulative, so a look may be lost, repeated or made by another process without counting anything twice.
+Router counters arrive as the serving backend's ``Traffic``; this room lies below the serving room and reads them by
+shape (``TrafficLike``), or as its own ``Counters`` when they come back from the look log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from windtunnel.stats.histogram import Histogram
+
+
+class ArmLike(Protocol):
+    """Cumulative counts of one version."""
+
+    @property
+    def requests(self) -> int: ...
+    @property
+    def errors(self) -> int: ...
+    @property
+    def client_errors(self) -> int: ...
+    @property
+    def latency(self) -> Histogram: ...
+
+
+class TrafficLike(Protocol):
+    """Router counters of all versions of a model at one instant (``windtunnel.serving.backend.Traffic``)."""
+
+    @property
+    def epoch(self) -> str: ...
+    @property
+    def at(self) -> float: ...
+    @property
+    def arms(self) -> Mapping[str, ArmLike]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCounters:
+    """Cumulative counts of one version since the epoch; latency in milliseconds."""
+
+    requests: int = 0
+    errors: int = 0
+    client_errors: int = 0
+    latency: Histogram = Histogram()
+
+    @classmethod
+    def of(cls, arm: ArmLike | None) -> ArmCounters:
+        """A version the router has not counted yet has zeros."""
+        return cls(arm.requests, arm.errors, arm.client_errors, arm.latency) if arm else cls()
+
+    def since(self, before: ArmCounters) -> ArmCounters | None:
+        """What came after ``before``; None when any count went back, so the two are not of one counter."""
+        latency = self.latency - before.latency
+        counts = (
+            self.requests - before.requests,
+            self.errors - before.errors,
+            self.client_errors - before.client_errors,
+        )
+        if min(counts) < 0 or min(latency.counts) < 0:
+            return None
+        return ArmCounters(*counts, latency)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "requests": self.requests,
+            "errors": self.errors,
+            "client_errors": self.client_errors,
+            "latency": self.latency.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> ArmCounters:
+        return cls(plain["requests"], plain["errors"], plain["client_errors"], Histogram.from_dict(plain["latency"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Router counters of all versions at one instant; ``epoch`` changes when they restarted from zero."""
+
+    epoch: str
+    at: float
+    arms: Mapping[str, ArmCounters]
+
+    @classmethod
+    def of(cls, traffic: TrafficLike) -> Counters:
+        return cls(traffic.epoch, traffic.at, {v: ArmCounters.of(arm) for v, arm in traffic.arms.items()})
+
+    def arm(self, version: str | None) -> ArmCounters:
+        """Zeros for a version the router has not counted (yet)."""
+        return self.arms.get(version, ArmCounters()) if version is not None else ArmCounters()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "at": self.at, "arms": {v: arm.to_dict() for v, arm in self.arms.items()}}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Counters:
+        return cls(plain["epoch"], plain["at"], {v: ArmCounters.from_dict(a) for v, a in plain["arms"].items()})
+
+
+@dataclass(frozen=True, slots=True)
+class LossSums:
+    """Losses of one arm's labelled rows since the rollout's start.
+
+    Attributes:
+        n, total, squares: number, sum, sum of squares of the losses, clipped to the bound.
+        cells: the clipped losses spread over ``stats.binning.loss_points()`` times the bound; sums to n.
+        invalid: rows whose loss is not a number (the model said NaN).
+    """
+
+    n: int
+    total: float
+    squares: float
+    cells: tuple[float, ...]
+    invalid: int = 0
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / self.n if self.n else None
+
+
+@dataclass(frozen=True, slots=True)
+class QualityNumbers:
+    """Losses of both arms on labelled rows since the rollout's start; made by ``numbers.quality_numbers``.
+
+    ``bound`` is where a single loss is clipped; it must stay the same through a rollout (``RolloutState.loss_bound``).
+    """
+
+    loss: str
+    bound: float
+    champion: LossSums
+    candidate: LossSums
+
+    def to_dict(self) -> dict[str, Any]:
+        def sums(arm: LossSums) -> dict[str, Any]:
+            return {
+                "n": arm.n, "total": arm.total, "squares": arm.squares, "cells": list(arm.cells),
+                "invalid": arm.invalid,
+            }  # fmt: skip
+
+        return {
+            "loss": self.loss,
+            "bound": self.bound,
+            "champion": sums(self.champion),
+            "candidate": sums(self.candidate),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> QualityNumbers:
+        def sums(arm: dict[str, Any]) -> LossSums:
+            return LossSums(arm["n"], arm["total"], arm["squares"], tuple(arm["cells"]), arm["invalid"])
+
+        return cls(plain["loss"], plain["bound"], sums(plain["champion"]), sums(plain["candidate"]))
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionNumbers:
+    """Predictions of both arms, counted in bins, since the rollout's start; made by ``numbers.prediction_numbers``.
+
+    Attributes:
+        edges: upper edges of numeric bins (a last one is open above), or the categories (a last one is "other").
+            They must stay the same through a rollout (``RolloutState.prediction_edges``).
+        ordered: numeric bins, not categories.
+        champion, candidate: counts, one more than ``edges``.
+        champion_invalid, candidate_invalid: predictions that are not a number.
+    """
+
+    edges: tuple[float, ...] | tuple[str, ...]
+    ordered: bool
+    champion: tuple[int, ...]
+    candidate: tuple[int, ...]
+    champion_invalid: int = 0
+    candidate_invalid: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "edges": list(self.edges),
+            "ordered": self.ordered,
+            "champion": list(self.champion),
+            "candidate": list(self.candidate),
+            "invalid": [self.champion_invalid, self.candidate_invalid],
+        }
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> PredictionNumbers:
+        return cls(
+            tuple(plain["edges"]),
+            plain["ordered"],
+            tuple(plain["champion"]),
+            tuple(plain["candidate"]),
+            *plain["invalid"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything one look found. What is None is not known, and not known is not good.
+
+    Attributes:
+        traffic: the router's counters, or None with ``traffic_error`` saying why they could not be read.
+        quality, prediction: numbers for those gates; None when there are none (yet); ``*_error`` says why not.
+        observed_weight: the candidate's percent of traffic as the router has it.
+        ready: the candidate's server says it is ready.
+        digest_ok: the candidate's content is what was registered.
+        aborted: why the rollout was taken to 0 by the guard or a person, if it was.
+    """
+
+    traffic: TrafficLike | None = None
+    traffic_error: str | None = None
+    quality: QualityNumbers | None = None
+    quality_error: str | None = None
+    prediction: PredictionNumbers | None = None
+    prediction_error: str | None = None
+    observed_weight: int | None = None
+    ready: bool | None = None
+    digest_ok: bool | None = None
+    aborted: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "traffic": Counters.of(self.traffic).to_dict() if self.traffic is not None else None,
+            "traffic_error": self.traffic_error,
+            "quality": self.quality.to_dict() if self.quality else None,
+            "quality_error": self.quality_error,
+            "prediction": self.prediction.to_dict() if self.prediction else None,
+            "prediction_error": self.prediction_error,
+            "observed_weight": self.observed_weight,
+            "ready": self.ready,
+            "digest_ok": self.digest_ok,
+            "aborted": self.aborted,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Evidence:
+        """The inverse of ``to_dict``; absent keys are not known."""
+        traffic, quality, prediction = plain.get("traffic"), plain.get("quality"), plain.get("prediction")
+        return cls(
+            traffic=Counters.from_dict(traffic) if traffic else None,
+            traffic_error=plain.get("traffic_error"),
+            quality=QualityNumbers.from_dict(quality) if quality else None,
+            quality_error=plain.get("quality_error"),
+            prediction=PredictionNumbers.from_dict(prediction) if prediction else None,
+            prediction_error=plain.get("prediction_error"),
+            observed_weight=plain.get("observed_weight"),
+            ready=plain.get("ready"),
+            digest_ok=plain.get("digest_ok"),
+            aborted=plain.get("aborted"),
+        )

@@ -1,0 +1,51 @@
+"""The look log: records of looks, going on from the last one, and deciding them all over again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from windtunnel.rollout.decide import decide
+from windtunnel.rollout.decision import Decision
+from windtunnel.rollout.evidence import Evidence
+from windtunnel.rollout.plan import Plan
+from windtunnel.rollout.state import RolloutState
+
+
+def look_record(rollout_id: str, at: float, evidence: Evidence, decision: Decision) -> dict[str, Any]:
+    """One line of the look log, plain JSON values."""
+    return {"rollout_id": rollout_id, "at": at, "evidence": evidence.to_dict(), "decision": decision.to_dict()}
+
+
+def resume(looks: Sequence[dict[str, Any]]) -> RolloutState | None:
+    """The state after the last look; None when nobody has looked yet."""
+    return Decision.from_dict(looks[-1]["decision"]).state if looks else None
+
+
+def replay(plan: Plan, looks: Sequence[dict[str, Any]]) -> list[Decision]:
+    """Decide every look again from its evidence alone, in order.
+
+    Only versions and start time are taken from the recorded states; the rest is computed anew.
+
+    Raises:
+        KeyError: a record is not a look.
+    """
+    if not looks:
+        return []
+    first = RolloutState.from_dict(looks[0]["decision"]["state"])
+    state = RolloutState.begin(champion=first.champion, candidate=first.candidate, at=first.started_at)
+    decisions: list[Decision] = []
+    for look in looks:
+        decision = decide(plan, state, Evidence.from_dict(look["evidence"]), look["at"])
+        decisions.append(decision)
+        state = decision.state
+    return decisions
+
+
+def disagreements(plan: Plan, looks: Sequence[dict[str, Any]]) -> list[int]:
+    """Positions of the looks whose replayed decision is not the recorded one."""
+    return [
+        i
+        for i, (look, decision) in enumerate(zip(looks, replay(plan, looks), strict=True))
+        if decision.to_dict() != look["decision"]
+    ]
