@@ -42,7 +42,7 @@ class Performance(Part):
 class Retrain(Part):
     """When a finding starts ``MODEL.train``; ``cooldown`` keeps drift from retraining in a loop."""
 
-    on: list[Literal["drift", "performance"]] = Field(default_factory=lambda: ["drift", "performance"])
+    on: list[Literal["drift", "performance"]] = ["drift", "performance"]
     cooldown: Duration = timedelta(hours=24)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
 from windtunnel.spec.base import Part
 
 Evidence = Literal["data-check", "evaluation", "benchmark", "rollout", "scan"]
@@ -14,5 +12,5 @@ Evidence = Literal["data-check", "evaluation", "benchmark", "rollout", "scan"]
 class Policy(Part):
     """Required PASS verdicts for ``champion``; a first release has no rollout yet, so it needs ``first``."""
 
-    champion: list[Evidence] = Field(default_factory=lambda: ["data-check", "evaluation", "rollout"])
-    first: list[Evidence] = Field(default_factory=lambda: ["data-check", "evaluation"])
+    champion: list[Evidence] = ["data-check", "evaluation", "rollout"]
+    first: list[Evidence] = ["data-check", "evaluation"]

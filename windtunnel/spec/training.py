@@ -29,6 +29,9 @@ class Training(Part):
         recipe: a name for this way of training; a change of it is a MINOR version.
         seed: given to it as ``run.seed``.
         time_limit: after this the run is ended and counts as a resource error.
+        environment: variables for the training process; no secrets, they stand in the description.
+        trust: modules whose types may be stored in the model, beside scikit-learn's and the entry point's own.
+        pickle: allow a model that only pickle can hold; whoever loads it runs what is in it.
     """
 
     entry_point: Code
@@ -37,6 +40,8 @@ class Training(Part):
     resources: Resources = Resources()
     time_limit: Duration = timedelta(hours=1)
     environment: dict[str, str] = Field(default_factory=dict)
+    trust: list[str] = Field(default_factory=list)
+    pickle: bool = False
     target: Literal["local", "kubernetes"] | None = None
 
 
