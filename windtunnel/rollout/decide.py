@@ -15,10 +15,10 @@ from windtunnel.rollout import gates
 from windtunnel.rollout.decision import Decision
 from windtunnel.rollout.evidence import Counters, Evidence
 from windtunnel.rollout.gates import Block, Finding, percent
-from windtunnel.rollout.plan import Plan
+from windtunnel.rollout.plan import Plan, PlanGate
 from windtunnel.rollout.state import Action, GateState, Reading, RolloutState
 from windtunnel.stats.betting import e_value
-from windtunnel.stats.compare import OneSample
+from windtunnel.stats.compare import OneSample, TwoSample
 
 #: Clocks may disagree by this much (seconds) before it is called trouble.
 CLOCK_TOLERANCE_S = 1.0
@@ -240,9 +240,9 @@ def _look_gates(
     return replace(state, gates=known), findings
 
 
-def _set_threshold(gate: gates.PlanGate, before: GateState | None, state: RolloutState) -> GateState:
+def _set_threshold(gate: PlanGate, before: GateState | None, state: RolloutState) -> GateState:
     """Only from requests before the open block: a threshold must not know what it will judge."""
-    empty = before or GateState(gates.TwoSample())
+    empty = before or GateState(TwoSample())
     if state.base is None or state.origin is None:
         return empty
     since_start = state.base.champion.since(state.origin.champion)

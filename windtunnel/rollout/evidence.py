@@ -8,7 +8,7 @@ shape (``TrafficLike``), or as its own ``Counters`` when they come back from the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from windtunnel.stats.histogram import Histogram
@@ -45,7 +45,7 @@ class ArmCounters:
     requests: int = 0
     errors: int = 0
     client_errors: int = 0
-    latency: Histogram = Histogram()
+    latency: Histogram = field(default_factory=Histogram)
 
     @classmethod
     def of(cls, arm: ArmLike | None) -> ArmCounters:

@@ -196,8 +196,8 @@ def look_quality(
         champion, candidate = np.asarray(numbers.champion.cells), np.asarray(numbers.candidate.cells)
         state, new_a, new_b, back = _take(state, champion, candidate)
         assert isinstance(state.test, TwoSample)
-        test = state.test.update(new_a, new_b, Boundary(1 + gate.margin, 0.0), points=loss_points(), prior=0.1)
-        state = replace(state, test=test)
+        boundary = Boundary(1 + gate.margin, 0.0)
+        state = replace(state, test=state.test.update(new_a, new_b, boundary, points=loss_points(), prior=0.1))
         if back:
             trouble = ("labels-corrected", f"{gate.name}: labels were corrected; these rows are left out")
         if numbers.candidate.invalid:
