@@ -5,7 +5,10 @@ Written by ``windtunnel up`` (room ``stack``), read by every room that must find
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,3 +72,39 @@ def read_secret(home: Home, name: str) -> str:
         return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         raise StackError(f"no secret {name!r} in {home.secrets}", hint="run 'windtunnel up' to create it") from None
+
+
+#: A unix socket's path may have 107 bytes on Linux; supervisord binds to ``PATH.PID`` first.
+SOCKET_LIMIT = 98
+
+
+def socket_path(home: Home, wanted: Path) -> Path:
+    """Where a unix socket wanted at ``wanted`` (below ``home``) really lives.
+
+    Usually ``wanted`` itself. A home with a long path gets a short private folder under the temporary
+    directory instead, the same one every time, so that nobody has to be told. The folder is made by whoever
+    creates the socket (``make_socket_folder``).
+    """
+    if len(os.fsencode(wanted)) <= SOCKET_LIMIT:
+        return wanted
+    short = hashlib.sha256(os.fsencode(home.root)).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"windtunnel-{os.getuid()}-{short}" / wanted.name
+
+
+def supervisor_socket(home: Home) -> Path:
+    """The unix socket of the supervisor that runs in ``home``."""
+    return socket_path(home, home.supervisor / "supervisor.sock")
+
+
+def make_socket_folder(socket: Path) -> None:
+    """Make the folder of a socket, mode 0700.
+
+    Raises:
+        StackError: the folder is there but belongs to somebody else or is a link.
+    """
+    folder = socket.parent
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    about = folder.lstat()
+    if folder.is_symlink() or about.st_uid != os.getuid():
+        raise StackError(f"{folder} is not ours", hint="remove it, or use a home with a shorter path")
+    folder.chmod(0o700)

@@ -1,0 +1,82 @@
+"""Ports on loopback: free ones unless told, and who holds a taken one."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Mapping
+
+from windtunnel.errors import StackError
+
+LOOPBACK = "127.0.0.1"
+#: Tried first, so that URLs look familiar where nothing else runs.
+PREFERRED = {"airflow": 8080, "mlflow": 5000, "envoy": 8085}
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on ``port`` of loopback now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # What the servers do too; without it a port is "taken" for a minute after its server stopped.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+            probe.listen(1)
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise
+    return True
+
+
+def any_free() -> int:
+    """A port the kernel says is free."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def holder(port: int) -> str | None:
+    """``name (pid N)`` of the process that listens on ``port``, if this user may know."""
+    import psutil
+
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status != psutil.CONN_LISTEN or not connection.laddr or not connection.pid:
+                continue
+            if connection.laddr.port == port:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except (psutil.Error, OSError):
+        pass
+    return None
+
+
+def choose(told: Mapping[str, int], remembered: Mapping[str, int]) -> dict[str, int]:
+    """A port for each server: the one told, else the one of last time, else a free one.
+
+    Raises:
+        StackError: a told port is taken, or named twice; the message says who holds it where that can be found.
+    """
+    chosen: dict[str, int] = {}
+    for server, port in told.items():
+        if port in chosen.values():
+            raise StackError(f"port {port} is named for two servers", hint="give each server a port of its own")
+        if not is_free(port):
+            by = holder(port)
+            raise StackError(
+                f"port {port} for {server} is taken" + (f" by {by}" if by else " (its holder is another user's)"),
+                hint=f"stop it, or give another one with --{server}-port, or leave the option out for a free one",
+            )
+        chosen[server] = port
+    for server in PREFERRED:
+        if server in chosen:
+            continue
+        for wanted in (remembered.get(server), PREFERRED[server]):
+            if wanted and wanted not in chosen.values() and is_free(wanted):
+                chosen[server] = wanted
+                break
+        else:
+            port = any_free()
+            while port in chosen.values():
+                port = any_free()
+            chosen[server] = port
+    return {server: chosen[server] for server in PREFERRED}
