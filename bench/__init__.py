@@ -1,0 +1,1 @@
+"""Benchmarks: ratios measured side by side in one run, printed and kept in docs/benchmarks.md (``python -m bench``)."""
