@@ -1,0 +1,70 @@
+"""Where monitoring keeps its files, and how they are written: whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from windtunnel.canonical import dumps, loads
+from windtunnel.errors import DataError
+from windtunnel.home import Home
+from windtunnel.names import check_model_name
+
+
+def folder(home: Home, model: str) -> Path:
+    """``HOME/monitoring/MODEL``."""
+    return home.monitoring / check_model_name(model)
+
+
+def reference_file(home: Home, model: str, version: str) -> Path:
+    return folder(home, model) / f"reference-{version}.json"
+
+
+def sample_file(home: Home, model: str, version: str) -> Path:
+    return folder(home, model) / f"reference-{version}.sample.parquet"
+
+
+def windows_file(home: Home, model: str) -> Path:
+    return folder(home, model) / "windows.json"
+
+
+def window_folder(home: Home, model: str, version: str, start: float, end: float) -> Path:
+    """Verdicts and report of one window; the same window of the same version is always the same folder."""
+    return folder(home, model) / "windows" / f"{start:.3f}-{end:.3f}-v{version}"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write beside, flush, rename: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Canonical JSON (NaN and infinities survive), atomically."""
+    write_atomic(path, dumps(value) + b"\n")
+
+
+def read_json(path: Path) -> Any | None:
+    """The value in ``path``, or None when there is no such file.
+
+    Raises:
+        DataError: the file is not what ``write_json`` wrote.
+    """
+    try:
+        return loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}", hint="move it away; it will be written anew") from error
