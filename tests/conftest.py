@@ -1,0 +1,101 @@
+"""Fixtures for every room: a real stack, shared by the session; and resuming for the long tests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from windtunnel.stack.stack import Stack
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def stack_home() -> Iterator[Path]:
+    """A home folder with a short path (unix sockets), gone after the session; kept with WINDTUNNEL_KEEP_HOME=1."""
+    folder = Path(tempfile.mkdtemp(prefix="wt-"))
+    yield folder / "home"
+    if not os.environ.get("WINDTUNNEL_KEEP_HOME"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def stack(stack_home: Path) -> Iterator[Stack]:
+    """The whole stack, up and healthy, one for the session, ended after it.
+
+    Lower limits than a person's, so that a killed task is noticed within a test's patience. A test that stops or
+    harms it must leave it up and healthy.
+    """
+    from windtunnel.home import Home
+    from windtunnel.stack.stack import Stack
+
+    stack_home.mkdir(parents=True, mode=0o700)
+    (stack_home / "windtunnel.toml").write_text(
+        "[airflow.scheduler]\n"
+        "task_instance_heartbeat_timeout = 30\n"
+        "task_instance_heartbeat_timeout_detection_interval = 5\n"
+        "orphaned_tasks_check_interval = 15\n",
+        encoding="utf-8",
+    )
+    running = Stack(Home(stack_home))
+    try:
+        running.up()
+        yield running
+    finally:
+        assert running.down() == []
+
+
+# -- resuming: with WINDTUNNEL_TEST_RESUME=1 a test that passed on the same files is not run again
+
+
+def _state_file(config: pytest.Config) -> Path | None:
+    if not os.environ.get("WINDTUNNEL_TEST_RESUME"):
+        return None
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=False
+    ).stdout
+    digest = hashlib.sha256()
+    for name in sorted(listed.decode().split("\0")):
+        path = ROOT / name
+        if name and path.is_file():
+            digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    folder = ROOT / ".pytest_cache" / "resume"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / digest.hexdigest()[:20]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_STATE] = _state_file(config)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    state = config.stash[_STATE]
+    if state is None or not state.exists():
+        return
+    passed = set(state.read_text(encoding="utf-8").splitlines())
+    done = [item for item in items if item.nodeid in passed]
+    if done:
+        config.hook.pytest_deselected(items=done)
+        items[:] = [item for item in items if item.nodeid not in passed]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    state = item.config.stash[_STATE]
+    if state is not None and report.when == "call" and report.passed:
+        with state.open("a", encoding="utf-8") as file:
+            file.write(item.nodeid + "\n")
+
+
+_STATE: pytest.StashKey[Path | None] = pytest.StashKey()
