@@ -1,0 +1,63 @@
+"""Who is asking: the name behind the verified credential of the request, and whether it may speak for the stack."""
+
+from __future__ import annotations
+
+import getpass
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from flask import g, has_request_context, request
+
+#: The MLflow user the stack's own programs (Airflow's tasks, the guard) log in as.
+SERVICE_USER = "service"
+
+#: Set by the ASGI middleware for routes that never enter Flask (artifact streaming).
+asgi_user: ContextVar[str | None] = ContextVar("windtunnel_asgi_user", default=None)
+asgi_correlation: ContextVar[str | None] = ContextVar("windtunnel_asgi_correlation", default=None)
+
+CORRELATION_HEADER = "X-Correlation-ID"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Somebody, as far as a credential proves it.
+
+    Attributes:
+        name: MLflow user; ``os:NAME`` where the store is opened directly, without a server.
+        trusted: the service or an administrator. Roles arrive with a later issue; this is their seam.
+    """
+
+    name: str
+    trusted: bool = False
+
+
+def actor() -> Actor:
+    """The actor of the current request."""
+    name = getattr(g, "mlflow_authenticated_user", None) if has_request_context() else None
+    name = name or asgi_user.get()
+    if name is None:
+        return Actor(f"os:{getpass.getuser()}")
+    return Actor(name, name == SERVICE_USER or _is_admin(name))
+
+
+def _is_admin(name: str) -> bool:
+    from mlflow.server.auth import store as auth_store
+
+    return bool(auth_store.has_user(name) and auth_store.get_user(name).is_admin)
+
+
+def correlation_id() -> str | None:
+    """The correlation id the request carries in its header, if any."""
+    found = request.headers.get(CORRELATION_HEADER) if has_request_context() else asgi_correlation.get()
+    return found[:64] if found else None
+
+
+def mark_audited() -> None:
+    """Remember that this request's refusal is in the audit, so that it is not written twice."""
+    if has_request_context():
+        g.windtunnel_audited = True
+
+
+def audited() -> bool:
+    """Whether ``mark_audited`` was called in this request."""
+    return bool(has_request_context() and getattr(g, "windtunnel_audited", False))

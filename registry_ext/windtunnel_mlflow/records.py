@@ -1,0 +1,129 @@
+"""Rows as the plain dicts that travel to clients, and the few queries every part of the store shares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
+from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
+from sqlalchemy import Row, and_, select
+from sqlalchemy.orm import Session
+
+from windtunnel.spec.policy import Policy
+from windtunnel_mlflow import tables
+from windtunnel_mlflow.policy import Facts, Judged
+
+OPEN = ("running", "promoting")
+_V = tables.versions
+
+
+def _joined() -> Any:
+    return (
+        select(_V, SqlModelVersion.current_stage.label("stage"))
+        .outerjoin(
+            SqlModelVersion,
+            and_(
+                SqlModelVersion.workspace == DEFAULT_WORKSPACE_NAME,
+                SqlModelVersion.name == _V.c.model,
+                SqlModelVersion.version == _V.c.version,
+            ),
+        )
+        .where(_V.c.deleted_at.is_(None))
+    )
+
+
+def _version(row: Row[Any]) -> dict[str, Any]:
+    plain = dict(row._mapping)
+    plain["version"] = str(plain["version"])
+    plain["parent"] = None if plain["parent"] is None else str(plain["parent"])
+    plain["recipe"] = json.loads(plain["recipe"])
+    plain["facts"] = json.loads(plain["facts"])
+    plain["manifest"] = json.loads(plain["manifest"]) if plain["manifest"] else {}
+    plain.pop("deleted_at")
+    return plain
+
+
+def version(session: Session, model: str, number: int) -> dict[str, Any] | None:
+    """One version that is not deleted."""
+    row = session.execute(_joined().where(_V.c.model == model, _V.c.version == number)).first()
+    return None if row is None else _version(row)
+
+
+def versions(session: Session, model: str) -> list[dict[str, Any]]:
+    """All versions that are not deleted, newest first."""
+    rows = session.execute(_joined().where(_V.c.model == model).order_by(_V.c.version.desc()))
+    return [_version(row) for row in rows]
+
+
+def governed(session: Session, model: str) -> bool:
+    """Whether the model has, or ever had, a version of ours."""
+    return session.execute(select(_V.c.version).where(_V.c.model == model).limit(1)).first() is not None
+
+
+def champion(session: Session, model: str) -> int | None:
+    """Number of the current champion."""
+    table = tables.champions
+    return session.execute(
+        select(table.c.version)
+        .where(table.c.model == model, table.c.until.is_(None))
+        .order_by(table.c.id.desc())
+        .limit(1)
+    ).scalar()
+
+
+def rollout(row: Row[Any]) -> dict[str, Any]:
+    """A rollout as clients see it."""
+    plain = dict(row._mapping)
+    plain["version"] = str(plain["version"])
+    plain["champion"] = None if plain["champion"] is None else str(plain["champion"])
+    plain["plan"] = json.loads(plain["plan"])
+    return plain
+
+
+def open_rollout(session: Session, model: str) -> dict[str, Any] | None:
+    """The one rollout of the model that has not ended."""
+    table = tables.rollouts
+    row = session.execute(
+        select(table).where(table.c.model == model, table.c.state.in_(OPEN)).order_by(table.c.token.desc()).limit(1)
+    ).first()
+    return None if row is None else rollout(row)
+
+
+def policy(session: Session, model: str) -> Policy:
+    """The model's policy, or the default one."""
+    found = session.execute(select(tables.policies.c.policy).where(tables.policies.c.model == model)).scalar()
+    return Policy() if found is None else Policy.model_validate_json(found)
+
+
+def facts(session: Session, model: str, number: int, *, in_rollout: bool) -> Facts:
+    """Everything policy looks at for one version."""
+    found = version(session, model, number)
+    table = tables.verdicts
+    subjects: Sequence[str] = [
+        subject for subject in ((found or {}).get("digest"), (found or {}).get("recipe", {}).get("data")) if subject
+    ]
+    rows = session.execute(
+        select(table).where(table.c.model == model, table.c.subject.in_(subjects), table.c.claimed.is_(False))
+    )
+    judged = tuple(
+        Judged(
+            seq=row.seq,
+            id=row.id,
+            kind=row.kind,
+            outcome=row.outcome,
+            subject=row.subject,
+            claimed=row.claimed,
+            reason=json.loads(row.body).get("reason", ""),
+        )
+        for row in rows
+    )
+    return Facts(
+        status=(found or {}).get("status", "DELETED"),
+        digest=(found or {}).get("digest"),
+        data=(found or {}).get("recipe", {}).get("data"),
+        champion=champion(session, model),
+        in_rollout=in_rollout,
+        verdicts=judged,
+    )

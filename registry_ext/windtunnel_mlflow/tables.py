@@ -1,0 +1,129 @@
+"""Windtunnel's tables beside MLflow's, in the same database so that one transaction covers both.
+
+Rows of ``wt_versions`` are never removed: a deleted version keeps its number, its semantic version and its key's
+history, so none of them is given out twice.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+
+metadata = MetaData()
+
+NAME = String(256)
+
+versions = Table(
+    "wt_versions",
+    metadata,
+    Column("model", NAME, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("semver", String(64), nullable=False),
+    Column("semver_reason", Text, nullable=False),
+    Column("key", String(256), nullable=False),
+    Column("status", String(32), nullable=False),
+    Column("status_reason", Text),
+    Column("state", String(32), nullable=False),
+    Column("source", String(500), nullable=False),
+    # Path below the server's artifact root; everything at or below it is sealed. NULL once a seal has failed.
+    Column("location", String(500)),
+    Column("run_id", String(64)),
+    Column("recipe", Text, nullable=False),
+    Column("facts", Text, nullable=False),
+    Column("parent", Integer),
+    Column("digest", String(80)),
+    Column("manifest", Text),
+    Column("actor", String(256), nullable=False),
+    Column("cause", Text),
+    Column("correlation_id", String(64)),
+    Column("created_at", Float, nullable=False),
+    Column("sealed_at", Float),
+    Column("deleted_at", Float),
+    UniqueConstraint("model", "key", name="wt_versions_key"),
+    UniqueConstraint("model", "semver", name="wt_versions_semver"),
+    Index("wt_versions_location", "location"),
+    Index("wt_versions_status", "status"),
+)
+
+verdicts = Table(
+    "wt_verdicts",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(80), nullable=False),
+    # True: said by somebody other than the service; kept, shown, never counted.
+    Column("claimed", Boolean, nullable=False),
+    Column("model", NAME, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("subject", String(80), nullable=False),
+    Column("version", String(16)),
+    Column("body", Text, nullable=False),
+    Column("actor", String(256), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("correlation_id", String(64)),
+    UniqueConstraint("id", "claimed", name="wt_verdicts_once"),
+    Index("wt_verdicts_lookup", "model", "kind", "subject", "seq"),
+    Index("wt_verdicts_model", "model", "seq"),
+)
+
+audit = Table(
+    "wt_audit",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("actor", String(256), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("model", NAME, nullable=False),
+    Column("version", String(16)),
+    Column("outcome", String(16), nullable=False),
+    Column("code", String(64)),
+    Column("detail", Text, nullable=False),
+    Column("correlation_id", String(64)),
+    Column("prev", String(80), nullable=False),
+    Column("hash", String(80), nullable=False),
+    Index("wt_audit_model", "model", "seq"),
+    sqlite_autoincrement=True,
+)
+
+champions = Table(
+    "wt_champions",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("model", NAME, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("since", Float, nullable=False),
+    Column("until", Float),
+    Column("actor", String(256), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("rollout_id", String(64)),
+    Index("wt_champions_model", "model", "id"),
+)
+
+rollouts = Table(
+    "wt_rollouts",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("model", NAME, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("champion", Integer),
+    Column("token", Integer, nullable=False),
+    Column("holder", String(512), nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("step", Integer),
+    Column("weight", Float),
+    Column("reason", Text),
+    Column("plan", Text, nullable=False),
+    Column("correlation_id", String(64)),
+    Column("opened_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Index("wt_rollouts_model", "model", "token"),
+)
+
+policies = Table(
+    "wt_policies",
+    metadata,
+    Column("model", NAME, primary_key=True),
+    Column("policy", Text, nullable=False),
+    Column("actor", String(256), nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
