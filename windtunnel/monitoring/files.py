@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from windtunnel.canonical import dumps, loads
+from windtunnel.data import atomic
 from windtunnel.errors import DataError
 from windtunnel.home import Home
 from windtunnel.names import check_model_name
@@ -36,24 +35,9 @@ def window_folder(home: Home, model: str, version: str, start: float, end: float
     return folder(home, model) / "windows" / f"{start:.3f}-{end:.3f}-v{version}"
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write beside, flush, rename: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def write_json(path: Path, value: Any) -> None:
     """Canonical JSON (NaN and infinities survive), atomically."""
-    write_atomic(path, dumps(value) + b"\n")
+    atomic.write_bytes(path, dumps(value) + b"\n")
 
 
 def read_json(path: Path) -> Any | None:

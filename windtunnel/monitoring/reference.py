@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from windtunnel.data import atomic
 from windtunnel.errors import DataError
 from windtunnel.home import Home
 from windtunnel.monitoring import files
@@ -180,12 +181,9 @@ def metrics_of(numbers: Mapping[str, Any]) -> dict[str, float]:
 def save(home: Home, reference: Reference) -> Path:
     """Write ``HOME/monitoring/MODEL/reference-VERSION.json`` (and its sample); returns its path."""
     path = files.reference_file(home, reference.model, reference.version)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if reference.sample is not None:
         beside = files.sample_file(home, reference.model, reference.version)
-        hidden = beside.with_name(f".{beside.name}.new")
-        reference.sample.to_parquet(hidden, index=False)
-        hidden.replace(beside)
+        atomic.write_with(beside, lambda hidden: reference.sample.to_parquet(hidden, index=False))
     files.write_json(path, reference.to_dict())
     return path
 
