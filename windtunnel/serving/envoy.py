@@ -1,8 +1,8 @@
 """The router's process: its bootstrap, its files, and reading back what it runs.
 
 Envoy watches two files, ``cds.json`` (clusters: one per version's server) and ``rds.json`` (routes: the
-weights). Both are replaced by rename, so Envoy never reads half a file. ``Router.publish_*`` write and wait
-until Envoy's own config dump shows the new version: a change counts when the router says so.
+weights). Both are replaced by rename, so Envoy never reads half a file. ``Router.await_*`` wait until
+Envoy's own config dump shows the new version: a change counts when the router says so.
 
 The access log (``HOME/serving/envoy/access.jsonl``) has one JSON object per inference request, written when
 the request has ended:
@@ -39,7 +39,7 @@ from typing import Any
 
 from windtunnel.errors import ServingError, UnavailableError
 from windtunnel.home import Home
-from windtunnel.serving import routing
+from windtunnel.serving import atomic, routing
 
 CORRELATION_HEADER = "x-correlation-id"
 CLIENT_HEADER = "x-windtunnel-client"
@@ -103,10 +103,10 @@ def bootstrap(home: Home, port: int) -> None:
     place.chmod(0o700)
     _private_folder(admin_socket(home).parent)
     if not (place / "cds.json").exists():
-        write_json(place / "cds.json", routing.clusters([]))
+        atomic.write_json(place / "cds.json", routing.clusters([]))
     if not (place / "rds.json").exists():
-        write_json(place / "rds.json", routing.routes([]))
-    write_json(place / "bootstrap.json", bootstrap_config(home, port))
+        atomic.write_json(place / "rds.json", routing.routes([]))
+    atomic.write_json(place / "bootstrap.json", bootstrap_config(home, port))
 
 
 def bootstrap_config(home: Home, port: int) -> dict[str, Any]:
@@ -349,7 +349,7 @@ class Router:
         return None
 
     def _get(self, path: str) -> bytes:
-        connection = _UnixConnection(str(admin_socket(self.home)), timeout=2.0)
+        connection = UnixConnection(str(admin_socket(self.home)), timeout=2.0)
         try:
             connection.request("GET", path)
             return connection.getresponse().read()
@@ -362,7 +362,7 @@ class Router:
             connection.close()
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path: str, timeout: float) -> None:
@@ -376,34 +376,11 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace ``path`` in one step: a reader sees the old file or the new one."""
-    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` in one step, flushed to disk first, mode 0600."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def write_json_if_changed(path: Path, value: Any) -> bool:
-    """``write_json``, unless the file holds exactly that already; True if it was written."""
-    try:
-        if json.loads(path.read_bytes()) == value:
-            return False
-    except (FileNotFoundError, ValueError):
-        pass
-    write_json(path, value)
+    """Replace ``path`` in one step, unless the file holds exactly that already; True if it was written."""
+    if path.exists() and atomic.read_json(path) == json.loads(json.dumps(value)):
+        return False
+    atomic.write_json(path, value)
     return True
 
 
