@@ -10,6 +10,25 @@ from windtunnel.spec.serving import Serving
 from windtunnel.spec.training import ExtraStep, Resources, Training
 
 __all__ = [
-    "Benchmark", "Check", "Data", "Drift", "Evaluation", "ExtraStep", "Feature", "Gate", "Limits", "Metric",
-    "Model", "Monitoring", "Performance", "Policy", "Resources", "Retrain", "Rollout", "Serving", "Slice", "Step", "Training",
+    "Benchmark",
+    "Check",
+    "Data",
+    "Drift",
+    "Evaluation",
+    "ExtraStep",
+    "Feature",
+    "Gate",
+    "Limits",
+    "Metric",
+    "Model",
+    "Monitoring",
+    "Performance",
+    "Policy",
+    "Resources",
+    "Retrain",
+    "Rollout",
+    "Serving",
+    "Slice",
+    "Step",
+    "Training",
 ]

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from windtunnel.spec.base import Duration, Part
 
 
 class Feature(Part):
-    """One input of the model.
+    """One input of the model. Bounds, categories and ``nullable`` become data checks and request checks.
 
-    ``minimum``, ``maximum``, ``categories`` and ``nullable`` become data checks and request checks.
+    Attributes:
+        name: its column.
+        kind: numeric columns are read as floating point, booleans as booleans, categories as they are.
+        nullable: missing values are allowed.
+        minimum, maximum: bounds of a numeric feature, both allowed values themselves.
+        categories: allowed values of a categorical feature.
+        importance: weight in the drift score of the whole data set.
     """
 
     name: str
@@ -23,11 +29,28 @@ class Feature(Part):
     categories: list[str | int | float] | None = None
     importance: float | None = Field(None, ge=0)
 
+    @model_validator(mode="after")
+    def _bounds(self) -> Feature:
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}")
+        if self.kind != "numeric" and (self.minimum is not None or self.maximum is not None):
+            raise ValueError(f"only numeric features have minimum and maximum; {self.name!r} is {self.kind}")
+        if self.kind != "categorical" and self.categories is not None:
+            raise ValueError(f"only categorical features have categories; {self.name!r} is {self.kind}")
+        return self
+
 
 class Check(Part):
-    """One Great Expectations expectation: ``expect`` is its name, ``with_`` its arguments."""
+    """One Great Expectations expectation.
 
-    expect: str = Field(pattern=r"expect_[a-z0-9_]+", description="e.g. expect_column_values_to_be_between")
+    Attributes:
+        expect: its name, e.g. ``expect_column_values_to_be_between``.
+        column: the column it is about, where it is about one.
+        with_: its other arguments.
+        critical: False turns a failure into a remark.
+    """
+
+    expect: str = Field(pattern=r"^expect_[a-z0-9_]+$")
     column: str | None = None
     with_: dict[str, Any] = Field(default_factory=dict, alias="with")
     critical: bool = True
@@ -40,6 +63,7 @@ class Data(Part):
 
     Attributes:
         source: path, glob or URI of CSV or Parquet, or SQL text when ``connection`` is given.
+        format: what ``source`` is; told by its name or ``connection`` unless given.
         connection: Airflow connection id; ``source`` is then a SELECT.
         time: column with the time of each row; splits and windows follow it.
         target: column to predict.
@@ -51,7 +75,7 @@ class Data(Part):
         checks: expectations beyond those that follow from the features.
     """
 
-    source: str
+    source: str = Field(min_length=1)
     format: Literal["csv", "parquet", "sql"] | None = None
     connection: str | None = None
     time: str
@@ -69,6 +93,14 @@ class Data(Part):
         if isinstance(value, list):
             return [{"name": item} if isinstance(item, str) else item for item in value]
         return value
+
+    @model_validator(mode="after")
+    def _sql_has_a_connection(self) -> Data:
+        if self.format == "sql" and not self.connection:
+            raise ValueError("format sql needs connection: the id of an Airflow connection")
+        if self.connection and self.format in ("csv", "parquet"):
+            raise ValueError(f"connection is for SQL; found format {self.format}")
+        return self
 
     @property
     def feature_names(self) -> list[str]:

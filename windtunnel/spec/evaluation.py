@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from windtunnel.spec.base import Code, Part
 
@@ -28,7 +28,7 @@ class Metric(Part):
 
     Attributes:
         name: a known metric, or ``package.module:function`` of ``(y_true, y_pred) -> float``.
-        direction: needed only for a function of your own.
+        direction: whether lower or higher is better; needed only for a function of your own.
         minimum, maximum: absolute bounds.
         margin: how much worse than the champion it may be on the same rows, as a fraction of the champion's value.
     """
@@ -39,6 +39,12 @@ class Metric(Part):
     maximum: float | None = None
     margin: float | None = Field(None, ge=0)
 
+    @model_validator(mode="after")
+    def _bounds(self) -> Metric:
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}")
+        return self
+
     @property
     def better(self) -> Literal["lower", "higher"]:
         if self.direction:
@@ -47,9 +53,14 @@ class Metric(Part):
 
 
 class Slice(Part):
-    """Rows that must each be good enough by themselves: the values of a column.
+    """Groups of rows that must each be good enough by themselves: the values of a column.
 
-    ``maximum_gap`` bounds the difference of the metric between any two groups (fairness).
+    Attributes:
+        by: the column.
+        metric: one of ``evaluation.metrics``.
+        minimum, maximum: bounds for each group.
+        maximum_gap: largest difference of the metric between any two groups (fairness).
+        min_rows: a smaller group is not judged.
     """
 
     by: str
@@ -61,7 +72,15 @@ class Slice(Part):
 
 
 class Benchmark(Part):
-    """What the version must do in its own server before approval (EVL-2)."""
+    """What the version must do in its own server before approval (EVL-2).
+
+    Attributes:
+        requests: how many are sent.
+        rows_per_request: rows in each.
+        p99_ms: slowest allowed 99th percentile of latency, milliseconds.
+        memory_mb: most memory its server may hold, MiB.
+        load_s: longest time from start to ready, seconds.
+    """
 
     requests: int = Field(200, gt=0)
     rows_per_request: int = Field(1, gt=0)
@@ -75,6 +94,10 @@ class Evaluation(Part):
 
     Attributes:
         holdout: newest fraction of the rows, by time, kept from training.
+        metrics: the rules.
+        slices: the same for groups of rows.
+        min_rows: a smaller holdout is INCONCLUSIVE.
+        benchmark: limits in the version's own server; null for none.
         tests: ``package.module:function`` of ``(predict, frame)`` that raise or return False to fail.
         leakage: look for rows of the holdout in the training rows and for features that give the target away.
     """

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from windtunnel import canonical, names
 from windtunnel.errors import DescriptionError
-
-from windtunnel.spec.base import Part
+from windtunnel.spec.base import Part, parse_duration
 from windtunnel.spec.data import Data
 from windtunnel.spec.evaluation import KNOWN_METRICS, Evaluation
+from windtunnel.spec.mistakes import Path, nearest, several
 from windtunnel.spec.monitoring import Monitoring
 from windtunnel.spec.policy import Policy
 from windtunnel.spec.rollout import Rollout
@@ -19,21 +22,44 @@ from windtunnel.spec.serving import Serving
 from windtunnel.spec.training import ExtraStep, Training
 
 STEPS = ("data", "check", "train", "evaluate", "register")
+PRESETS = ("@hourly", "@daily", "@weekly", "@monthly", "@yearly", "@continuous")
+_CRON = re.compile(r"[0-9A-Za-z*/,?#-]+")
+
+
+def _ancestors(graph: Mapping[str, set[str]], name: str) -> set[str]:
+    found: set[str] = set()
+    queue = [name]
+    while queue:
+        new = graph[queue.pop()] - found
+        found |= new
+        queue += new
+    return found
 
 
 class Model(Part):
     """One model, described once.
 
     Attributes:
-        name: ``[a-z][a-z0-9-]{0,39}``.
-        schedule: cron or a duration for ``MODEL.train``; None trains on data, drift or by hand.
+        name: ``[a-z][a-z0-9-]{0,39}``; fits DAG ids and Kubernetes names.
+        display_name: what people call it.
+        owner: the team or person who answers for it.
+        description: what it is for.
+        tags: words for searching.
         target: where it trains and serves unless ``training.target`` says otherwise.
+        schedule: cron or a duration for ``MODEL.train``; null trains on data, drift or by hand.
+        data: what it learns from.
+        training: how it is trained.
+        evaluation: what a version must show before it is registered.
+        serving: how a version is served.
+        rollout: how a version is released.
+        monitoring: how the champion is watched.
+        policy: what the registry demands before a version may become champion.
         steps: the team's own steps between ours.
     """
 
     name: str
     display_name: str | None = None
-    owner: str
+    owner: str = Field(min_length=1)
     description: str = ""
     tags: dict[str, str] = Field(default_factory=dict)
     target: Literal["local", "kubernetes"] = "local"
@@ -55,62 +81,112 @@ class Model(Part):
         except DescriptionError as error:
             raise ValueError(f"{error.message}; {error.hint}") from None
 
+    @field_validator("schedule")
+    @classmethod
+    def _schedule(cls, value: str | None) -> str | None:
+        if value is None or value in PRESETS:
+            return value
+        if len(value.split()) == 5 and all(_CRON.fullmatch(part) for part in value.split()):
+            return value
+        try:
+            parse_duration(value)
+        except ValueError:
+            raise ValueError(
+                f"expected cron with five fields, one of {', '.join(PRESETS)}, or a duration such as '1d'; found {value!r}"
+            ) from None
+        return value
+
     @model_validator(mode="after")
     def _references_resolve(self) -> Model:
-        """A reference to something that is not there is found here, when the DAG file is parsed."""
-        features = set(self.data.feature_names)
-        if len(features) != len(self.data.features):
-            raise ValueError("data.features: a feature is named twice")
-        if self.data.target in features:
-            raise ValueError(f"data.features holds the target {self.data.target!r}: the model would see the answer")
-        known = features | {self.data.target, self.data.time}
-        for metric in self.evaluation.metrics:
-            if ":" not in metric.name and metric.name not in KNOWN_METRICS:
-                raise ValueError(
-                    f"evaluation.metrics: unknown metric {metric.name!r}; "
-                    f"expected one of {', '.join(sorted(KNOWN_METRICS))} or 'package.module:function'"
-                )
-            if ":" in metric.name and metric.direction is None:
-                raise ValueError(f"evaluation.metrics: {metric.name!r} needs direction: lower or higher")
-        for part in self.evaluation.slices:
-            if part.by not in known:
-                raise ValueError(f"evaluation.slices: {part.by!r} is no column of data; expected one of {sorted(known)}")
-            if part.metric not in {metric.name for metric in self.evaluation.metrics}:
-                raise ValueError(f"evaluation.slices: {part.metric!r} is not among evaluation.metrics")
-        for name in (self.monitoring.drift.features or []) if self.monitoring.drift else []:
-            if name not in features:
-                raise ValueError(f"monitoring.drift.features: {name!r} is not a feature")
-        if self.monitoring.performance and self.monitoring.performance.metric not in KNOWN_METRICS:
-            raise ValueError(f"monitoring.performance.metric: unknown metric {self.monitoring.performance.metric!r}")
-        self._check_steps()
+        """A reference to something that is not there is found here, when the DAG file is parsed; all of them at once."""
+        problems = [*self._data_problems(), *self._rule_problems(), *self._step_problems()]
+        if problems:
+            raise several(problems)
         return self
 
-    def _check_steps(self) -> None:
-        from graphlib import CycleError, TopologicalSorter
+    def _data_problems(self) -> Iterator[tuple[Path, str]]:
+        data, seen = self.data, set()
+        for at, feature in enumerate(data.features):
+            if feature.name in seen:
+                yield ("data", "features", at), f"feature {feature.name!r} is named twice"
+            seen.add(feature.name)
+            if feature.name == data.target:
+                yield (
+                    ("data", "features", at),
+                    f"this is the target, {data.target!r}: the model would see the answer",
+                )
+        if data.time == data.target:
+            yield ("data", "time"), f"time and target are the same column, {data.time!r}"
 
-        own = [step.name for step in self.steps]
-        if len(set(own)) != len(own) or set(own) & set(STEPS):
-            raise ValueError(f"steps: names must differ from each other and from {', '.join(STEPS)}; found {own}")
-        graph: dict[str, set[str]] = {name: set() for name in (*STEPS, *own)}
+    def _rule_problems(self) -> Iterator[tuple[Path, str]]:
+        features = set(self.data.feature_names)
+        known = features | {self.data.target, self.data.time}
+        metrics = {metric.name for metric in self.evaluation.metrics}
+        for at, metric in enumerate(self.evaluation.metrics):
+            here: Path = ("evaluation", "metrics", at)
+            if ":" in metric.name:
+                if metric.direction is None:
+                    yield here, f"{metric.name!r} needs direction: lower or higher"
+            elif metric.name not in KNOWN_METRICS:
+                yield (
+                    (*here, "name"),
+                    f"unknown metric {metric.name!r}; {nearest(metric.name, KNOWN_METRICS)}; "
+                    "or name your own as 'package.module:function'",
+                )
+        for at, part in enumerate(self.evaluation.slices):
+            here = ("evaluation", "slices", at)
+            if part.by not in known:
+                yield (*here, "by"), f"{part.by!r} is no column of data; {nearest(part.by, known)}"
+            if part.metric not in metrics:
+                yield (*here, "metric"), f"{part.metric!r} is not among evaluation.metrics: {sorted(metrics)}"
+        drift, performance = self.monitoring.drift, self.monitoring.performance
+        for at, name in enumerate((drift.features or []) if drift else []):
+            if name not in features:
+                yield ("monitoring", "drift", "features", at), f"{name!r} is no feature; {nearest(name, features)}"
+        if performance and performance.metric not in KNOWN_METRICS:
+            yield (
+                ("monitoring", "performance", "metric"),
+                f"unknown metric {performance.metric!r}; {nearest(performance.metric, KNOWN_METRICS)}",
+            )
+
+    def _step_problems(self) -> Iterator[tuple[Path, str]]:
+        """Names, references, cycles and wiring of the team's own steps (PIP-1, PIP-9)."""
+        graph: dict[str, set[str]] = {name: set() for name in STEPS}
         for before, after in zip(STEPS, STEPS[1:], strict=False):
             graph[after].add(before)
-        outputs = {"rows", "holdout", "model"}
-        for step in self.steps:
-            for other in (*step.after, *step.before):
-                if other not in graph:
-                    raise ValueError(f"steps.{step.name}: unknown step {other!r}; expected one of {sorted(graph)}")
-            graph[step.name].update(step.after)
-            for other in step.before:
-                graph[other].add(step.name)
-            outputs.update(step.outputs)
-        for step in self.steps:
-            for name in step.inputs:
-                if name not in outputs:
-                    raise ValueError(f"steps.{step.name}: input {name!r} is no step's output; expected one of {sorted(outputs)}")
+        maker = {"rows": "data", "holdout": "data", "model": "train"}
+        for at, step in enumerate(self.steps):
+            if step.name in graph:
+                yield ("steps", at, "name"), f"there is already a step {step.name!r}; choose another name"
+            graph.setdefault(step.name, set())
+            for name in step.outputs:
+                if name in maker:
+                    yield ("steps", at, "outputs"), f"output {name!r} is written by {maker[name]!r} already"
+                maker.setdefault(name, step.name)
+        for at, step in enumerate(self.steps):
+            for key in ("after", "before"):
+                for place, other in enumerate(getattr(step, key)):
+                    if other not in graph:
+                        yield ("steps", at, key, place), f"unknown step {other!r}; {nearest(other, graph)}"
+                    elif key == "after":
+                        graph[step.name].add(other)
+                    else:
+                        graph[other].add(step.name)
         try:
             tuple(TopologicalSorter(graph).static_order())
         except CycleError as error:
-            raise ValueError(f"steps: these wait for each other: {' -> '.join(error.args[1])}") from None
+            yield ("steps",), f"these wait for each other: {' -> '.join(reversed(error.args[1]))}"
+            return
+        for at, step in enumerate(self.steps):
+            earlier = _ancestors(graph, step.name)
+            for place, name in enumerate(step.inputs):
+                if name not in maker:
+                    yield ("steps", at, "inputs", place), f"{name!r} is no step's output; {nearest(name, maker)}"
+                elif maker[name] not in earlier:
+                    yield (
+                        ("steps", at, "inputs", place),
+                        f"{name!r} is written by {maker[name]!r}, which does not come before; add it to after",
+                    )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values that ``Model.model_validate`` reads back."""

@@ -16,7 +16,8 @@ class Drift(Part):
     Attributes:
         false_alarms: expected false alarms per feature and month, over all windows.
         min_effect: smallest Kolmogorov (numeric) or total-variation (categorical) distance worth a verdict.
-        features: only these; None for all.
+        features: only these; null for all.
+        predictions: judge the predictions as well.
     """
 
     false_alarms: float = Field(0.05, gt=0)
@@ -40,9 +41,14 @@ class Performance(Part):
 
 
 class Retrain(Part):
-    """When a finding starts ``MODEL.train``; ``cooldown`` keeps drift from retraining in a loop."""
+    """When a finding starts ``MODEL.train``.
 
-    on: list[Literal["drift", "performance"]] = ["drift", "performance"]
+    Attributes:
+        on: which findings do.
+        cooldown: no second retraining within this time, so that drift does not retrain in a loop.
+    """
+
+    on: list[Literal["drift", "performance"]] = Field(["drift", "performance"])
     cooldown: Duration = timedelta(hours=24)
 
 
@@ -55,6 +61,10 @@ class Monitoring(Part):
         lateness: how long to wait for stragglers after a window's end.
         min_rows: fewer rows than this is INCONCLUSIVE.
         label_delay: how late labels usually are.
+        drift: how drift is judged; null for not at all.
+        performance: how labelled rows are judged; null for not at all.
+        retrain: when a finding starts training; null for never.
+        report: write the Evidently report of each window.
     """
 
     window: Duration = timedelta(minutes=15)

@@ -35,6 +35,7 @@ class Gate(Part):
             the champion's loss; prediction: Kolmogorov distance).
         quantile: for ``latency``.
         loss: for ``quality``: a known per-row loss.
+        required: False lets a step pass while this gate can say nothing.
     """
 
     metric: Literal["errors", "latency", "quality", "prediction"]
@@ -45,7 +46,12 @@ class Gate(Part):
 
 
 class Limits(Part):
-    """Absolute limits on the candidate; the only guard of a first release (ROL-10)."""
+    """Absolute limits on the candidate; the only guard of a first release (ROL-10).
+
+    Attributes:
+        error_rate: largest share of failed requests.
+        p95_ms: slowest allowed 95th percentile of latency, milliseconds.
+    """
 
     error_rate: float | None = Field(0.05, gt=0, le=1)
     p95_ms: float | None = Field(None, gt=0)
@@ -64,6 +70,10 @@ class Rollout(Part):
     """The plan of a release. The default is ROL-1's canary.
 
     Attributes:
+        strategy: how exposure grows.
+        steps: exposures in order; after the last the candidate gets everything.
+        gates: comparisons that must hold in every step.
+        limits: absolute limits, in every step and for a first release.
         alpha: chance, over the whole rollout, to roll back a version that is no worse.
         beta: chance to promote a version worse than a margin.
         first_watch: how long a first release is watched against the limits.

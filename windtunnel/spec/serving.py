@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from windtunnel.spec.base import Duration, Part, Size
 
@@ -13,6 +13,16 @@ class Serving(Part):
     """Settings of each version's model server.
 
     Attributes:
+        replicas: servers of each version.
+        minimum, maximum: bounds for autoscaling, where the target scales.
+        cpu: cores of each server.
+        memory: bytes of each server, e.g. ``1Gi``.
+        gpu: GPUs of each server.
+        timeout: a request without an answer after this gets 504.
+        batch: largest number of requests served together; null for no batching.
+        batch_delay: longest wait for a batch to fill.
+        ready_within: a server that is not ready by then is not used.
+        drain: time for running requests before a server is stopped.
         max_concurrency: requests in flight before the router answers 503 with Retry-After.
         queue: requests that may wait beyond that.
         sticky: request header that keeps a user on one arm while weights do not change.
@@ -38,3 +48,9 @@ class Serving(Part):
     flush: Duration = timedelta(seconds=10)
     sample: float = Field(1.0, ge=0, le=1)
     environment: str | None = None
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Serving:
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
+        return self

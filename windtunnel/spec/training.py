@@ -11,7 +11,15 @@ from windtunnel.spec.base import Code, Duration, Part, Size
 
 
 class Resources(Part):
-    """What a training run may use; limits locally, requests and limits in a pod."""
+    """What a training run may use; limits locally, requests and limits in a pod.
+
+    Attributes:
+        cpu: cores.
+        memory: bytes, e.g. ``2Gi``; more ends the run as a resource error.
+        disk: bytes its folder may hold.
+        gpu: GPUs.
+        gpu_type: part of the name of the GPU, e.g. ``H200``.
+    """
 
     cpu: float = Field(1.0, gt=0)
     memory: Size = 2 * 2**30
@@ -26,9 +34,10 @@ class Training(Part):
     Attributes:
         entry_point: ``package.module:function``, a ``def train(run: windtunnel.Run) -> model``.
         params: given to it as ``run.params`` and logged.
-        recipe: a name for this way of training; a change of it is a MINOR version.
         seed: given to it as ``run.seed``.
+        resources: what it may use.
         time_limit: after this the run is ended and counts as a resource error.
+        target: ``local`` or ``kubernetes``; the model's own unless told.
         environment: variables for the training process; no secrets, they stand in the description.
         trust: modules whose types may be stored in the model, beside scikit-learn's and the entry point's own.
         pickle: allow a model that only pickle can hold; whoever loads it runs what is in it.
@@ -50,15 +59,18 @@ class ExtraStep(Part):
 
     Attributes:
         run: ``package.module:function`` taking ``(run: windtunnel.Run)``.
-        after: the step it follows: ``data``, ``check``, ``train``, ``evaluate``, ``register`` or another extra step.
+        name: its name; a task of the DAG.
+        before: steps that wait for it.
+        after: the steps it follows: ``data``, ``check``, ``train``, ``evaluate``, ``register`` or another extra step.
         inputs: names of outputs of earlier steps it reads.
         outputs: names of files it writes.
         when: ``package.module:function`` taking the same and answering True to run.
         critical: False lets the pipeline go on when it fails.
         over: fan out: one mapped run per item of this list.
+        time_limit: after this it is ended.
     """
 
-    name: str = Field(pattern=r"[a-z][a-z0-9_]{0,39}")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
     run: Code
     after: list[str] = Field(default_factory=lambda: ["data"], min_length=1)
     before: list[str] = Field(default_factory=list)
