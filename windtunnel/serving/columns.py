@@ -57,6 +57,7 @@ def arrow_type(name: str) -> pa.DataType:
         "string": pa.string(),
         "bool": pa.bool_(),
         "int32": pa.int32(),
+        "int64": pa.int64(),
         "time": pa.timestamp("us", tz="UTC"),
         "null": pa.null(),
     }

@@ -1,8 +1,15 @@
 """The promoting intent: a note on the disk that a promotion is between traffic and registry.
 
-Promotion spans two places. Whoever promotes writes the intent first, moves the traffic, commits to the
-registry, and clears the intent last. Whoever finds one whose holder is gone (the guard, or the next
-holder) finishes or undoes it, so that both places change or neither (ROL-7).
+Promotion spans two places. Whoever promotes
+
+1. ``begin``: writes the intent;
+2. applies the release with the candidate at 100, still a candidate and still under a lease;
+3. commits to the registry (``promote``);
+4. applies the release with the candidate as champion and no lease;
+5. ``clear``.
+
+Whoever finds an intent whose holder is gone (the guard, or the next holder) finishes or undoes it, so
+that both places change or neither (ROL-7): promoted in the registry, go on with 4; else back.
 """
 
 from __future__ import annotations

@@ -81,9 +81,7 @@ class Counters:
         if tally is None:
             tally = arms[entry.version] = Tally()
         tally.add(entry)
-        pair = (
-            self.recent.setdefault(entry.model, {}).setdefault(entry.version, {}).setdefault(entry.second, [0, 0])
-        )
+        pair = self.recent.setdefault(entry.model, {}).setdefault(entry.version, {}).setdefault(entry.second, [0, 0])
         pair[0] += 1
         pair[1] += entry.error
 

@@ -48,7 +48,7 @@ class PredictionLog:
         columns: Sequence[str] | None = None,
         versions: Iterable[str] | None = None,
     ) -> pd.DataFrame:
-        """Rows with ``start <= time < end``, oldest first, each prediction id once.
+        """Rows with ``start <= time < end``, oldest first, each prediction of a version once.
 
         Only the hours and versions asked for are opened. Rows published after the watermark passed
         ``end`` are late ones; read again to see them.
@@ -89,7 +89,7 @@ class PredictionLog:
     def count(
         self, model: str, start: float | datetime, end: float | datetime, *, versions: Iterable[str] | None = None
     ) -> int:
-        """Distinct predictions with ``start <= time < end``."""
+        """Distinct predictions (of all versions) with ``start <= time < end``."""
         return int(self.table(model, start, end, columns=["prediction_id"], versions=versions).num_rows)
 
     def watermark(self, model: str, now: float | None = None) -> Watermark:
@@ -130,7 +130,7 @@ def _load(files: list[Path], start: float, end: float, wanted: list[str] | None,
     for path in files:
         by_schema.setdefault(pq.read_schema(path).remove_metadata(), []).append(str(path))
     kinds = publish.unified(list(by_schema))
-    loaded = list(kinds) if wanted is None else list(dict.fromkeys([*wanted, "prediction_id", "time"]))
+    loaded = list(kinds) if wanted is None else list(dict.fromkeys([*wanted, "prediction_id", "version", "time"]))
     moment = columns.arrow_type("time")
     keep = (ds.field("time") >= pa.scalar(_micros(start), moment)) & (
         ds.field("time") < pa.scalar(_micros(end), moment)
@@ -153,14 +153,16 @@ def _micros(second: float) -> int:
 
 
 def _once(table: pa.Table) -> pa.Table:
-    """Oldest first, each prediction id once: the first of those that are equal."""
+    """Oldest first, each prediction once: the first of those with equal id and version.
+
+    A mirrored request has the same id on both versions, and is a prediction of each.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     table = table.take(pc.sort_indices(table, sort_keys=[("time", "ascending"), ("prediction_id", "ascending")]))
-    ids = table.column("prediction_id")
-    if pc.count_distinct(ids, mode="all").as_py() == table.num_rows:
+    if pc.count_distinct(table.column("prediction_id"), mode="all").as_py() == table.num_rows:
         return table
-    numbered = pa.table({"id": ids, "row": pa.array(range(table.num_rows), pa.int64())})
-    first = numbered.group_by("id").aggregate([("row", "min")]).column("row_min")
+    keys = table.select(["prediction_id", "version"]).append_column("row", pa.array(range(table.num_rows), pa.int64()))
+    first = keys.group_by(["prediction_id", "version"]).aggregate([("row", "min")]).column("row_min")
     return table.take(first.combine_chunks().sort())

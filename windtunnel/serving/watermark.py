@@ -132,7 +132,7 @@ def combine(marks: Iterable[Mark], now: float) -> Watermark:
         return Watermark(time=last.flushed_through, stale=stale, reason=reason, **totals)
     silent = [mark for mark in alive if now - mark.at > stale_after(mark)]
     reason = "; ".join(
-        f"writer {mark.version}-{mark.instance} last reported {now - mark.at:.1f} s ago, expected every {mark.every_s:g} s"
+        f"writer {mark.version}-{mark.instance} reported {now - mark.at:.1f} s ago, expected every {mark.every_s:g} s"
         + (f" ({mark.error})" if mark.error else "")
         for mark in silent
     )

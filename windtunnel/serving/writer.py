@@ -131,7 +131,7 @@ class PredictionWriter:
         import pyarrow.parquet  # noqa: F401
 
         # pyarrow loads itself and pandas when first used: a second, spent here and not beside the first request.
-        self._table([(1, 0.0, "", None, [], None, None, 0, None, None, None, None, None, False, None, None)])
+        self._table([(1, 0.0, "", [], [], None, None, 0, None, None, None, None, None, False, None, None)])
         self._flushed_through = self._drained_through = time.time()
         self._guarded(self._open)
         self._stop = threading.Event()
@@ -424,36 +424,53 @@ class PredictionWriter:
     def _table(self, requests: list[tuple[Any, ...]]) -> pa.Table:
         import pyarrow as pa
 
-        fixed: dict[str, list[Any]] = {name: [] for name in columns.FIXED}
-        values: dict[str, list[Any]] = {name: [] for name in self._features}
-        predictions: list[Any] = []
-        for (
-            n, second, request_id, ids, rows, outputs, latency_ms, status, error, arm,
-            correlation_id, client, segment, shadow, queue_ms, confidence,
-        ) in requests:  # fmt: skip
-            ids = list(ids) if ids is not None else []
-            fixed["prediction_id"] += ids if len(ids) == n else (ids + new_prediction_ids(n))[:n]
-            for name, value in (
-                ("request_id", request_id), ("time", round(second * 1e6)), ("arm", arm),
-                ("correlation_id", correlation_id), ("latency_ms", latency_ms), ("status", status),
-                ("error", error), ("queue_ms", queue_ms), ("client", client), ("segment", segment),
-                ("shadow", bool(shadow)),
-            ):  # fmt: skip
-                fixed[name] += [value] * n
-            fixed["confidence"] += _padded(confidence, n) if _is_column(confidence) else [confidence] * n
-            if isinstance(rows, Mapping):
+        (
+            counts, times, request_ids, ids, rows, outputs, latencies, statuses, errors, arms,
+            correlation_ids, clients, segments, shadows, queued, confidences,
+        ) = (list(column) for column in zip(*requests, strict=True))  # fmt: skip
+        total = sum(counts)
+
+        def spread(column: list[Any]) -> list[Any]:
+            """One value per request to one per row."""
+            if total == len(counts):
+                return column
+            return [value for value, n in zip(column, counts, strict=True) for _ in range(n)]
+
+        fixed: dict[str, list[Any]] = {
+            "prediction_id": [one for given, n in zip(ids, counts, strict=True) for one in _given_ids(given, n)],
+            "request_id": spread(request_ids),
+            "time": spread([round(second * 1e6) for second in times]),
+            "model": [self._model] * total,
+            "version": [self._version] * total,
+            "arm": spread(arms),
+            "correlation_id": spread(correlation_ids),
+            "latency_ms": spread(latencies),
+            "status": spread(statuses),
+            "error": spread(errors),
+            "confidence": [
+                one
+                for value, n in zip(confidences, counts, strict=True)
+                for one in (_padded(value, n) if _is_column(value) else [value] * n)
+            ],
+            "queue_ms": spread(queued),
+            "client": spread(clients),
+            "segment": spread(segments),
+            "instance": [self._instance] * total,
+            "shadow": spread([bool(shadow) for shadow in shadows]),
+        }
+        predictions = [one for value, n in zip(outputs, counts, strict=True) for one in _padded(value, n)]
+        values: dict[str, list[Any]]
+        if not any(isinstance(given, Mapping) for given in rows):
+            mappings = [one for given, n in zip(rows, counts, strict=True) for one in _padded_rows(given, n)]
+            values = {name: [row.get(name) for row in mappings] for name in self._features}
+        else:
+            values = {name: [] for name in self._features}
+            for given, n in zip(rows, counts, strict=True):
                 for name, column in values.items():
-                    column += _padded(rows.get(name), n)
-            else:
-                rows = list(rows)
-                if len(rows) < n:
-                    rows += [{}] * (n - len(rows))
-                for name, column in values.items():
-                    column += [row.get(name) for row in rows]
-            predictions += _padded(outputs, n)
-        total = len(predictions)
-        fixed["model"], fixed["version"] = [self._model] * total, [self._version] * total
-        fixed["instance"] = [self._instance] * total
+                    if isinstance(given, Mapping):
+                        column += _padded(given.get(name), n)
+                    else:
+                        column += [row.get(name) for row in _padded_rows(given, n)]
         arrays, misfits = [], 0
         for name, kind in columns.FIXED.items():
             arrays.append(columns.array(fixed[name], kind)[0])
@@ -487,6 +504,16 @@ _OUTPUT = "\0prediction"
 
 def _is_column(value: Any) -> bool:
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
+
+
+def _given_ids(ids: Any, n: int) -> list[Any]:
+    """``ids`` as a list of exactly ``n``, fresh ones where there is none."""
+    column = _padded(ids, n)
+    return column if None not in column else [one or new_prediction_ids(1)[0] for one in column]
+
+
+def _padded_rows(rows: Sequence[Mapping[str, Any]], n: int) -> list[Mapping[str, Any]]:
+    return list(rows) if len(rows) == n else [*rows, *({} for _ in range(n - len(rows)))]
 
 
 def _padded(values: Any, n: int) -> list[Any]:
