@@ -71,7 +71,7 @@ def create_app() -> Any:
 
 def _die_with_parent() -> None:
     """End with ``mlflow server``: killed with -9 it would leave this worker behind, holding the port."""
-    if sys.platform == "linux" and any("uvicorn" in arg for arg in sys.argv[:2]):
+    if sys.platform == "linux" and "uvicorn" in sys.argv[0]:
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
 
 

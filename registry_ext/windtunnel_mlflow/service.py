@@ -173,7 +173,8 @@ class Service:
         Sending the same judgement again gives the same id and changes nothing.
         """
         try:
-            verdict = Verdict.from_dict(plain)
+            # Numbers without a JSON form (NaN, infinities) arrive in canonical form.
+            verdict = Verdict.from_dict(canonical.loads(json.dumps(plain)))
             for name in ("model", "subject", "reason"):
                 if not isinstance(getattr(verdict, name), str) or not getattr(verdict, name):
                     raise ValueError(f"{name} is empty or not text")

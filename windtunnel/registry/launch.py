@@ -90,19 +90,13 @@ def server_environment(home: Home, database_url: str | None = None) -> dict[str,
     }
 
 
-def server_command(home: Home, port: int, *, python: str | None = None) -> list[str]:
-    """The command that runs the MLflow server on loopback, one worker.
+def server_command(port: int, *, python: str | None = None) -> list[str]:
+    """The command that runs the MLflow server on loopback, in one process.
 
-    One worker: SQLite has one writer, and the credentials cache and the sealer live in one process.
+    The same app runs under ``mlflow server --app-name windtunnel``, which keeps a second process of 260 MB that a
+    supervised server does not need. Everything else it needs is in ``server_environment``.
     """
-    return [
-        python or sys.executable, "-m", "mlflow", "server",
-        "--app-name", "windtunnel",
-        "--serve-artifacts",
-        "--host", "127.0.0.1",
-        "--port", str(port),
-        "--workers", "1",
-    ]  # fmt: skip
+    return [python or sys.executable, "-m", "windtunnel_mlflow.serve", "--host", "127.0.0.1", "--port", str(port)]
 
 
 def prepare(home: Home, port: int, *, database_url: str | None = None, python: str | None = None) -> Launch:
@@ -115,7 +109,7 @@ def prepare(home: Home, port: int, *, database_url: str | None = None, python: s
         python: interpreter of the main environment; this one when None.
     """
     return Launch(
-        argv=tuple(server_command(home, port, python=python)),
+        argv=tuple(server_command(port, python=python)),
         env=server_environment(home, database_url),
         files=(LaunchFile(home.mlflow / "auth.ini", auth_ini(home, database_url)),),
         folders=(home.mlflow, home.mlflow / "artifacts"),

@@ -1,0 +1,52 @@
+"""``python -m windtunnel_mlflow.serve``: the governed MLflow server in one process.
+
+``mlflow server --app-name windtunnel`` does the same in two: a parent of 260 MB that only waits, and whose sudden
+death leaves the worker behind. A supervised server needs no parent. URIs come from the environment variables
+``mlflow server`` reads (MLFLOW_BACKEND_STORE_URI and so on), so no password stands on the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import uuid
+
+
+def main() -> None:
+    """Serve until a signal ends the process."""
+    parser = argparse.ArgumentParser(prog="python -m windtunnel_mlflow.serve", description=main.__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    given = parser.parse_args()
+
+    import uvicorn
+    from mlflow import environment_variables as names
+    from mlflow.server import constants
+
+    backend = os.environ["MLFLOW_BACKEND_STORE_URI"]
+    os.environ |= {
+        constants.BACKEND_STORE_URI_ENV_VAR: backend,
+        constants.REGISTRY_STORE_URI_ENV_VAR: os.environ.get("MLFLOW_REGISTRY_STORE_URI") or f"windtunnel+{backend}",
+        constants.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
+        constants.ARTIFACTS_DESTINATION_ENV_VAR: os.environ["MLFLOW_ARTIFACTS_DESTINATION"],
+        constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+        names._MLFLOW_SGI_NAME.name: "uvicorn",
+        names._MLFLOW_SERVER_BOOT_ID.name: uuid.uuid4().hex,
+        names._MLFLOW_IN_JOB_EXECUTOR.name: "false",
+        names.MLFLOW_ENABLE_WORKSPACES.name: "false",
+    }
+    uvicorn.run(
+        "windtunnel_mlflow.app:create_app",
+        factory=True,
+        host=given.host,
+        port=given.port,
+        # One worker: SQLite has one writer; the credentials cache and the sealer live in one process.
+        workers=1,
+        timeout_graceful_shutdown=10,
+        # Changes and refusals are in the audit; a line per poll would only fill the disk.
+        access_log=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""What the registry answers, as frozen values. Unknown keys are ignored, so an old client reads a new server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from windtunnel.evidence import Verdict
+
+
+class _Plain:
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Self:
+        """From the server's JSON."""
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        return cls(**{key: value for key, value in plain.items() if key in known})
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord(_Plain):
+    """One version of a model.
+
+    Attributes:
+        model: registered model.
+        version: the registry's number, as text.
+        semver: MAJOR.MINOR.PATCH.
+        status: PENDING_REGISTRATION, READY or FAILED_REGISTRATION.
+        state: candidate, releasing, champion, archived, rolled_back or withdrawn.
+        source: as given at registration.
+        created_at: seconds since the epoch, UTC.
+        digest: ``sha256:...`` of the sealed content; None before the seal.
+        manifest: ``windtunnel.evidence.manifest.Manifest`` as a dict; empty before the seal.
+        location: path of the files below the server's artifact root.
+        stage: MLflow's stage.
+        recipe: as given at registration.
+        status_reason: why a registration failed.
+        semver_reason: why it has this semantic version.
+    """
+
+    model: str
+    version: str
+    semver: str
+    status: str
+    state: str
+    source: str
+    created_at: float
+    digest: str | None = None
+    manifest: dict[str, Any] = field(default_factory=dict)
+    location: str | None = None
+    run_id: str | None = None
+    key: str | None = None
+    stage: str | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    parent: str | None = None
+    actor: str | None = None
+    cause: str | None = None
+    correlation_id: str | None = None
+    status_reason: str | None = None
+    semver_reason: str | None = None
+    sealed_at: float | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Sealed: its content is fixed and verified."""
+        return self.status == "READY"
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRecord(_Plain):
+    """One rollout of one version.
+
+    Attributes:
+        champion: the champion when it was opened, None for a first release.
+        token: fencing token; a holder whose token is not this one any more must stop writing.
+        state: running, promoting, promoted, rolled_back or withdrawn.
+        plan: as given when it was opened.
+    """
+
+    id: str
+    model: str
+    version: str
+    champion: str | None
+    token: int
+    holder: str
+    state: str
+    opened_at: float
+    updated_at: float
+    step: int | None = None
+    weight: float | None = None
+    reason: str | None = None
+    plan: dict[str, Any] = field(default_factory=dict)
+    correlation_id: str | None = None
+    ended_at: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more happens to it."""
+        return self.state in ("promoted", "rolled_back", "withdrawn")
+
+
+@dataclass(frozen=True, slots=True)
+class PostedVerdict:
+    """A verdict as the registry keeps it; a claimed one never counts."""
+
+    id: str
+    claimed: bool
+    seq: int
+    verdict: Verdict
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> PostedVerdict:
+        """From the server's JSON."""
+        return cls(plain["id"], plain["claimed"], plain["seq"], Verdict.from_dict(plain))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """One model at a glance: champion, newest rollout, newest counted verdict of each kind."""
+
+    name: str
+    champion: VersionRecord | None
+    rollout: RolloutRecord | None
+    verdicts: dict[str, PostedVerdict]
+    versions: int
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> ModelSummary:
+        """From the server's JSON."""
+        return cls(
+            plain["name"],
+            VersionRecord.from_dict(plain["champion"]) if plain["champion"] else None,
+            RolloutRecord.from_dict(plain["rollout"]) if plain["rollout"] else None,
+            {kind: PostedVerdict.from_dict(found) for kind, found in plain["verdicts"].items()},
+            plain.get("versions", 0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ChampionRecord(_Plain):
+    """One stretch of time in which a version was champion; ``until`` is None for the present one."""
+
+    model: str
+    version: str
+    since: float
+    until: float | None
+    actor: str
+    reason: str
+    semver: str | None = None
+    rollout_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Whether a version may become champion; ``present`` maps kinds to the verdict that counts."""
+
+    allowed: bool
+    missing: tuple[str, ...]
+    present: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord(_Plain):
+    """One change or refusal; ``hash`` covers the row and the hash of the model's former row."""
+
+    seq: int
+    at: float
+    actor: str
+    action: str
+    model: str
+    outcome: str
+    prev: str
+    hash: str
+    version: str | None = None
+    code: str | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+    correlation_id: str | None = None
