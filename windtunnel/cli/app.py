@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -77,9 +76,6 @@ def run() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         talk.say("windtunnel: interrupted")
         raise SystemExit(130) from None
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise SystemExit(talk.OK) from None
     except Exception as error:
         if _is_usage(error):
             error.show()  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from windtunnel.cli.options import HomeOption, JsonOption, the_home
+from windtunnel.cli.options import HomeOption, JsonOption
 
 NAME = "demo"
 
@@ -31,9 +31,10 @@ def command(
 ) -> None:
     """Fly a model on real data, from start to end.
 
-    Train, release, improve, roll back a harmful version, notice drift, retrain; about ten minutes.
+    Train, release, improve, roll back a harmful version, notice drift, retrain; about ten minutes. Its home is
+    ~/.windtunnel-demo unless told, so that it never touches a stack in use.
     """
     code = import_module("windtunnel_examples.visits.demo").main(
-        the_home(context, home), harm=harm.value, json=json, exit=exit_
+        home=home or context.obj, harm=harm.value, json_output=json, exit_after=exit_
     )
     raise SystemExit(int(code or 0))

@@ -28,8 +28,13 @@ def say(line: str) -> None:
 
 
 def data(text: str) -> None:
-    """Data, on stdout."""
-    print(text, flush=True)
+    """Data, on stdout. A reader that went away (``| head``) ends the command quietly."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(OK) from None
 
 
 def data_json(schema: str, plain: dict[str, Any]) -> None:

@@ -130,8 +130,7 @@ def refresh_statistics(path: Path) -> bool:
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=5)) as connection:
             connection.execute("PRAGMA analysis_limit=1000")
-            # 0x10002: also tables this connection has not read.
-            connection.execute("PRAGMA optimize=0x10002")
+            connection.execute("ANALYZE")  # with the limit, quick on any size
             connection.commit()
     except sqlite3.Error:
         return False  # busy or being created; the next start does it
