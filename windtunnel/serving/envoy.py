@@ -26,12 +26,9 @@ the request has ended:
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
-import os
 import socket
-import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,13 +37,13 @@ from typing import Any
 from windtunnel.errors import ServingError, UnavailableError
 from windtunnel.home import Home
 from windtunnel.serving import atomic, routing
+from windtunnel.stackfile import make_socket_folder, socket_path
 
 CORRELATION_HEADER = "x-correlation-id"
 CLIENT_HEADER = "x-windtunnel-client"
 #: Largest request body the router lets through; beyond it the answer is 413.
 MAX_BODY = 16 * 2**20
 _TYPE = "type.googleapis.com/envoy."
-_UNIX_PATH_LIMIT = 100
 
 
 def folder(home: Home) -> Path:
@@ -55,17 +52,8 @@ def folder(home: Home) -> Path:
 
 
 def admin_socket(home: Home) -> Path:
-    """Envoy's admin socket, mode 0600.
-
-    A unix socket's path may have about 100 characters. Where ``HOME`` is longer, the socket lies in a
-    0700 folder below ``$XDG_RUNTIME_DIR`` (or the temporary folder), named after the home.
-    """
-    path = folder(home) / "admin.sock"
-    if len(os.fsencode(path)) <= _UNIX_PATH_LIMIT:
-        return path
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
-    key = hashlib.sha256(os.fsencode(home.root)).hexdigest()[:12]
-    return runtime / f"windtunnel-{os.getuid()}-{key}" / "envoy-admin.sock"
+    """Envoy's admin socket, mode 0600; in a short private folder when the home's path is too long for one."""
+    return socket_path(home, folder(home) / "admin.sock")
 
 
 def command(home: Home) -> list[str]:
@@ -101,7 +89,7 @@ def bootstrap(home: Home, port: int) -> None:
     place = folder(home)
     place.mkdir(parents=True, exist_ok=True)
     place.chmod(0o700)
-    _private_folder(admin_socket(home).parent)
+    make_socket_folder(admin_socket(home))
     if not (place / "cds.json").exists():
         atomic.write_json(place / "cds.json", routing.clusters([]))
     if not (place / "rds.json").exists():
@@ -114,7 +102,6 @@ def bootstrap_config(home: Home, port: int) -> dict[str, Any]:
     place = folder(home)
     return {
         "node": {"id": "windtunnel", "cluster": "windtunnel"},
-        # Decimal 384 is mode 0600.
         "admin": {"address": {"pipe": {"path": str(admin_socket(home)), "mode": 0o600}}},
         "dynamic_resources": {
             "cds_config": _watched(place, "cds.json"),
@@ -276,20 +263,24 @@ class Router:
 
     # -- what Envoy says
 
-    def await_clusters(self, config: dict[str, Any]) -> None:
-        """Return when Envoy runs exactly these clusters, warmed.
+    def await_clusters(self) -> None:
+        """Return when Envoy runs exactly the clusters in the file, warmed.
+
+        The file is read at each look: another model's change may follow ours, and holds ours too.
 
         Raises:
             UnavailableError: Envoy does not answer.
             ServingError: it answers, but has not taken them within the time limit.
         """
-        wanted = config["version_info"]
-        self._await(lambda: self.cluster_version() == wanted, f"clusters {wanted}")
+        self._await(lambda: self.cluster_version() == self._written("cds.json"), "clusters")
 
-    def await_routes(self, config: dict[str, Any]) -> None:
-        """Return when Envoy runs exactly these routes; raises like ``await_clusters``."""
-        wanted = config["version_info"]
-        self._await(lambda: self.route_version() == wanted, f"routes {wanted}")
+    def await_routes(self, timeout_s: float | None = None) -> None:
+        """Return when Envoy runs exactly the routes in the file; raises like ``await_clusters``."""
+        self._await(lambda: self.route_version() == self._written("rds.json"), "routes", timeout_s)
+
+    def _written(self, name: str) -> str:
+        found = atomic.read_json(folder(self.home) / name)
+        return str(found["version_info"]) if found else "nothing"
 
     def cluster_version(self) -> str | None:
         dump = self._dump("ClustersConfigDump")
@@ -322,8 +313,9 @@ class Router:
         except UnavailableError:
             return False
 
-    def _await(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + self.timeout_s
+    def _await(self, condition: Callable[[], bool], what: str, timeout_s: float | None = None) -> None:
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + timeout_s
         silent: UnavailableError | None = None
         while True:
             try:
@@ -336,7 +328,7 @@ class Router:
                 if silent:
                     raise silent
                 raise ServingError(
-                    f"the router did not take {what} within {self.timeout_s:g} s",
+                    f"the router did not take the new {what} within {timeout_s:g} s",
                     hint=f"look for a rejected update in {self.home.logs} (program envoy)",
                 )
             time.sleep(0.02)
@@ -382,11 +374,3 @@ def write_json_if_changed(path: Path, value: Any) -> bool:
         return False
     atomic.write_json(path, value)
     return True
-
-
-def _private_folder(path: Path) -> None:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ServingError(f"{path} is not a folder of ours", hint="remove it, or set XDG_RUNTIME_DIR")
-    path.chmod(0o700)

@@ -55,6 +55,10 @@ class WindtunnelRuntime(MLModel):  # type: ignore[misc]
             await loop.run_in_executor(None, self._load, folder)
         except IntegrityError as error:
             launch.give_up(f"integrity: {error.message}")
+        except Exception as error:
+            # Who waits for this server reads the note; MLServer then ends the process, which is started again.
+            folder.note("failed", {"message": f"{type(error).__name__}: {str(error)[:1000]}"})
+            raise
         self._writer = PredictionWriter(
             Path(self._config["predictions"]),
             self._config["model"],

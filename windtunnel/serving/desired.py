@@ -1,0 +1,340 @@
+"""Desired state of one model's traffic, as plain values: what was asked, what is routed, what stays warm.
+
+Each change is a pure function from state to state; ``StateFile`` keeps the state in
+``HOME/serving/models/MODEL/desired.json`` and changes it under a file lock, so two processes (a release, the
+guard, a person) can never mix their writes. The fencing token lives here, where the traffic lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from windtunnel.errors import FencedError, ServingError
+from windtunnel.home import Home
+from windtunnel.names import check_model_name
+from windtunnel.serving import atomic, routing
+from windtunnel.serving.backend import Arm, Release
+from windtunnel.spec.serving import Serving
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One version's deployed server.
+
+    Attributes:
+        proven: it has answered a real inference since this content was deployed.
+        served: it has been champion, so it stays warm after it loses its traffic.
+        settings: its part of ``Release.settings``, so that a server can be made again without the release.
+    """
+
+    digest: str
+    source: str
+    port: int
+    proven: bool = False
+    served: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def serving(self) -> Serving:
+        return serving_of(self.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything the local backend knows of one model.
+
+    Attributes:
+        release: what was last asked for and accepted; after an abort with its candidates at 0.
+        aborted: ``{rollout_id, token, reason, by, at}`` once the release's rollout was aborted.
+        slots: version by routing slot, as last given to the router.
+        route: time-out and sticky header as last given to the router.
+        servers: by version, those deployed.
+        warm: version to the time after which its server may go.
+        failed: why the last attempt to reach ``release`` was given up.
+    """
+
+    release: Release
+    aborted: dict[str, Any] | None = None
+    slots: tuple[str, ...] = ()
+    route: dict[str, Any] = field(default_factory=dict)
+    servers: dict[str, Server] = field(default_factory=dict)
+    warm: dict[str, float] = field(default_factory=dict)
+    failed: str | None = None
+
+    @property
+    def model(self) -> str:
+        return self.release.model
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """Percent by version as last given to the router."""
+        return {version: self.slots.count(version) for version in dict.fromkeys(self.slots)}
+
+    @property
+    def wanted(self) -> dict[str, int]:
+        """Percent by version as asked."""
+        return {arm.version: arm.weight for arm in self.release.arms()}
+
+    def arm(self, version: str) -> Arm | None:
+        return next((arm for arm in self.release.arms() if arm.version == version), None)
+
+    def needed(self) -> list[Arm]:
+        """Arms whose servers must be up: all, or only the champion after an abort."""
+        if self.aborted:
+            return [self.release.champion] if self.release.champion else []
+        return list(self.release.arms())
+
+
+def serving_of(settings: Mapping[str, Any]) -> Serving:
+    """The serving part of one version's settings; defaults where there is none."""
+    return Serving.model_validate(settings.get("serving") or {})
+
+
+# -- transitions
+
+
+def accept(state: State, release: Release) -> State:
+    """``release`` becomes what is wanted; nothing is routed yet.
+
+    Raises:
+        FencedError: its token is older than the last, or its rollout was aborted.
+        ServingError: its weights cannot be, or one version stands twice.
+    """
+    _check_weights(release)
+    old = state.release
+    if release.token < old.token:
+        raise FencedError(
+            f"{release.model}: token {release.token} is older than {old.token}, which another holder wrote",
+            hint="this rollout was taken over: stop writing",
+        )
+    if state.aborted and (release.rollout_id == state.aborted["rollout_id"] or release.token <= state.aborted["token"]):
+        raise FencedError(
+            f"{release.model}: rollout {state.aborted['rollout_id']} was aborted by {state.aborted['by']}: "
+            f"{state.aborted['reason']}",
+            hint="its candidates get no traffic; a new rollout (with a new token) may begin",
+        )
+    return replace(state, release=release, aborted=None, failed=None)
+
+
+def abort(state: State, reason: str, by: str, now: float) -> State:
+    """Candidates at 0, the champion alone; the same state when no candidate is deployed."""
+    release = state.release
+    if not release.candidates or state.aborted:
+        return state
+    champion = replace(release.champion, weight=routing.SLOTS) if release.champion else None
+    stopped = replace(
+        release,
+        champion=champion,
+        candidates=tuple(replace(arm, weight=0) for arm in release.candidates),
+        lease_until=None,
+    )
+    mark = {"rollout_id": release.rollout_id, "token": release.token, "reason": reason, "by": by, "at": now}
+    return routed(replace(state, release=stopped, aborted=mark), now)
+
+
+def renew(state: State, token: int, until: float) -> State:
+    """The lease now ends at ``until``.
+
+    Raises:
+        FencedError: ``token`` is not the current one, or the rollout was aborted.
+    """
+    if token != state.release.token:
+        raise FencedError(
+            f"{state.model}: token {token} does not hold the rollout, {state.release.token} does",
+            hint="this rollout was taken over: stop renewing",
+        )
+    if state.aborted:
+        raise FencedError(f"{state.model}: the rollout was aborted by {state.aborted['by']}: {state.aborted['reason']}")
+    return replace(state, release=replace(state.release, lease_until=until))
+
+
+def deployed(state: State, version: str, server: Server) -> State:
+    """``version`` has a server (or is about to: the record comes first, so that none is ever forgotten)."""
+    return replace(state, servers={**state.servers, version: server})
+
+
+def routed(state: State, now: float) -> State:
+    """The router is given the wanted weights; versions that fall out of the release begin to go.
+
+    A former champion stays for the release's ``keep_warm_s``, any other version until its requests have drained.
+    """
+    release = state.release
+    slots = routing.assign(state.slots, state.wanted)
+    servers = dict(state.servers)
+    champion = release.champion.version if release.champion else None
+    if champion in servers and champion in slots:
+        servers[champion] = replace(servers[champion], served=True)
+    kept = {arm.version for arm in state.needed()}
+    warm = {version: until for version, until in state.warm.items() if version not in kept and version in servers}
+    for version, server in servers.items():
+        if version not in kept and version not in warm:
+            drain = server.serving.drain.total_seconds() + server.serving.timeout.total_seconds()
+            warm[version] = now + (max(release.keep_warm_s, drain) if server.served else drain)
+    return replace(state, slots=slots, route=_route(state, slots), servers=servers, warm=warm)
+
+
+def due(state: State, now: float) -> list[str]:
+    """Versions whose servers may go: past their time, not routed, not needed."""
+    kept = {arm.version for arm in state.needed()} | set(state.slots)
+    return [version for version, until in state.warm.items() if until <= now and version not in kept]
+
+
+def forget(state: State, versions: list[str]) -> State:
+    """The servers of ``versions`` are going."""
+    return replace(
+        state,
+        servers={version: server for version, server in state.servers.items() if version not in versions},
+        warm={version: until for version, until in state.warm.items() if version not in versions},
+    )
+
+
+def upstreams(state: State) -> list[routing.Upstream]:
+    """The router's clusters of this model."""
+    return [
+        routing.Upstream(state.model, version, server.port, server.serving.max_concurrency, server.serving.queue)
+        for version, server in state.servers.items()
+    ]
+
+
+def model_route(state: State) -> routing.ModelRoute:
+    """The router's routes of this model."""
+    slots = state.slots if set(state.slots) <= set(state.servers) else ()
+    heaviest = max(state.weights, key=lambda version: state.weights[version], default=None)
+    return routing.ModelRoute(
+        state.model,
+        slots,
+        timeout_s=float(state.route.get("timeout_s", 10.0)),
+        sticky=state.route.get("sticky"),
+        ready_from=heaviest,
+    )
+
+
+def _route(state: State, slots: tuple[str, ...]) -> dict[str, Any]:
+    """Time-out: the longest of the arms that serve. Sticky header: the champion's, else the first arm's."""
+    settings = [serving_of(state.release.settings.get(v, {})) for v in dict.fromkeys(slots)]
+    if not settings:
+        return {}
+    first = state.release.champion or state.release.arms()[0]
+    sticky = serving_of(state.release.settings.get(first.version, {})).sticky
+    return {"timeout_s": max(s.timeout.total_seconds() for s in settings), "sticky": sticky}
+
+
+def _check_weights(release: Release) -> None:
+    check_model_name(release.model)
+    arms = release.arms()
+    if len({arm.version for arm in arms}) != len(arms):
+        raise ServingError(f"{release.model}: a version stands twice among {[arm.version for arm in arms]}")
+    for arm in arms:
+        if not arm.version or not arm.version.replace(".", "").replace("_", "").isalnum() or arm.version[0] == ".":
+            raise ServingError(f"{release.model}: {arm.version!r} cannot be a version", hint="expected e.g. '3'")
+    weights = [arm.weight for arm in arms]
+    if any(weight < 0 for weight in weights) or sum(weights) not in (0, routing.SLOTS):
+        raise ServingError(
+            f"{release.model}: weights {weights} sum to {sum(weights)}",
+            hint="expected whole percents that sum to 100, or to 0 when nothing may serve",
+        )
+
+
+# -- file
+
+
+class StateFile:
+    """``HOME/serving/models/MODEL/desired.json`` and its lock."""
+
+    def __init__(self, home: Home, model: str) -> None:
+        self.model = check_model_name(model)
+        self.folder = home.serving_model(model)
+        self.path = self.folder / "desired.json"
+
+    def read(self) -> State:
+        """The state; that of a model never deployed when there is no file.
+
+        Raises:
+            ServingError: the file is there and cannot be read (it is never taken for an empty one).
+        """
+        try:
+            return from_dict(json.loads(self.path.read_bytes()))
+        except FileNotFoundError:
+            return State(Release(self.model, None))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServingError(
+                f"{self.path} cannot be read: {error!r}", hint="restore it, or remove it and apply the release again"
+            ) from error
+
+    def write(self, state: State) -> bool:
+        """Replace the file if the state differs; True if it did. The lock must be held."""
+        plain = json.loads(json.dumps(to_dict(state)))
+        if atomic.read_json(self.path) == plain:
+            return False
+        atomic.write_json(self.path, plain)
+        return True
+
+    @contextmanager
+    def locked(self) -> Iterator[State]:
+        """The state, while nobody else may change it. Held for milliseconds: never wait for a server inside."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with file_lock(self.folder / ".desired.lock"):
+            yield self.read()
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """An exclusive lock that ends with the process that holds it; yields False when it is taken and ``wait`` is off."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+def models(home: Home) -> list[str]:
+    """All models that were ever deployed here."""
+    return sorted(path.parent.name for path in (home.serving / "models").glob("*/desired.json"))
+
+
+def to_dict(state: State) -> dict[str, Any]:
+    """Plain JSON of a state; slots as runs."""
+    release = asdict(state.release)
+    return {
+        "schema": 1,
+        "release": release,
+        "aborted": state.aborted,
+        "slots": [[version, sum(1 for _ in run)] for version, run in groupby(state.slots)],
+        "route": state.route,
+        "servers": {version: asdict(server) for version, server in sorted(state.servers.items())},
+        "warm": dict(sorted(state.warm.items())),
+        "failed": state.failed,
+    }
+
+
+def from_dict(plain: Mapping[str, Any]) -> State:
+    """The inverse of ``to_dict``."""
+    release = dict(plain["release"])
+    champion = release.pop("champion")
+    candidates = release.pop("candidates")
+    return State(
+        release=Release(
+            **release,
+            champion=Arm(**champion) if champion else None,
+            candidates=tuple(Arm(**arm) for arm in candidates),
+        ),
+        aborted=plain["aborted"],
+        slots=tuple(version for version, count in plain["slots"] for _ in range(count)),
+        route=dict(plain["route"]),
+        servers={version: Server(**server) for version, server in plain["servers"].items()},
+        warm={version: float(until) for version, until in plain["warm"].items()},
+        failed=plain["failed"],
+    )
