@@ -137,13 +137,10 @@ def _plain(value: Any) -> Any:
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if value is None or value is True or value is False:
+    if isinstance(value, bool):
         return value
-    kind: type
-    for kind in (int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value
+    plain: Any = next((kind for kind in (int, float, str) if isinstance(value, kind)), None)
+    return plain(value) if plain else value
 
 
 def _line(tree: Any, path: mistakes.Path) -> int:

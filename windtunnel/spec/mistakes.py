@@ -60,10 +60,10 @@ def shown(path: Path) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``did you mean 'x'?`` or the list of what there is."""
+    """``did you mean 'x'`` or the list of what there is."""
     choices = sorted(known)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(choices)}"
+    return f"did you mean {close[0]!r}" if close else f"expected one of {', '.join(choices)}"
 
 
 def several(problems: Sequence[tuple[Path, str]]) -> PydanticCustomError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -92,13 +93,14 @@ class Model(Part):
             parse_duration(value)
         except ValueError:
             raise ValueError(
-                f"expected cron with five fields, one of {', '.join(PRESETS)}, or a duration such as '1d'; found {value!r}"
+                f"expected cron with five fields, a duration such as '1d', or one of {', '.join(PRESETS)}; "
+                f"found {value!r}"
             ) from None
         return value
 
     @model_validator(mode="after")
     def _references_resolve(self) -> Model:
-        """A reference to something that is not there is found here, when the DAG file is parsed; all of them at once."""
+        """A reference to something that is not there is found when the DAG file is parsed; all of them at once."""
         problems = [*self._data_problems(), *self._rule_problems(), *self._step_problems()]
         if problems:
             raise several(problems)
@@ -152,7 +154,7 @@ class Model(Part):
     def _step_problems(self) -> Iterator[tuple[Path, str]]:
         """Names, references, cycles and wiring of the team's own steps (PIP-1, PIP-9)."""
         graph: dict[str, set[str]] = {name: set() for name in STEPS}
-        for before, after in zip(STEPS, STEPS[1:], strict=False):
+        for before, after in pairwise(STEPS):
             graph[after].add(before)
         maker = {"rows": "data", "holdout": "data", "model": "train"}
         for at, step in enumerate(self.steps):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -100,7 +101,7 @@ class Rollout(Part):
     @model_validator(mode="after")
     def _steps_rise(self) -> Rollout:
         weights = [step.weight for step in self.steps]
-        if any(a >= b for a, b in zip(weights, weights[1:], strict=False)):
+        if any(a >= b for a, b in pairwise(weights)):
             raise ValueError(f"steps must rise: expected each weight above the one before, found {weights}")
         if weights[-1] == 100:
             raise ValueError("the last step is below 100: promotion itself moves traffic to 100")
