@@ -20,7 +20,7 @@ class Mark:
     """One writer's watermark. Times are seconds since the epoch.
 
     Attributes:
-        flushed_through: every row up to this event time is published, or counted in ``dropped``.
+        flushed_through: every row before this event time is published, or counted in ``dropped``.
         rows: rows published, over all runs of this writer.
         dropped: rows lost: buffer full, or not yet spooled when the process was killed.
         late: rows whose time was already declared complete when they came.
@@ -56,7 +56,7 @@ class Watermark:
     """How far a model's prediction log is complete.
 
     Attributes:
-        time: complete up to this event time (seconds since the epoch); None when nobody ever wrote.
+        time: every row before this event time is there (seconds since the epoch); None when nobody ever wrote.
         dropped: rows lost so far, over all writers (cumulative).
         stale: a writer stopped renewing, or none is alive: what the log shows may not be all.
         reason: why it is stale, empty when it is not.

@@ -187,7 +187,7 @@ class PredictionWriter:
                 else:
                     counts.accepted += count
                     self._pending += count
-                    if second <= self._flushed_through:
+                    if second < self._flushed_through:
                         counts.late += count
                     self._queue.append(
                         (count, second, request_id, prediction_ids, rows, outputs, latency_ms, status, error, arm,

@@ -1,0 +1,136 @@
+"""Labels that come late, partly, corrected (DEMAND MON-5)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from windtunnel.errors import DataError
+from windtunnel.serving import labels as labels_module
+from windtunnel.serving.labels import Labels, joined
+from windtunnel.serving.predictions import PredictionLog, PredictionWriter
+
+MODEL = "visits"
+
+
+def label(name: str, value: Any = 1.0, at: float = 100.0, revision: int = 0, source: str = "claims") -> dict[str, Any]:
+    return {"prediction_id": name, "label": value, "label_time": at, "revision": revision, "source": source}
+
+
+def test_labels_come_back(tmp_path: Path) -> None:
+    labels = Labels(tmp_path)
+    assert len(labels.read(MODEL)) == 0
+    assert labels.append(MODEL, [label("a", 2, at=10.5), label("b", 3.5)]) == 2
+    found = labels.read(MODEL).set_index("prediction_id")
+    assert found["label"].to_dict() == {"a": 2.0, "b": 3.5}
+    assert found["label_time"]["a"] == pd.Timestamp(10.5, unit="s", tz="UTC")
+    assert found["source"].tolist() == ["claims", "claims"]
+
+
+def test_a_frame_does_as_well(tmp_path: Path) -> None:
+    frame = pd.DataFrame([label("a"), label("b", 4.0)])
+    frame["label_time"] = pd.to_datetime(frame["label_time"], unit="s", utc=True)
+    Labels(tmp_path).append(MODEL, frame)
+    assert sorted(Labels(tmp_path).read(MODEL)["label"]) == [1.0, 4.0]
+
+
+def test_revision_and_source_may_be_left_out(tmp_path: Path) -> None:
+    Labels(tmp_path).append(MODEL, [{"prediction_id": "a", "label": "yes", "label_time": 1.0}])
+    row = Labels(tmp_path).read(MODEL).iloc[0]
+    assert (row["label"], row["revision"], row["source"]) == ("yes", 0, "")
+
+
+_DRAWN = st.lists(
+    st.tuples(st.sampled_from("abcd"), st.integers(0, 3), st.integers(0, 3), st.integers(0, 100)), min_size=1, max_size=25
+)
+
+
+@given(_DRAWN, st.data())
+@settings(max_examples=50, deadline=None)
+def test_the_latest_revision_wins_in_any_order_of_arrival(
+    tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, int, int, int]], data: st.DataObject
+) -> None:
+    """Corrections may overtake what they correct; arriving twice changes nothing."""
+    # Equal revision and time mean the same label: otherwise arrival decides, which is the next test.
+    rows = {(name, revision, at): value for name, revision, at, value in drawn}
+    sent = [label(name, float(value), float(at), revision) for (name, revision, at), value in rows.items()]
+    order = data.draw(st.permutations([*sent, *data.draw(st.lists(st.sampled_from(sent), max_size=4))]))
+    cut = data.draw(st.integers(0, len(order)))
+    labels = Labels(tmp_path_factory.mktemp("labels"))
+    labels.append(MODEL, order[:cut])
+    labels.append(MODEL, order[cut:])
+    expected = {name: rows[(name, *max((r, t) for n, r, t in rows if n == name))] for name, _, _ in rows}
+    found = labels.read(MODEL)
+    assert dict(zip(found["prediction_id"], found["label"], strict=True)) == expected
+    labels._merge(labels.root / MODEL)
+    assert labels.read(MODEL).equals(found)
+    assert len(list((labels.root / MODEL).glob("*.parquet"))) == 1
+
+
+def test_of_equal_revisions_the_last_to_arrive_wins(tmp_path: Path) -> None:
+    labels = Labels(tmp_path)
+    labels.append(MODEL, [label("a", 1.0)])
+    labels.append(MODEL, [label("a", 2.0)])
+    assert labels.read(MODEL)["label"].tolist() == [2.0]
+
+
+def test_an_old_label_does_not_come_back_through_the_time_filter(tmp_path: Path) -> None:
+    labels = Labels(tmp_path)
+    labels.append(MODEL, [label("a", 1.0, at=200.0, revision=0), label("a", 9.0, at=100.0, revision=1), label("b", at=150.0)])
+    assert labels.read(MODEL, start=150.0)["prediction_id"].tolist() == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"label": 1, "label_time": 1.0}, "no prediction_id"),
+        (label(""), "no prediction_id"),
+        (label("a", None), "no label"),
+        (label("a", float("nan")), "no label"),
+        (label("a", [1]), "expected a number"),
+        (label("a", at="yesterday"), "yesterday"),  # type: ignore[arg-type]
+        (label("a", at=pd.Timestamp("2026-01-01")), "zone"),  # type: ignore[arg-type]
+        (label("a") | {"labl": 2}, "labl"),
+        (label("a", "text"), "mix"),
+    ],
+)
+def test_a_bad_label_is_named_and_nothing_is_added(tmp_path: Path, row: dict[str, Any], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        Labels(tmp_path).append(MODEL, [label("good"), row])
+    assert len(Labels(tmp_path).read(MODEL)) == 0
+
+
+def test_many_small_files_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels_module, "_MERGE_FILES", 5)
+    labels = Labels(tmp_path)
+    for i in range(14):
+        labels.append(MODEL, [label(f"p{i}", float(i))])
+    assert len(list((tmp_path / MODEL).glob("*.parquet"))) <= 5
+    assert sorted(labels.read(MODEL)["label"]) == [float(i) for i in range(14)]
+
+
+def test_joined_keeps_every_prediction_and_says_the_coverage(tmp_path: Path) -> None:
+    """DEMAND MON-5: joined by prediction id, recomputed as labels come, with coverage."""
+    now = 1_767_225_600.0
+    writer = PredictionWriter(tmp_path / "log", MODEL, "1", "0", flush_s=5, features=["age"])
+    for i in range(10):
+        writer.write(f"r{i}", now + i, [f"p{i}"], [{"age": float(i)}], [float(i)], 1.0, 200)
+    writer.close()
+    log, labels = PredictionLog(tmp_path / "log"), Labels(tmp_path / "labels")
+    nothing = joined(log, labels, MODEL, now, now + 10)
+    assert (nothing.rows, nothing.labelled, nothing.coverage) == (10, 0, 0.0)
+    labels.append(MODEL, [label(f"p{i}", 2.0 * i) for i in range(0, 10, 2)] + [label("stranger")])
+    found = joined(log, labels, MODEL, now, now + 10)
+    assert (found.rows, found.labelled, found.coverage) == (10, 5, 0.5)
+    known = found.frame.dropna(subset=["label"])
+    assert (known["label"] == 2 * known["prediction"]).all()
+    labels.append(MODEL, [label("p0", -1.0, revision=1)])
+    again = joined(log, labels, MODEL, now, now + 10, columns=["prediction"])
+    assert list(again.frame.columns) == ["prediction_id", "prediction", "label", "label_time", "revision", "source"]
+    assert again.frame["label"].iloc[0] == -1.0
+    assert joined(log, labels, MODEL, 0, 1).coverage is None
