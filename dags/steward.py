@@ -1,0 +1,5 @@
+"""The house's own DAG, ``windtunnel.steward``: abandoned runs, keep-warm time, retention, database statistics."""
+
+from windtunnel_airflow import steward_dag
+
+dag = steward_dag()

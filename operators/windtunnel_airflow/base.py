@@ -1,0 +1,140 @@
+"""What every Windtunnel operator and sensor shares: the description, the hook, the story, verdicts, links."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from windtunnel.errors import DescriptionError
+from windtunnel.spec import Model
+from windtunnel_airflow.hook import WindtunnelHook
+from windtunnel_airflow.links import MlflowRunLink, ModelVersionLink, ReportLink
+from windtunnel_airflow.story import Story, story_of
+
+if TYPE_CHECKING:
+    from windtunnel.evidence import Verdict
+    from windtunnel.home import Home
+
+
+def describe(model: Model | Mapping[str, Any] | str | Path) -> Model:
+    """The description behind what a DAG file may give: a Model, plain values, or the path of a YAML file.
+
+    Raises:
+        DescriptionError: it cannot be read, or says something that cannot be done.
+    """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, (str, Path)):
+        from windtunnel.spec.load import load_model
+
+        return load_model(Path(model))
+    if isinstance(model, Mapping):
+        from pydantic import ValidationError
+
+        try:
+            return Model.model_validate(dict(model))
+        except ValidationError as error:
+            raise DescriptionError(f"the description of {model.get('name')!r} is wrong: {error}") from error
+    raise DescriptionError(
+        f"expected a windtunnel.Model or the path of a YAML file, found {type(model).__name__}",
+        hint="from windtunnel import Model",
+    )
+
+
+def run_coordinates(context: Mapping[str, Any]) -> dict[str, Any]:
+    """dag, run, task and try of the running task, by the names Verdict and tags use."""
+    ti = context["ti"]
+    return {
+        "dag_id": ti.dag_id,
+        "dag_run_id": ti.run_id,
+        "task_id": ti.task_id,
+        "map_index": getattr(ti, "map_index", -1),
+        "try_number": getattr(ti, "try_number", 1),
+    }
+
+
+class Windtunnel:
+    """Mixed into operators and sensors: all state is in ``model``, ``windtunnel_conn_id`` and the context."""
+
+    model: Any
+    windtunnel_conn_id: str
+    links_found: dict[str, str]
+    operator_extra_links: Any = (MlflowRunLink(), ModelVersionLink(), ReportLink())
+    ui_color = "#dcebf7"
+
+    @property
+    def description(self) -> Model:
+        return describe(self.model)
+
+    @property
+    def hook(self) -> WindtunnelHook:
+        return WindtunnelHook(self.windtunnel_conn_id)
+
+    @property
+    def home(self) -> Home:
+        return self.hook.home
+
+    def begin(self, context: Mapping[str, Any], story: Story | None = None) -> Story:
+        """Call first in ``execute``: finds the story and puts it on every log line of the task (OPS-7)."""
+        import structlog
+
+        self.links_found = {}
+        found = story or story_of(context)
+        where = run_coordinates(context)
+        structlog.contextvars.bind_contextvars(
+            component="airflow",
+            operation=f"{where['dag_id']}.{where['task_id']}",
+            correlation_id=found.correlation_id,
+            cause=found.cause,
+        )
+        return found
+
+    def note_run(self, run_id: str, experiment_id: str) -> None:
+        self.links_found["run"] = self.hook.run_url(run_id, experiment_id)
+
+    def note_version(self, model: str, version: str) -> None:
+        self.links_found["version"] = self.hook.version_url(model, version)
+
+    def note_report(self, uri: str | None) -> None:
+        if uri:
+            self.links_found["report"] = uri
+
+    def verdict(self, context: Mapping[str, Any], story: Story, **fields: Any) -> Verdict:
+        """A verdict of this model, bound to this DAG run and story."""
+        from windtunnel.evidence import Verdict
+
+        where = run_coordinates(context)
+        return Verdict(
+            model=self.description.name,
+            dag_id=where["dag_id"],
+            dag_run_id=where["dag_run_id"],
+            task_id=where["task_id"],
+            correlation_id=story.correlation_id,
+            **fields,
+        )
+
+
+class WindtunnelOperator(Windtunnel, BaseOperator):
+    """Base of the operators.
+
+    Args:
+        model: a ``windtunnel.Model``, its plain values, or the path of a YAML file.
+        windtunnel_conn_id: connection to the MLflow server with the governed registry.
+    """
+
+    template_fields: Sequence[str] = ("windtunnel_conn_id",)
+
+    def __init__(
+        self,
+        *,
+        model: Model | Mapping[str, Any] | str | Path,
+        windtunnel_conn_id: str = WindtunnelHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.windtunnel_conn_id = windtunnel_conn_id
+        self.links_found = {}

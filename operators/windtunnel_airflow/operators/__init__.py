@@ -1,0 +1,1 @@
+"""Operators, one module per part of a model's life."""

@@ -1,0 +1,181 @@
+"""Evaluate: the candidate against its rules and the champion on the same rows, and in its own server (EVL-1, EVL-2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from windtunnel.errors import IntegrityError
+from windtunnel_airflow.base import WindtunnelOperator
+from windtunnel_airflow.ending import refuse_unless_pass
+from windtunnel_airflow.steps import take, writer
+
+if TYPE_CHECKING:
+    from windtunnel.evidence import Outcome
+    from windtunnel.spec import Benchmark
+
+
+class EvaluateOperator(WindtunnelOperator):
+    """Judge the trained model; verdicts ``evaluation`` and ``benchmark`` go to the registry, bound to its content digest.
+
+    Candidate and champion are loaded from private copies that were verified byte by byte, in this task's own process,
+    so whatever a model does while it is loaded ends with the task. FAIL or INCONCLUSIVE ends the task for good: nothing
+    is registered. Returns ``{"outcome", "numbers", "verdicts", "digest"}``.
+
+    Args:
+        data: what ``DataSnapshotOperator`` returned; ``holdout`` is judged on, ``rows`` serves the leakage check.
+        replaced: name -> what a step of your own returned that wrote ``rows`` or ``holdout`` instead.
+        trained: what ``TrainOperator`` returned.
+    """
+
+    template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "data", "replaced", "trained")
+
+    def __init__(self, *, data: Any, trained: Any, replaced: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.data = data
+        self.replaced = replaced
+        self.trained = trained
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        import pandas as pd
+
+        from windtunnel.evaluation import evaluate
+        from windtunnel.evidence import Kind
+
+        story = self.begin(context)
+        model, hook, digest = self.description, self.hook, self.trained["digest"]
+        if self.trained.get("experiment_id"):
+            self.note_run(self.trained["run_id"], self.trained["experiment_id"])
+        holdout, rows = (
+            take(writer(self.data, self.replaced, "holdout"), "holdout"),
+            take(writer(self.data, self.replaced, "rows"), "rows"),
+        )
+        path = verified(Path(self.trained["model_path"]), digest)
+        frame = pd.read_parquet(holdout.path)
+        champion = hook.registry.champion(model.name)
+        with hook.mlflow_environment():
+            result = evaluate(
+                model.evaluation,
+                model.data.features,
+                model.data.target,
+                predictor(path),
+                predictor(self._champion_copy(champion)) if champion else None,
+                frame,
+                pd.read_parquet(rows.path),
+            )
+        verdicts = []
+        judged = self.verdict(
+            context,
+            story,
+            kind=Kind.EVALUATION,
+            outcome=result.outcome,
+            reason=result.reason,
+            subject=digest,
+            numbers=dict(result.numbers),
+            thresholds=dict(result.thresholds),
+            inputs=(holdout.digest, *((champion.digest,) if champion else ())),
+        )
+        verdicts.append(hook.registry.post_verdict(judged))
+        refuse_unless_pass(judged, "nothing is registered")
+        if model.evaluation.benchmark is not None:
+            verdicts.append(self._benchmark(context, story, path, digest, frame, model.evaluation.benchmark))
+        return {
+            "outcome": str(result.outcome),
+            "numbers": dict(result.numbers),
+            "verdicts": verdicts,
+            "digest": digest,
+            "champion": str(champion.version) if champion else None,
+        }
+
+    def _champion_copy(self, champion: Any) -> Path:
+        """A verified private copy of the champion's files."""
+        from windtunnel.serving import artifacts
+        from windtunnel.serving.backend import Arm
+
+        source = f"models:/{champion.model}/{champion.version}"
+        return artifacts.ensure(self.home, champion.model, Arm(str(champion.version), champion.digest, source)).model
+
+    def _benchmark(self, context: Any, story: Any, path: Path, digest: str, frame: Any, rules: Benchmark) -> str:
+        from windtunnel.evidence import Kind
+        from windtunnel.serving.benchmark import benchmark
+        from windtunnel_airflow.samples import plain
+
+        model = self.description
+        names = model.data.feature_names
+        sample = frame[names].head(256).to_dict("records")
+        rows = [{str(key): plain(value) for key, value in row.items()} for row in sample]
+        numbers = benchmark(self.home, path, digest, rows, rules, model.serving)
+        outcome, reason = judge_benchmark(numbers, rules)
+        verdict = self.verdict(
+            context,
+            story,
+            kind=Kind.BENCHMARK,
+            outcome=outcome,
+            reason=reason,
+            subject=digest,
+            numbers=dict(numbers),
+            thresholds={k: v for k, v in rules.model_dump(mode="json").items() if v is not None},
+        )
+        identity = self.hook.registry.post_verdict(verdict)
+        refuse_unless_pass(verdict, "nothing is registered")
+        return str(identity)
+
+
+def verified(path: Path, digest: str) -> Path:
+    """``path``, after its content was found to be ``digest``.
+
+    Raises:
+        IntegrityError: it is not.
+    """
+    from windtunnel.evidence import manifest
+
+    found = manifest.build(path).content
+    if found != digest:
+        raise IntegrityError(
+            f"the model at {path} has content {found[:19]}..., training wrote {digest[:19]}...",
+            hint="it was changed after training: train again",
+        )
+    return path
+
+
+def predictor(path: Path) -> Callable[[Any], Any]:
+    """``predict`` of the MLflow model at ``path``."""
+    import mlflow.pyfunc
+
+    predict: Callable[[Any], Any] = mlflow.pyfunc.load_model(str(path)).predict
+    return predict
+
+
+#: Which measured number each bound of the benchmark holds.
+BOUNDS = {"p99_ms": "p99_ms", "memory_mb": "memory_mb", "load_s": "load_s"}
+
+
+def judge_benchmark(numbers: Mapping[str, Any], rules: Benchmark) -> tuple[Outcome, str]:
+    """(outcome, reason) of measured numbers against the bounds; a bound without its number is INCONCLUSIVE."""
+    import math
+
+    from windtunnel.evidence import Outcome
+
+    errors = numbers.get("errors")
+    if errors:
+        return Outcome.FAIL, f"{errors} of {numbers.get('requests', '?')} requests failed in its own server"
+    over, unknown, fine = [], [], []
+    for bound, key in BOUNDS.items():
+        limit = getattr(rules, bound)
+        if limit is None:
+            continue
+        value = numbers.get(key)
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            unknown.append(bound)
+        elif value > limit:
+            over.append(f"{bound} {value:.4g} is above {limit:.4g}")
+        else:
+            fine.append(f"{bound} {value:.4g} within {limit:.4g}")
+    if over:
+        return Outcome.FAIL, "; ".join(over)
+    if unknown:
+        return Outcome.INCONCLUSIVE, f"not measured: {', '.join(unknown)}"
+    p99 = numbers.get("p99_ms")
+    said = f"p99 {p99:.4g} ms in its own server" if isinstance(p99, (int, float)) else "it answered in its own server"
+    return Outcome.PASS, "; ".join(fine) or f"{said}; no bounds asked for"

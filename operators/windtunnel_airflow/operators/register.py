@@ -1,0 +1,123 @@
+"""Register: the judged model becomes a version of the governed registry; what watching and warming need is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from windtunnel.errors import IntegrityError
+from windtunnel.events import Event
+from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
+from windtunnel_airflow.operators.evaluate import predictor, verified
+from windtunnel_airflow.operators.release import announce
+from windtunnel_airflow.samples import keep_sample
+from windtunnel_airflow.steps import take, writer
+
+
+class RegisterOperator(WindtunnelOperator):
+    """Register the trained model, idempotently by its MLflow run, and wake ``MODEL.release``.
+
+    The registry reads the files itself, writes the manifest and seals the version (READY). Then the monitoring
+    reference and the warm-up rows of this version are written. The description's policy is pushed when it changed.
+    Outlet ``windtunnel://MODEL/version`` carries the event. Returns the version as a dictionary.
+
+    Args:
+        data: what ``DataSnapshotOperator`` returned.
+        replaced: name -> what a step of your own returned that wrote ``rows`` or ``holdout`` instead.
+        trained: what ``TrainOperator`` returned.
+        evaluated: what ``EvaluateOperator`` returned; None registers without a reference's loss (own DAGs).
+    """
+
+    template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "data", "replaced", "trained", "evaluated")
+
+    def __init__(
+        self,
+        *,
+        data: Any,
+        trained: Any,
+        evaluated: Any = None,
+        replaced: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.data = data
+        self.replaced = replaced
+        self.trained = trained
+        self.evaluated = evaluated
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        story = self.begin(context)
+        model, registry, trained = self.description, self.hook.registry, self.trained
+        holdout, rows = (
+            take(writer(self.data, self.replaced, "holdout"), "holdout"),
+            take(writer(self.data, self.replaced, "rows"), "rows"),
+        )
+        path = verified(Path(trained["model_path"]), trained["digest"])
+        policy = model.policy.model_dump(mode="json")
+        champion = registry.champion(model.name)
+        record = registry.register(
+            model.name,
+            source=trained["model_uri"],
+            run_id=trained["run_id"],
+            recipe=self.recipe(context),
+            correlation_id=story.correlation_id,
+            cause=story.cause,
+            parent=str(champion.version) if champion else None,
+        )
+        if record.digest != trained["digest"]:
+            raise IntegrityError(
+                f"the registry sealed {record.digest} for version {record.version}, training wrote {trained['digest']}",
+                hint="the files were changed on their way: train again",
+            )
+        if registry.policy(model.name) != policy:
+            registry.set_policy(model.name, policy)
+        self._keep(model, record, path, rows.path, holdout.path)
+        self.note_version(model.name, str(record.version))
+        if trained.get("experiment_id"):
+            self.note_run(trained["run_id"], trained["experiment_id"])
+        event = Event(model.name, story.correlation_id, story.cause, str(record.version), record.digest)
+        announce(self, context, "version", event)
+        self.log.info("Registered %s %s as version %s", model.name, record.semver, record.version)
+        return {
+            "model": model.name,
+            "version": str(record.version),
+            "semver": record.semver,
+            "digest": record.digest,
+            "run_id": trained["run_id"],
+            "correlation_id": story.correlation_id,
+            "cause": story.cause,
+        }
+
+    def recipe(self, context: Any) -> dict[str, Any]:
+        """What a MINOR version is told by: name, code, parameters, features (REG-1); its data; and where it came from."""
+        model, trained, where = self.description, self.trained, run_coordinates(context)
+        return {
+            "recipe": trained.get("recipe"),
+            "code": trained["entry_point"],
+            "params": {**trained["params"], "seed": trained.get("seed")},
+            "features": [feature.model_dump(mode="json") for feature in model.data.features],
+            "target": model.data.target,
+            "data": self.data["digest"],
+            "description": model.digest,
+            "dag_id": where["dag_id"],
+            "dag_run_id": where["dag_run_id"],
+        }
+
+    def _keep(self, model: Any, record: Any, path: Path, rows: Path, holdout: Path) -> None:
+        """The monitoring reference and the warm-up rows; written again with the same content in a second try."""
+        import pandas as pd
+
+        from windtunnel.monitoring import reference
+
+        seen, unseen = pd.read_parquet(rows), pd.read_parquet(holdout)
+        names = model.data.feature_names
+        with self.hook.mlflow_environment():
+            predictions = predictor(path)(unseen[names])
+        numbers = dict((self.evaluated or {}).get("numbers") or {})
+        built = reference.build(
+            model, str(record.version), seen, predictions, numbers, record.digest, created_at=time.time()
+        )
+        reference.save(self.home, built)
+        keep_sample(self.home, model, str(record.version), unseen[names].head(32).to_dict("records"))

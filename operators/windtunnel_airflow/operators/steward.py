@@ -1,0 +1,161 @@
+"""The house's own work: abandoned runs, versions past their keep-warm time, old files, fresh statistics."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowSkipException
+
+from windtunnel_airflow.hook import WindtunnelHook
+
+if TYPE_CHECKING:
+    from windtunnel.home import Home
+
+
+class _Steward(BaseOperator):
+    """Base: a task of the house, of no model.
+
+    Args:
+        windtunnel_conn_id: connection to the MLflow server with the governed registry.
+    """
+
+    template_fields: Sequence[str] = ("windtunnel_conn_id",)
+    ui_color = "#e8e8e8"
+
+    def __init__(self, *, windtunnel_conn_id: str = WindtunnelHook.default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.windtunnel_conn_id = windtunnel_conn_id
+
+    @property
+    def hook(self) -> WindtunnelHook:
+        return WindtunnelHook(self.windtunnel_conn_id)
+
+
+class CloseAbandonedRunsOperator(_Steward):
+    """Close training runs whose runner died, and deliver what waited for the tracking server (TRK-8)."""
+
+    def execute(self, context: Any) -> dict[str, str]:
+        from windtunnel.tracking.closing import close_abandoned
+
+        hook = self.hook
+        done = close_abandoned(hook.home, env=hook.mlflow_env())
+        for run_id, word in done.items():
+            self.log.info("Run %s: %s", run_id, word)
+        return done
+
+
+class SweepOperator(_Steward):
+    """Unload versions whose keep-warm time is over (ROL-12)."""
+
+    def execute(self, context: Any) -> Any:
+        backend: Any = self.hook.backend()
+        sweep = getattr(backend, "sweep", None)
+        if sweep is None:
+            raise AirflowSkipException("this serving backend unloads versions by itself")
+        unloaded = sweep()
+        self.log.info("Unloaded: %s", unloaded or "nothing")
+        return unloaded
+
+
+class RetentionOperator(_Steward):
+    """Remove step data, ended runs, predictions and labels that are older than their time.
+
+    Args:
+        steps, runs, predictions, labels: age after which they go; None keeps them.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: timedelta | None = timedelta(days=30),
+        runs: timedelta | None = timedelta(days=30),
+        predictions: timedelta | None = timedelta(days=90),
+        labels: timedelta | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.steps = steps
+        self.runs = runs
+        self.predictions = predictions
+        self.labels = labels
+
+    def execute(self, context: Any) -> dict[str, int]:
+        home, now = self.hook.home, time.time()
+        removed = {
+            "steps": _remove(home.pipelines.glob("*/runs/*"), self.steps, now),
+            "runs": _remove(_ended(home), self.runs, now),
+            "predictions": _remove(home.predictions.glob("*/date=*/hour=*"), self.predictions, now),
+            "labels": _remove(home.labels.glob("*/*.parquet"), self.labels, now),
+        }
+        self.log.info("Removed %s", removed)
+        return removed
+
+
+class StatisticsOperator(_Steward):
+    """``ANALYZE`` the SQLite databases of the home: without it, MLflow's sorted searches take minutes at 100,000 runs."""
+
+    def execute(self, context: Any) -> list[str]:
+        home = self.hook.home
+        done = [str(path) for path in databases(home) if analyze(path)]
+        self.log.info("Fresh statistics: %s", done or "none")
+        return done
+
+
+def databases(home: Home) -> list[Path]:
+    """SQLite files of Airflow and MLflow below the home."""
+    return sorted(path for folder in (home.airflow, home.mlflow) for path in folder.glob("*.db") if path.is_file())
+
+
+def analyze(path: Path) -> bool:
+    """Bring one database's statistics up to date; False when it is busy (the next round does it)."""
+    import sqlite3
+
+    try:
+        with closing(sqlite3.connect(path, timeout=5.0, isolation_level=None)) as connection:
+            # Bounded: it looks at so many rows of an index, and only where the table changed since.
+            connection.execute("PRAGMA analysis_limit = 4000")
+            connection.execute("PRAGMA optimize = 0x10002")
+    except sqlite3.OperationalError:
+        return False
+    return True
+
+
+def _ended(home: Home) -> list[Path]:
+    """Folders of runs that have ended and were closed."""
+    if not home.runs.is_dir():
+        return []
+    return [folder for folder in home.runs.iterdir() if (folder / "closed.json").exists()]
+
+
+def _remove(paths: Any, age: timedelta | None, now: float) -> int:
+    if age is None:
+        return 0
+    count = 0
+    for path in list(paths):
+        try:
+            if now - _newest(path) < age.total_seconds():
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            count += 1
+        except FileNotFoundError:
+            continue  # somebody else removed it meanwhile
+    return count
+
+
+def _newest(path: Path) -> float:
+    """Time of the newest thing below ``path``: a folder's own time does not change with its files."""
+    if not path.is_dir():
+        return path.stat().st_mtime
+    times = [path.stat().st_mtime]
+    times += [found.stat().st_mtime for found in path.rglob("*")]
+    return max(times)

@@ -1,0 +1,186 @@
+"""Train: the entry point of the description in a detached run, with an MLflow run made beforehand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from windtunnel.errors import DescriptionError
+from windtunnel_airflow.operators.running import RunnerOperator
+from windtunnel_airflow.steps import reference, take, writer
+
+
+class TrainOperator(RunnerOperator):
+    """Train the model and keep it in the MLflow run; never inside the task's process.
+
+    The MLflow run exists before training starts, made by key, so a retry, a restart or a killed worker finds the same
+    run. Kinds of failure become the matching errors, which the retry policy knows (PIP-3). Returns ``{"run_id",
+    "experiment_id", "model_uri", "model_path", "digest", "manifest", "metrics", "params", "recipe"}``.
+
+    Args:
+        data: what ``DataSnapshotOperator`` returned; ``rows`` is the training input.
+        replaced: name -> what a step of your own returned that wrote ``rows`` or ``holdout`` instead.
+        extra: name of an input -> what the step that writes it returned (the team's own steps before training).
+        params: override of ``training.params``: a mapping, or JSON text of one (templated).
+        recipe: a name for this way of training, recorded with the version (templated).
+        entry_point: instead of ``training.entry_point`` (templated; empty: the description's).
+        experiment: MLflow experiment; the model's name unless told (templated).
+    """
+
+    template_fields: Sequence[str] = (
+        *RunnerOperator.template_fields,
+        "data",
+        "replaced",
+        "extra",
+        "params_override",
+        "recipe",
+        "entry_point",
+        "experiment",
+    )
+
+    def __init__(
+        self,
+        *,
+        data: Any,
+        replaced: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        params_override: Mapping[str, Any] | str | None = None,
+        recipe: str | None = None,
+        entry_point: str | None = None,
+        experiment: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.data = data
+        self.replaced = replaced
+        self.extra = extra
+        self.params_override = params_override
+        self.recipe = recipe
+        self.entry_point = entry_point
+        self.experiment = experiment
+
+    # -- what is trained
+    def chosen(self) -> dict[str, Any]:
+        """Entry point, recipe and parameters of this run: the description's, with the run's overrides."""
+        training = self.description.training
+        return {
+            "entry_point": self.entry_point or training.entry_point,
+            "recipe": self.recipe or None,
+            "params": {**training.params, **parse_params(self.params_override)},
+        }
+
+    def inputs_digest(self) -> str:
+        from windtunnel import canonical
+
+        extra = {name: (result or {}).get("outputs") for name, result in (self.extra or {}).items()}
+        return canonical.digest(
+            {
+                "data": self.data["digest"],
+                "rows": reference(writer(self.data, self.replaced, "rows"), "rows"),
+                "extra": extra,
+                **self.chosen(),
+            }
+        )
+
+    def make_run_id(self, key: str, context: Any) -> str:
+        from windtunnel.tracking.server import connect
+        from windtunnel_airflow.base import run_coordinates
+        from windtunnel_airflow.story import story_of
+
+        model, story, where = self.description, story_of(context), run_coordinates(context)
+        tags = {
+            "correlation_id": story.correlation_id,
+            "cause": story.cause,
+            "model": model.name,
+            "data_digest": self.data["digest"],
+            **{f"airflow.{name}": str(value) for name, value in where.items() if name != "map_index"},
+        }
+        if recipe := self.chosen()["recipe"]:
+            tags["recipe"] = recipe
+        hook = self.hook
+        with hook.mlflow_environment():
+            tracking = connect(hook.url, timeout=hook.timeout)
+            return tracking.create_run(self.experiment or model.name, f"{model.name} ({story.cause})", tags, key)
+
+    def run_spec(self, run_id: str, context: Any) -> Any:
+        from windtunnel.tracking.contract import RunSpec
+
+        training, chosen = self.description.training, self.chosen()
+        inputs = {"rows": take(writer(self.data, self.replaced, "rows"), "rows")}
+        inputs |= {name: take(result, name) for name, result in (self.extra or {}).items()}
+        return RunSpec(
+            run_id=run_id,
+            entry_point=chosen["entry_point"],
+            kind="train",
+            params=chosen["params"],
+            seed=training.seed,
+            inputs=inputs,
+            time_limit=training.time_limit.total_seconds(),
+            trust=list(training.trust),
+            pickle=training.pickle,
+            tracking_uri=self.hook.url,
+            data_digest=self.data["digest"],
+            python_path=self._python_path(chosen["entry_point"]),
+            **self._common(context),
+        )
+
+    def finish(self, result: Any, context: Any) -> dict[str, Any]:
+        from windtunnel.data.steps import describe
+
+        hook = self.hook
+        experiment_id = ""
+        try:
+            with hook.mlflow_environment():
+                from windtunnel_airflow.mlflowrest import experiment_of
+
+                experiment_id = experiment_of(hook.url, result.run_id)
+        except Exception as error:  # a link is not worth a failed training
+            self.log.warning("No link to the MLflow run: %s", error)
+        if experiment_id:
+            self.note_run(result.run_id, experiment_id)
+        return {
+            "outputs": {"model": describe("model", Path(result.model_path)).to_dict()},
+            "run_id": result.run_id,
+            "experiment_id": experiment_id,
+            "model_uri": result.model_uri,
+            "model_path": result.model_path,
+            "digest": result.digest,
+            "manifest": result.manifest,
+            "metrics": finite(result.metrics),
+            "seed": self.description.training.seed,
+            **self.chosen(),
+        }
+
+    def execute(self, context: Any) -> Any:
+        with self.hook.mlflow_environment():
+            return super().execute(context)
+
+
+def parse_params(given: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """Parameters from a mapping, JSON text, or nothing.
+
+    Raises:
+        DescriptionError: the text is no JSON object.
+    """
+    if not given:
+        return {}
+    if isinstance(given, Mapping):
+        return dict(given)
+    try:
+        parsed = json.loads(given)
+    except ValueError as error:
+        raise DescriptionError(f"params are no JSON: {error}; found {given[:80]!r}") from None
+    if parsed in (None, "", []):
+        return {}
+    if not isinstance(parsed, dict):
+        raise DescriptionError(f'params must be a JSON object such as {{"depth": 3}}, found {given[:80]!r}')
+    return parsed
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Metrics as JSON can hold them: what is not a number becomes its name."""
+    import math
+
+    return {key: value if math.isfinite(value) else str(value) for key, value in metrics.items()}

@@ -1,0 +1,157 @@
+"""Watch: close the next window, judge it, report it, react. Thin hands over ``windtunnel.monitoring.watch``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from windtunnel.events import Event
+from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
+from windtunnel_airflow.operators.release import announce
+from windtunnel_airflow.story import Story, story_of
+
+
+class WatchWindowOperator(WindtunnelOperator):
+    """The next window that may be closed, or skip: no champion, or its end has not passed all watermarks yet.
+
+    Asked twice it is the same window, until ``WatchReactOperator`` closes it. Returns the window.
+    """
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        from windtunnel.monitoring import watch
+
+        story = self.begin(context)
+        model = self.description
+        champion = self.hook.registry.champion(model.name)
+        if champion is None:
+            raise AirflowSkipException(f"{model.name} has no champion to watch yet")
+        window = watch.next_window(
+            self.home, model, str(champion.version), champion.digest, time.time(), correlation_id=story.correlation_id
+        )
+        if window is None:
+            raise AirflowSkipException("no window to close yet")
+        self.note_version(model.name, str(champion.version))
+        return window
+
+
+class _Window(WindtunnelOperator):
+    """Base of what works on a window.
+
+    Args:
+        window: what ``WatchWindowOperator`` returned.
+    """
+
+    template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "window")
+
+    def __init__(self, *, window: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.window = window
+
+    def start(self, context: Any) -> Story:
+        found = story_of(context)
+        story = Story(self.window.get("correlation_id") or found.correlation_id, found.cause)
+        self.begin(context, story)
+        self.note_version(self.window["model"], self.window["version"])
+        return story
+
+    def coordinates(self, context: Any) -> dict[str, str]:
+        where = run_coordinates(context)
+        return {key: str(where[key]) for key in ("dag_id", "dag_run_id", "task_id")}
+
+
+class WatchDriftOperator(_Window):
+    """Drift of features and predictions in the window. Returns the verdict; FAIL is a finding, not a failed task."""
+
+    def execute(self, context: Any) -> dict[str, Any] | None:
+        from windtunnel.monitoring import watch
+
+        self.start(context)
+        verdict = watch.judge_drift(self.home, self.description, self.window, dag=self.coordinates(context))
+        if verdict is None:
+            raise AirflowSkipException("the description asks for no drift watch")
+        self.log.info("drift %s: %s", verdict["outcome"], verdict["reason"])
+        return verdict
+
+
+class WatchPerformanceOperator(_Window):
+    """Loss on labelled rows against the loss at evaluation. Returns the verdict; FAIL is a finding."""
+
+    def execute(self, context: Any) -> dict[str, Any] | None:
+        from windtunnel.monitoring import watch
+
+        self.start(context)
+        verdict = watch.judge_performance(self.home, self.description, self.window, dag=self.coordinates(context))
+        if verdict is None:
+            raise AirflowSkipException("the description asks for no performance watch")
+        self.log.info("performance %s: %s", verdict["outcome"], verdict["reason"])
+        return verdict
+
+
+class WatchReportOperator(_Window):
+    """The Evidently report for the eyes; then the verdicts go to the registry, with the report's address.
+
+    Args:
+        verdicts: what the judging tasks returned; None of a skipped one is left out.
+    """
+
+    template_fields: Sequence[str] = (*_Window.template_fields, "verdicts")
+
+    def __init__(self, *, verdicts: Sequence[Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.verdicts = verdicts
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        from windtunnel.evidence import Verdict
+        from windtunnel.monitoring import watch
+
+        self.start(context)
+        found = [one for one in self.verdicts if one]
+        reported = watch.write_report(self.home, self.description, self.window, found, time.time())
+        self.note_report(reported["report_uri"])
+        registry = self.hook.registry
+        for plain in reported["verdicts"]:
+            registry.post_verdict(Verdict.from_dict(plain))
+        if reported["reason"]:
+            self.log.info("No report: %s", reported["reason"])
+        return reported
+
+
+class WatchReactOperator(_Window):
+    """Decide the reaction and close the window. Wakes ``MODEL.train`` when it says retrain, else ends as skipped.
+
+    Airflow emits a task's asset events when it succeeds; a skipped task emits none. So the outlet
+    ``windtunnel://MODEL/drift`` speaks exactly when there is something to say.
+
+    Args:
+        reported: what ``WatchReportOperator`` returned.
+    """
+
+    template_fields: Sequence[str] = (*_Window.template_fields, "reported")
+
+    def __init__(self, *, reported: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.reported = reported
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        from windtunnel.monitoring import watch
+
+        story = self.start(context)
+        model, registry = self.description, self.hook.registry
+        pending = registry.pending(model.name) is not None or self._releasing(registry, model.name)
+        answer = watch.react(self.home, model, self.window, self.reported["verdicts"], time.time(), pending=pending)
+        self.note_report(self.reported.get("report_uri"))
+        if answer["react"] != "retrain":
+            raise AirflowSkipException(f"no retraining: {answer['cause']}")
+        event = Event(model.name, story.correlation_id, answer["cause"], self.window["version"], self.window["digest"])
+        announce(self, context, "drift", event)
+        self.log.warning("Retraining %s: %s", model.name, answer["cause"])
+        return answer
+
+    @staticmethod
+    def _releasing(registry: Any, model: str) -> bool:
+        """A rollout is running, so a newer version is not decided yet."""
+        newest = registry.rollouts(model, limit=1)
+        return bool(newest) and not newest[0].ended

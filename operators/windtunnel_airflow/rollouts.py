@@ -1,0 +1,195 @@
+"""Pure helpers of a release: from a claim to desired states, stories, watches. Plain values in, plain values out.
+
+A *claim* is what ``ClaimReleaseOperator`` returns and every task of the release is given: which version, against which
+champion, by which plan, with which fencing token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from windtunnel.errors import DescriptionError
+from windtunnel_airflow.gatekeeping import Watch
+from windtunnel_airflow.story import Story
+
+if TYPE_CHECKING:
+    from windtunnel.home import Home
+    from windtunnel.serving.backend import Arm, Release
+    from windtunnel.spec import Model
+
+
+def read_claim(claim: Mapping[str, Any] | str | None) -> dict[str, Any] | None:
+    """A claim from what a template gives: the value itself, or its JSON text; None when there is none.
+
+    Raises:
+        DescriptionError: the text is no JSON object.
+    """
+    if isinstance(claim, str):
+        import json
+
+        try:
+            claim = json.loads(claim or "null")
+        except ValueError as error:
+            raise DescriptionError(
+                f"the claim is no JSON: {error}", hint="pass what ClaimReleaseOperator returned"
+            ) from None
+    if claim is None:
+        return None
+    if not isinstance(claim, Mapping) or "rollout_id" not in claim:
+        raise DescriptionError(f"this is no claim: {claim!r:.120}", hint="pass what ClaimReleaseOperator returned")
+    return dict(claim)
+
+
+def need_claim(claim: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """The claim, which must be there.
+
+    Raises:
+        DescriptionError: it is not.
+    """
+    found = read_claim(claim)
+    if found is None:
+        raise DescriptionError("there is no claim", hint="ClaimReleaseOperator must have succeeded before")
+    return found
+
+
+def claim_story(claim: Mapping[str, Any]) -> Story:
+    """The story of a release: its version's."""
+    return Story(str(claim["correlation_id"]), str(claim["cause"]))
+
+
+def make_claim(
+    model: Model,
+    version: Any,
+    champion: Any,
+    rollout: Any,
+    *,
+    story: Story,
+) -> dict[str, Any]:
+    """The claim as plain JSON.
+
+    Args:
+        version, champion: ``VersionRecord``; champion None for a first release.
+        rollout: ``RolloutRecord``; when it was opened is the claim's time, also in a second try.
+    """
+    from windtunnel.rollout import Plan
+
+    first = champion is None
+    plan = Plan.from_spec(model.rollout, first)
+    quality = [gate.loss for gate in model.rollout.gates if gate.metric == "quality"]
+    return {
+        "model": model.name,
+        "version": str(version.version),
+        "semver": version.semver,
+        "digest": version.digest,
+        "run_id": version.run_id,
+        "champion": None if first else {"version": str(champion.version), "digest": champion.digest},
+        "first": first,
+        "rollout_id": rollout.id,
+        "token": int(rollout.token),
+        "holder": rollout.holder,
+        "plan": plan.to_dict(),
+        "weights": [step.weight for step in plan.steps],
+        "look_every_s": plan.look_every_s,
+        "lease_s": model.rollout.lease.total_seconds(),
+        "keep_warm_s": model.rollout.keep_warm.total_seconds(),
+        "losses": quality[0] if quality and not first else None,
+        "predictions": not first and any(gate.metric == "prediction" for gate in model.rollout.gates),
+        "claimed_at": float(rollout.opened_at),
+        "correlation_id": story.correlation_id,
+        "cause": story.cause,
+    }
+
+
+def watch_of(claim: Mapping[str, Any], *, step: int, home: Home) -> Watch:
+    """What the gate behind ``step`` watches."""
+    champion = claim["champion"] or {}
+    return Watch(
+        home=str(home.root),
+        model=claim["model"],
+        version=claim["version"],
+        champion=champion.get("version"),
+        rollout_id=claim["rollout_id"],
+        token=claim["token"],
+        plan=dict(claim["plan"]),
+        step=step,
+        # A first release is champion already when it is watched: it holds no lease.
+        lease_s=0.0 if claim["first"] else float(claim["lease_s"]),
+        losses=claim.get("losses"),
+        predictions=bool(claim.get("predictions")),
+        correlation_id=claim["correlation_id"],
+        digest=claim["digest"],
+    )
+
+
+def arm(model: str, version: str, digest: str, weight: int) -> Arm:
+    from windtunnel.serving.backend import Arm
+
+    return Arm(version=version, digest=digest, source=f"models:/{model}/{version}", weight=weight)
+
+
+def desired(
+    claim: Mapping[str, Any],
+    weight: int,
+    settings: Mapping[str, Any],
+    *,
+    now: float | None,
+    promoted: bool = False,
+) -> Release:
+    """Desired state with the candidate at ``weight`` percent.
+
+    Args:
+        settings: per version, see ``LocalBackend``.
+        now: the lease runs from here; None when no candidate is exposed.
+        promoted: the candidate is the champion now; the former one loses its traffic and is kept warm.
+    """
+    from windtunnel.serving.backend import Release
+
+    model, before = claim["model"], claim["champion"]
+    candidate = arm(model, claim["version"], claim["digest"], 100 if promoted else weight)
+    champion = arm(model, before["version"], before["digest"], 100 - weight) if before else None
+    return Release(
+        model=model,
+        champion=candidate if promoted else champion,
+        candidates=() if promoted else (candidate,),
+        token=int(claim["token"]),
+        rollout_id=claim["rollout_id"],
+        lease_until=None if promoted or now is None else now + float(claim["lease_s"]),
+        keep_warm_s=float(claim["keep_warm_s"]),
+        correlation_id=claim["correlation_id"],
+        settings=dict(settings),
+    )
+
+
+def withdrawn(claim: Mapping[str, Any], settings: Mapping[str, Any]) -> Release:
+    """Desired state after the candidate is gone: the champion alone, or nothing where there was none."""
+    from windtunnel.serving.backend import Release
+
+    before = claim["champion"]
+    return Release(
+        model=claim["model"],
+        champion=arm(claim["model"], before["version"], before["digest"], 100) if before else None,
+        candidates=(),
+        token=int(claim["token"]),
+        rollout_id=claim["rollout_id"],
+        keep_warm_s=float(claim["keep_warm_s"]),
+        correlation_id=claim["correlation_id"],
+        settings={k: v for k, v in settings.items() if before and k == before["version"]},
+    )
+
+
+def step_id(weight: int) -> str:
+    """Group of one step: ``step_05``, ``step_25``."""
+    return f"step_{weight:02d}"
+
+
+def sentence(claim: Mapping[str, Any] | None, promoted: Any, undone: Mapping[str, Any] | None) -> tuple[bool, str]:
+    """(well ended, one sentence) for the whole release."""
+    if claim is None:
+        return False, "the release could not claim a version: see the claim task"
+    name = f"{claim['model']} {claim['semver'] or claim['version']} (version {claim['version']})"
+    if undone:
+        return False, f"{name} {undone.get('done', 'was rolled back')}: {undone.get('reason', 'unknown reason')}"
+    if promoted:
+        return True, f"{name} is champion"
+    return False, f"{name} was neither promoted nor rolled back: see the failed tasks; the guard takes it to 0"

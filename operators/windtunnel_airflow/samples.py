@@ -1,0 +1,72 @@
+"""What is kept at registration so that a version can be warmed and checked later: a few real rows, its settings.
+
+``HOME/serving/models/MODEL/samples/VERSION.json``; written once, read whenever the version is deployed, by any process,
+with Airflow's database or MLflow gone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from windtunnel.data import atomic
+
+if TYPE_CHECKING:
+    from windtunnel.home import Home
+    from windtunnel.spec import Model
+
+#: Rows kept for warming up.
+ROWS = 32
+
+
+def sample_path(home: Home, model: str, version: str) -> Path:
+    return home.serving_model(model) / "samples" / f"{version}.json"
+
+
+def keep_sample(home: Home, model: Model, version: str, rows: list[Mapping[str, Any]]) -> Path:
+    """Keep rows (features only) and the description's serving part for ``version``; doing it again replaces it."""
+    names = model.data.feature_names
+    kept = [{name: plain(row.get(name)) for name in names} for row in rows[:ROWS]]
+    path = sample_path(home, model.name, version)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_json(path, {"warmup": kept, **serving_part(model)})
+    return path
+
+
+def serving_part(model: Model) -> dict[str, Any]:
+    """Serving settings and features as the backend takes them."""
+    return {
+        "serving": model.serving.model_dump(mode="json"),
+        "features": [feature.model_dump(mode="json") for feature in model.data.features],
+    }
+
+
+def settings_for(home: Home, model: Model, claim: Mapping[str, Any]) -> dict[str, Any]:
+    """``Release.settings``: for each version of the claim, what was kept at its registration.
+
+    A version registered elsewhere has no sample here; it gets the description's settings and no warm-up rows.
+    """
+    versions = [claim["version"], *([claim["champion"]["version"]] if claim["champion"] else [])]
+    return {str(version): _one(home, model, str(version)) for version in versions}
+
+
+def _one(home: Home, model: Model, version: str) -> dict[str, Any]:
+    try:
+        found = json.loads(sample_path(home, model.name, version).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        found = {"warmup": []}
+    return {**serving_part(model), **found}
+
+
+def plain(value: Any) -> Any:
+    """One cell of a frame as JSON: numpy scalars become Python's, what is missing becomes None."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)

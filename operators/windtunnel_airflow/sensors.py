@@ -1,0 +1,183 @@
+"""Sensors: policy before a release, a gate after each of its steps. Deferrable by default, both ways work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import BaseSensorOperator, PokeReturnValue
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout
+
+from windtunnel.errors import FencedError, TransientError
+from windtunnel_airflow.base import Windtunnel
+from windtunnel_airflow.gatekeeping import Answer, Watch
+from windtunnel_airflow.hook import WindtunnelHook
+from windtunnel_airflow.rollouts import claim_story, need_claim, watch_of
+
+
+class WindtunnelSensor(Windtunnel, BaseSensorOperator):
+    """Base of the sensors.
+
+    Args:
+        model: a ``windtunnel.Model``, its plain values, or the path of a YAML file.
+        claim: what ``ClaimReleaseOperator`` returned, or its JSON text (templated).
+        deferrable: wait in the triggerer; ``operators.default_deferrable`` unless told.
+    """
+
+    template_fields: Sequence[str] = ("windtunnel_conn_id", "claim")
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        claim: Any,
+        windtunnel_conn_id: str = WindtunnelHook.default_conn_name,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.claim = claim
+        self.windtunnel_conn_id = windtunnel_conn_id
+        self.deferrable = deferrable
+        self.links_found = {}
+
+    def start(self, context: Any) -> dict[str, Any]:
+        """The claim; its story is on every log line from here on."""
+        claim = need_claim(self.claim)
+        self.begin(context, claim_story(claim))
+        self.note_version(claim["model"], claim["version"])
+        return claim
+
+
+class PolicySensor(WindtunnelSensor):
+    """Wait until policy misses nothing but the rollout's own evidence; then the release may touch traffic.
+
+    Scans, benchmarks and, with the governed registry's approvals, people's answers arrive in their own time. At
+    ``timeout`` the task fails for good and says what is missing.
+    """
+
+    def poke(self, context: Any) -> bool:
+        from windtunnel_airflow.policy import still_missing
+
+        claim = need_claim(self.claim)
+        missing = still_missing(self.hook.registry.explain(claim["model"], claim["version"]))
+        if missing:
+            self.log.info("Policy still misses: %s", "; ".join(missing))
+        return not missing
+
+    def execute(self, context: Any) -> Any:
+        claim = self.start(context)
+        if not self.deferrable:
+            return super().execute(context)
+        if self.poke(context):
+            return None
+        from windtunnel_airflow.triggers import PolicyTrigger
+
+        end = time.time() + float(self.timeout)
+        trigger = PolicyTrigger(claim["model"], claim["version"], self.windtunnel_conn_id, self.poke_interval, end)
+        return self.defer(trigger=trigger, method_name="execute_complete")
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> None:
+        claim = self.start(context)
+        if event["status"] == "timeout":
+            raise AirflowSensorTimeout(
+                f"version {claim['version']} of {claim['model']} waited {self.timeout:g} s for policy; "
+                f"still missing: {'; '.join(event['missing']) or 'unknown, the registry did not answer'}"
+            )
+        if event["status"] == "error":
+            raise _as_exception(event)
+
+
+class GateSensor(WindtunnelSensor):
+    """The gate behind one step: looks until the step has passed, or fails for good when the candidate does harm.
+
+    Looks are appended to the look log beside the traffic, so a gate that dies goes on where it was. The lease is
+    renewed with each look; if all looks stop, the guard takes the candidate to 0. Returns the last look's numbers.
+
+    Args:
+        step: index of the step in the plan.
+        look_every: seconds between two looks; the plan's unless told.
+    """
+
+    ui_color = "#f7e7c6"
+
+    def __init__(self, *, step: int = 0, look_every: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.step = step
+        self.look_every = look_every
+
+    def watch(self) -> Watch:
+        return watch_of(need_claim(self.claim), step=self.step, home=self.home)
+
+    @property
+    def rhythm(self) -> float:
+        """Seconds between two looks."""
+        return float(self.look_every or need_claim(self.claim)["look_every_s"])
+
+    def poke(self, context: Any) -> PokeReturnValue:
+        from windtunnel.serving.looklog import LookLog
+        from windtunnel_airflow import gatekeeping
+
+        watch = self.watch()
+        answer = gatekeeping.look(watch, self.hook.backend(), LookLog(self.home, watch.model), time.time())
+        self.log.info("%s: %s", answer.action, answer.reason)
+        return PokeReturnValue(is_done=answer.over, xcom_value=answer.to_dict())
+
+    def execute(self, context: Any) -> Any:
+        self.start(context)
+        if self.deferrable:
+            from windtunnel_airflow.triggers import GateTrigger
+
+            self.defer(trigger=GateTrigger(self.watch().to_dict(), self.rhythm), method_name="execute_complete")
+        self.poke_interval = self.rhythm
+        try:
+            found = super().execute(context)
+        except FencedError as error:
+            raise AirflowFailException(f"this release was taken over: {error.message}") from error
+        return self.end(Answer.from_dict(found), context)
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        self.start(context)
+        if event["status"] == "fenced":
+            raise AirflowFailException(f"this release was taken over: {event['message']}")
+        if event["status"] == "error":
+            raise _as_exception(event)
+        return self.end(Answer.from_dict(event["answer"]), context)
+
+    def end(self, answer: Answer, context: Any) -> dict[str, Any]:
+        """Record the gate's verdict and end the task as it says. A FAIL is final: looking again finds the same."""
+        from windtunnel.errors import WindtunnelError
+        from windtunnel.evidence import Kind, Outcome
+
+        claim = need_claim(self.claim)
+        weight = claim["weights"][self.step] if self.step < len(claim["weights"]) else 100
+        outcome = Outcome.PASS if answer.passed else Outcome(answer.outcome)
+        if not answer.passed and outcome is Outcome.PASS:
+            outcome = Outcome.INCONCLUSIVE
+        try:
+            self.hook.registry.post_verdict(
+                self.verdict(
+                    context,
+                    claim_story(claim),
+                    kind=Kind.GATE,
+                    outcome=outcome,
+                    reason=f"{weight} %: {answer.reason}",
+                    subject=claim["digest"],
+                    version=claim["version"],
+                    numbers={**answer.numbers, "weight": weight, "step": self.step},
+                    window=(float(claim["claimed_at"]), answer.at),
+                )
+            )
+        except WindtunnelError as error:  # a registry that is down must not decide about traffic; the look log has it
+            self.log.warning("The gate's verdict stays in the look log, the registry did not take it: %s", error)
+        if not answer.passed:
+            raise AirflowFailException(f"gate at {weight} % {outcome}: {answer.reason}")
+        return answer.to_dict()
+
+
+def _as_exception(event: dict[str, Any]) -> Exception:
+    message = str(event["message"])
+    return TransientError(message) if event.get("transient") else AirflowFailException(message)

@@ -1,0 +1,160 @@
+"""Triggers: what waits without holding a worker.
+
+Their arguments are plain data. Their looks are synchronous library calls and run in threads, so that the triggerer's
+loop stays free. Every branch ends in a typed event; an exception becomes one. A trigger that dies and starts again,
+here or in another triggerer, goes on from what is on the disk (the look log) or in the registry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from windtunnel.errors import FencedError, UnavailableError, WindtunnelError
+from windtunnel_airflow.gatekeeping import Answer, Watch
+
+
+class GateTrigger(BaseTrigger):
+    """Look at a running release until its gate has an answer.
+
+    Events: ``{"status": "answer", "answer": {...}}``, ``{"status": "fenced", "message"}`` when another holder, the
+    guard or a person took over, ``{"status": "error", "message", "transient"}``.
+
+    Args:
+        watch: ``windtunnel_airflow.gatekeeping.Watch`` as a dictionary.
+        look_every: seconds between two looks.
+    """
+
+    def __init__(self, watch: dict[str, Any], look_every: float) -> None:
+        super().__init__()
+        self.watch = watch
+        self.look_every = look_every
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {"watch": self.watch, "look_every": self.look_every},
+        )
+
+    def backend(self) -> Any:
+        """The serving backend of the watch's home."""
+        from windtunnel.home import Home
+        from windtunnel.serving.local import LocalBackend
+
+        return LocalBackend(Home.find(self.watch["home"]))
+
+    def look(self) -> Answer:
+        """One look; blocking, called in a thread."""
+        from windtunnel.home import Home
+        from windtunnel.serving.looklog import LookLog
+        from windtunnel_airflow import gatekeeping
+
+        watch = Watch.from_dict(self.watch)
+        log = LookLog(Home.find(watch.home), watch.model)
+        return gatekeeping.look(watch, self.backend(), log, time.time())
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        while True:
+            started = time.monotonic()
+            try:
+                answer = await asyncio.to_thread(self.look)
+            except FencedError as error:
+                yield TriggerEvent({"status": "fenced", "message": error.message})
+                return
+            except Exception as error:  # every exception becomes an event: a silent trigger would never end
+                yield TriggerEvent(_error(error))
+                return
+            self.log.info("%s: %s", answer.action, answer.reason)
+            if answer.over:
+                yield TriggerEvent({"status": "answer", "answer": answer.to_dict()})
+                return
+            # Looks keep their rhythm whatever a look costs, and never pile up.
+            await asyncio.sleep(max(0.05, self.look_every - (time.monotonic() - started)))
+
+    async def on_kill(self) -> None:
+        """A person ended or cleared the gate: shorten the lease, so that the guard acts soon unless somebody goes on.
+
+        A cleared gate renews it with its first look; after a cancel the rollback task moves traffic at once, and if
+        the whole run was ended, so that no task follows, the guard does.
+        """
+        soon = time.time() + max(15.0, 2 * self.look_every)
+        try:
+            await asyncio.to_thread(self.backend().renew, self.watch["model"], self.watch["token"], soon)
+        except Exception as error:
+            self.log.warning("The lease of %s was not shortened: %s", self.watch["model"], error)
+
+
+class PolicyTrigger(BaseTrigger):
+    """Ask the registry until policy misses nothing but the rollout's own evidence.
+
+    Events: ``{"status": "allowed"}``, ``{"status": "timeout", "missing": [...]}``, ``{"status": "error", ...}``.
+
+    Args:
+        model, version: what is to be promoted.
+        windtunnel_conn_id: connection to the registry; its credentials are read in the triggerer, never stored.
+        poll: seconds between two questions.
+        end: give up then (seconds since the epoch).
+    """
+
+    def __init__(self, model: str, version: str, windtunnel_conn_id: str, poll: float, end: float) -> None:
+        super().__init__()
+        self.model = model
+        self.version = version
+        self.windtunnel_conn_id = windtunnel_conn_id
+        self.poll = poll
+        self.end = end
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "model": self.model,
+                "version": self.version,
+                "windtunnel_conn_id": self.windtunnel_conn_id,
+                "poll": self.poll,
+                "end": self.end,
+            },
+        )
+
+    def client(self) -> Any:
+        """A registry client; called in a thread."""
+        from windtunnel_airflow.hook import WindtunnelHook
+
+        return WindtunnelHook(self.windtunnel_conn_id).registry
+
+    def ask(self, client: Any) -> tuple[bool, list[str]]:
+        """(only the rollout is missing, what is missing)."""
+        from windtunnel_airflow.policy import still_missing
+
+        missing = still_missing(client.explain(self.model, self.version))
+        return not missing, missing
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        missing: list[str] = []
+        client: Any = None
+        while True:
+            try:
+                if client is None:
+                    client = await asyncio.to_thread(self.client)
+                allowed, missing = await asyncio.to_thread(self.ask, client)
+                if allowed:
+                    yield TriggerEvent({"status": "allowed"})
+                    return
+            except UnavailableError as error:  # a registry that is down answers later
+                self.log.warning("The registry does not answer: %s", error.message)
+            except Exception as error:
+                yield TriggerEvent(_error(error))
+                return
+            if time.time() >= self.end:
+                yield TriggerEvent({"status": "timeout", "missing": missing})
+                return
+            await asyncio.sleep(self.poll)
+
+
+def _error(error: Exception) -> dict[str, Any]:
+    transient = not isinstance(error, WindtunnelError) or isinstance(error, UnavailableError)
+    return {"status": "error", "message": f"{type(error).__name__}: {error}", "transient": transient}
