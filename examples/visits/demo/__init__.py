@@ -77,7 +77,7 @@ def _fly(place: Home, harm: str, tell: Any, told: dict[str, Any]) -> dict[str, A
     from windtunnel_examples.visits.demo.facts import Facts
     from windtunnel_examples.visits.demo.story import RELEASE, TRAIN, WATCH, Story
 
-    from windtunnel.stack import Stack
+    from windtunnel.stack.stack import Stack
     from windtunnel.stackfile import StackFile, read_secret
 
     if harm not in HARMS:
@@ -85,7 +85,7 @@ def _fly(place: Home, harm: str, tell: Any, told: dict[str, Any]) -> dict[str, A
     tell.chapter("A stack starts: Airflow, MLflow, Envoy")
     began = time.monotonic()
     data.begin_table(traffic.table_folder(place), time.time())
-    Stack(place).up(say=tell.say)
+    Stack(place).up(tell=tell.say)
     started = time.monotonic() - began
     stack = StackFile.read(place)
     told["urls"] = stack.urls
@@ -152,6 +152,6 @@ def _begin_again(place: Home, tell: Any) -> None:
 
 
 def _down(place: Home, tell: Any) -> None:
-    from windtunnel.stack import Stack
+    from windtunnel.stack.stack import Stack
 
-    Stack(place).down(say=tell.say)
+    Stack(place).down(tell=tell.say)
