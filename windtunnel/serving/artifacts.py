@@ -6,22 +6,28 @@ afterwards can reach a running server, and a server restarts with all of them do
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from windtunnel.errors import IntegrityError, ServingError, UnavailableError
 from windtunnel.evidence import manifest
 from windtunnel.evidence.manifest import Manifest
 from windtunnel.home import Home
+from windtunnel.names import check_model_name
 from windtunnel.serving import atomic
 from windtunnel.serving.backend import Arm
+
+if TYPE_CHECKING:
+    from windtunnel.registry.records import VersionRecord
 
 _ARTIFACTS = "api/2.0/mlflow-artifacts/artifacts"
 
@@ -97,15 +103,18 @@ def verify(folder: Folder) -> None:
     _check_digest(folder.model, manifest.build(folder.model), wanted)
 
 
-def ensure(home: Home, model: str, arm: Arm) -> Folder:
+def ensure(home: Home, model: str, arm: Arm, folder: Folder | None = None) -> Folder:
     """A verified private copy of ``arm``, fetched when there is none that is whole.
+
+    Args:
+        folder: where it shall be; the folder of the version's server by default.
 
     Raises:
         IntegrityError: the source's files are not what was sealed.
         UnavailableError: the source cannot be reached.
         ServingError: the source is none we can fetch from.
     """
-    folder = Folder.of(home, model, arm.version)
+    folder = folder or Folder.of(home, model, arm.version)
     if folder.digest() == arm.digest:
         try:
             plain = json.loads(folder.manifest_file.read_bytes())
@@ -138,17 +147,40 @@ def ensure(home: Home, model: str, arm: Arm) -> Folder:
     return folder
 
 
-def copy_local(source: Path, digest: str, target: Path) -> Manifest:
-    """A verified copy of a local model folder at ``target`` (which must not exist).
+def fetch_version(home: Home, record: VersionRecord) -> Path:
+    """Folder with a verified private copy of a registered version, for whoever wants to look at it without serving it.
 
-    Raises:
-        IntegrityError: the content is not ``digest``.
+    Copies that nobody asked for in a day are removed.
+
+    Raises: like ``ensure``.
     """
-    manifest.build(source)  # refuses links before anything is copied
-    shutil.copytree(source, target, symlinks=True)
-    found = manifest.build(target)
-    _check_digest(target, found, digest)
-    return found
+    if record.digest is None:
+        raise IntegrityError(f"{record.model} version {record.version} is not sealed: there is nothing to verify it by")
+    copies = home.serving_model(check_model_name(record.model)) / "copies"
+    copies.mkdir(parents=True, exist_ok=True)
+    with file_lock(copies / ".lock"):
+        for old in copies.iterdir():
+            if old.is_dir() and old.name != record.version and time.time() - old.stat().st_mtime > 86_400:
+                shutil.rmtree(old, ignore_errors=True)
+        arm = Arm(record.version, record.digest, f"models:/{record.model}/{record.version}")
+        folder = ensure(home, record.model, arm, Folder(copies / record.version))
+        os.utime(folder.path)
+        return folder.model
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """An exclusive lock that ends with the process that holds it; yields False when it is taken and ``wait`` is off."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)
 
 
 def _check_digest(path: Path, found: Manifest, wanted: str) -> None:
@@ -174,9 +206,8 @@ def _locate(home: Home, model: str, arm: Arm) -> tuple[str, Manifest | None]:
         )
     if not record.manifest:
         raise IntegrityError(f"{model} version {arm.version} is not sealed: the registry has no manifest of it")
-    source = str(record.source)
-    if source.startswith("models:/"):
-        source = _download_uri(home, model, arm.version)
+    # The sealed files, by their place in the artifact store; a source given at registration may say anything.
+    source = f"mlflow-artifacts:/{record.location}" if record.location else record.source
     return source, Manifest.from_dict(record.manifest)
 
 
@@ -218,14 +249,6 @@ def _client(home: Home) -> Any:
         auth=("service", read_secret(home, "mlflow-service")),
         timeout=httpx.Timeout(10.0, read=60.0),
         trust_env=False,  # loopback never goes through a proxy
-    )
-
-
-def _download_uri(home: Home, model: str, version: str) -> str:
-    return str(
-        _ask(home, "api/2.0/mlflow/model-versions/get-download-uri", {"name": model, "version": version})[
-            "artifact_uri"
-        ]
     )
 
 

@@ -7,20 +7,18 @@ guard, a person) can never mix their writes. The fencing token lives here, where
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from windtunnel.errors import FencedError, ServingError
 from windtunnel.home import Home
 from windtunnel.names import check_model_name
 from windtunnel.serving import atomic, routing
+from windtunnel.serving.artifacts import file_lock
 from windtunnel.serving.backend import Arm, Release
 from windtunnel.spec.serving import Serving
 
@@ -283,21 +281,6 @@ class StateFile:
         self.folder.mkdir(parents=True, exist_ok=True)
         with file_lock(self.folder / ".desired.lock"):
             yield self.read()
-
-
-@contextmanager
-def file_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """An exclusive lock that ends with the process that holds it; yields False when it is taken and ``wait`` is off."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(descriptor)
 
 
 def models(home: Home) -> list[str]:

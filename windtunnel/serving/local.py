@@ -165,7 +165,7 @@ class LocalBackend:
         gone: list[str] = []
         for model in desired.models(self.home):
             file = StateFile(self.home, model)
-            with desired.file_lock(file.folder / ".apply.lock", wait=False) as mine:
+            with artifacts.file_lock(file.folder / ".apply.lock", wait=False) as mine:
                 if mine:
                     gone += self._sweep(file, self.clock() if now is None else now)
         return gone
@@ -249,7 +249,7 @@ class LocalBackend:
         server = Server(
             arm.digest, arm.source, port or 0, bool(same and same.proven), bool(same and same.served), settings
         )
-        with desired.file_lock(self._lock("ports")), file.locked() as state:
+        with artifacts.file_lock(self._lock("ports")), file.locked() as state:
             fence.check(state)
             if port is None:
                 server = replace(server, port=self._free_port(file.model, arm.version))
@@ -336,12 +336,12 @@ class LocalBackend:
     # -- the router's files, made from the states of all models
 
     def _publish_clusters(self) -> None:
-        with desired.file_lock(self._lock("router")):
+        with artifacts.file_lock(self._lock("router")):
             config = routing.clusters(upstream for state in self._states() for upstream in desired.upstreams(state))
             self.router.write_clusters(config)
 
     def _publish_routes(self) -> None:
-        with desired.file_lock(self._lock("router")):
+        with artifacts.file_lock(self._lock("router")):
             config = routing.routes(desired.model_route(state) for state in self._states())
             self.router.write_routes(config)
 
@@ -364,7 +364,7 @@ class LocalBackend:
         """One ``apply`` of a model at a time; a holder that was fenced off ends by itself and lets us in."""
         deadline = time.monotonic() + _WAIT_FOR_TURN_S
         while True:
-            with desired.file_lock(file.folder / ".apply.lock", wait=False) as mine:
+            with artifacts.file_lock(file.folder / ".apply.lock", wait=False) as mine:
                 if mine:
                     yield
                     return

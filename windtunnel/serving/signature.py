@@ -241,6 +241,8 @@ def _check(field: Field, datatype: str, values: list[Any]) -> None:
             raise BadRequest(
                 field.name, f"input {field.name!r} is {_show(value)} in row {row}: {_describe(field)} expected"
             )
+        if field.kind == "boolean":
+            values[row] = value = bool(value)
         if field.kind == "numeric":
             if integral:
                 if value != int(value) or not -limit <= value < limit:
@@ -267,7 +269,7 @@ def _check(field: Field, datatype: str, values: list[Any]) -> None:
 
 def _datatypes(field: Field) -> frozenset[str]:
     if field.kind == "boolean":
-        return frozenset({"BOOL"})
+        return _INTEGERS | {"BOOL"}
     if field.kind == "categorical":
         return frozenset({"BYTES"}) if field.dtype is None and not _numbers(field) else _INTEGERS | {"BYTES"}
     return _FLOATS | _INTEGERS
@@ -279,7 +281,7 @@ def _numbers(field: Field) -> bool:
 
 def _fits(kind: Kind, value: Any) -> bool:
     if kind == "boolean":
-        return isinstance(value, bool)
+        return isinstance(value, bool) or (isinstance(value, int) and value in (0, 1))
     if kind == "categorical":
         return isinstance(value, (str, int)) and not isinstance(value, bool)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
