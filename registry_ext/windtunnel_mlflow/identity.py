@@ -15,6 +15,10 @@ SERVICE_USER = "service"
 asgi_user: ContextVar[str | None] = ContextVar("windtunnel_asgi_user", default=None)
 asgi_correlation: ContextVar[str | None] = ContextVar("windtunnel_asgi_correlation", default=None)
 
+#: Set while the server itself acts, not a client: sealing.
+server_side: ContextVar[bool] = ContextVar("windtunnel_server_side", default=False)
+SERVER = "windtunnel"
+
 CORRELATION_HEADER = "X-Correlation-ID"
 
 
@@ -33,6 +37,8 @@ class Actor:
 
 def actor() -> Actor:
     """The actor of the current request."""
+    if server_side.get():
+        return Actor(SERVER, trusted=True)
     name = getattr(g, "mlflow_authenticated_user", None) if has_request_context() else None
     name = name or asgi_user.get()
     if name is None:

@@ -17,6 +17,7 @@ import yaml
 
 from windtunnel.errors import IntegrityError
 from windtunnel.evidence import manifest
+from windtunnel_mlflow import identity
 from windtunnel_mlflow.locations import MLMODEL
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Sealer:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _seal(self, model: str, version: int) -> None:
+        identity.server_side.set(True)
         location = self._store.location(model, version)
         if location is None:
             return

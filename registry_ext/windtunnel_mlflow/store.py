@@ -290,7 +290,7 @@ class GovernedStore(SqlAlchemyStore):  # type: ignore[misc]
             Its number, and whether it is new.
 
         Raises:
-            Refusal: the source is not the run's own, the key is taken by other content, or the semantic version is.
+            Refusal: the source is not the run's own, or the semantic version asked for is too low or taken.
         """
         try:
             location, facts = self._inspect(source, run_id, model_id)
@@ -298,7 +298,7 @@ class GovernedStore(SqlAlchemyStore):  # type: ignore[misc]
             self.note_refusal(model, "register", refusal.code, detail={"source": source, "message": refusal.plain})
             raise
         run_id = run_id or None
-        key = key or run_id or model_id
+        own_key, key = key, key or run_id or model_id
         with self.change(
             model, "register", correlation_id=correlation_id, source=source, run_id=run_id, cause=cause
         ) as change:
@@ -314,9 +314,14 @@ class GovernedStore(SqlAlchemyStore):  # type: ignore[misc]
                     status=400,
                 )
             known = session.execute(select(_V).where(_V.c.model == model, _V.c.key == key)).first()
+            if known is None and own_key is None:
+                # The same files under another name (models:/m-... for a run's model) are the same version.
+                known = session.execute(
+                    select(_V).where(_V.c.model == model, _V.c.location == location, _V.c.deleted_at.is_(None))
+                ).first()
             if known is not None:
                 change.version = str(known.version)
-                new = self._same_key(change, known, key, location, source)
+                new = self._same_key(change, known, location, source)
                 number = int(known.version)
             else:
                 number = self._create(
@@ -365,7 +370,7 @@ class GovernedStore(SqlAlchemyStore):  # type: ignore[misc]
             self.artifact_repo = _get_artifact_repo_mlflow_artifacts()
         return self.artifact_repo
 
-    def _same_key(self, change: Change, known: Any, key: str, location: str, source: str) -> bool:
+    def _same_key(self, change: Change, known: Any, location: str, source: str) -> bool:
         """The version that has this key already. A failed one is given another try."""
         if known.status == FAILED:
             change.detail["again"] = True
@@ -377,13 +382,9 @@ class GovernedStore(SqlAlchemyStore):  # type: ignore[misc]
             self._mlflow_status(change.session, known.model, known.version, PENDING, None)
             return False
         if known.location != location:
-            raise Refusal(
-                "WT_KEY_USED",
-                f"key {key!r} of model {known.model!r} is version {known.version}, from {known.source!r}; "
-                f"the source given now is {source!r}",
-                hint="pass a key of its own for other content",
-                status=409,
-            )
+            # A task that was retried logged its model anew, under a new path: still the same version. It is noted.
+            change.detail["kept"] = known.source
+            return False
         change.silent = True
         return False
 

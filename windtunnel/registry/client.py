@@ -196,7 +196,7 @@ class RegistryClient:
         found = self._call(
             "GET", f"/models/{_q(model)}/verdicts", params={k: str(v) for k, v in given.items() if v is not None}
         )
-        return [PostedVerdict.from_dict(_decoded(row)) for row in found["verdicts"]]
+        return [PostedVerdict.from_dict(row) for row in found["verdicts"]]
 
     def explain(self, model: str, version: str | int, to: str = "champion") -> Explanation:
         """What a version still needs before it may become champion."""
@@ -349,7 +349,3 @@ def _q(part: str | int) -> str:
 def _encoded(verdict: Verdict) -> dict[str, Any]:
     # NaN and infinities have no JSON; they travel in canonical form, as everything that is hashed does.
     return dict(json.loads(canonical.dumps(verdict.to_dict())))
-
-
-def _decoded(row: dict[str, Any]) -> dict[str, Any]:
-    return dict(canonical.loads(json.dumps(row)))

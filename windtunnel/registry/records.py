@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from windtunnel import canonical
 from windtunnel.evidence import Verdict
 
 
@@ -111,7 +113,9 @@ class PostedVerdict:
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> PostedVerdict:
         """From the server's JSON."""
-        return cls(plain["id"], plain["claimed"], plain["seq"], Verdict.from_dict(plain))
+        # NaN and infinities come in canonical form.
+        decoded = canonical.loads(json.dumps(plain))
+        return cls(plain["id"], plain["claimed"], plain["seq"], Verdict.from_dict(decoded))
 
 
 @dataclass(frozen=True, slots=True)
