@@ -90,16 +90,34 @@ def overdue(observed: Observed, now: Clock, seen: Sighting | None = None) -> str
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What the registry says of a promotion: ``candidate_state`` is the version's state there."""
+    """What the registry says of a promotion: the rollout's state, and who is champion."""
 
-    champion: str | None
-    candidate_state: str
+    rollout: str
+    champion: str | None = None
+
+
+def leased(model: str, release: Release | None) -> Observed:
+    """The part of ``Observed`` that the lease is judged by, from the desired state.
+
+    A rollout whose candidates have no traffic harms nobody: its lease is not looked at.
+    """
+    exposed = release is not None and any(arm.weight > 0 for arm in release.candidates)
+    return Observed(
+        model=model,
+        arms={},
+        token=release.token if release else 0,
+        rollout_id=release.rollout_id if release else None,
+        aborted=None,  # an abort takes the lease away
+        lease_until=release.lease_until if release and exposed else None,
+    )
 
 
 Settlement = Literal["wait", "finish", "undo", "drop"]
 
-#: States of a version that was committed as champion, even if another one has followed it since.
-_COMMITTED = frozenset({"champion", "archived"})
+#: State of a rollout whose version was committed as champion.
+_COMMITTED = "promoted"
+#: States in which the registry takes no commit any more.
+_CLOSED = frozenset({"rolled_back", "withdrawn"})
 
 
 def settle(found: Intent, observed: Observed, lease_over: bool, standing: Standing | None) -> Settlement:
@@ -122,7 +140,7 @@ def settle(found: Intent, observed: Observed, lease_over: bool, standing: Standi
         return "wait"
     if standing is None:
         return "wait"
-    return "finish" if standing.candidate_state in _COMMITTED else "undo"
+    return "finish" if standing.rollout == _COMMITTED else "undo"
 
 
 def promoted(release: Release, candidate: str) -> Release | None:
@@ -152,7 +170,7 @@ class Registry(Protocol):
 
     def champion(self, model: str) -> Any: ...
 
-    def version(self, model: str, version: str) -> Any: ...
+    def rollout(self, rollout_id: str) -> Any: ...
 
     def update_rollout(self, rollout_id: str, token: int, *, state: str, reason: str) -> Any: ...
 
@@ -183,6 +201,7 @@ class Guard:
         self.home = home
         self._backend = backend
         self._connect = registry
+        self._registry: Registry | None = None
         self._clock = clock
         self._tick_s = tick_s
         self._seen: dict[str, Sighting] = {}
@@ -208,8 +227,8 @@ class Guard:
         """Settle promotions whose holder is gone, and let the backend unload what is warm no longer."""
         for model in self._models():
             try:
-                self._tend_one(model)
-                self._errors.pop(model, None)
+                if self._tend_one(model):
+                    self._errors.pop(model, None)
             except Exception as error:
                 log.error("the promotion of model %s cannot be settled: %r", model, error)
                 self._errors[model] = f"{type(error).__name__}: {error}"
@@ -229,9 +248,14 @@ class Guard:
         return sorted(path.name for path in folder.iterdir() if path.is_dir() and MODEL_NAME.fullmatch(path.name))
 
     def _look(self, model: str) -> tuple[Observed, str | None]:
-        """What is, and why its candidates must go, by clocks read before the state: never an older clock than lease."""
+        """What is wanted, and why its candidates must go.
+
+        The lease stands in the desired state, a file: a router or supervisor that does not answer hides
+        nothing. The clocks are read first, so a lease is never judged by a time after it was read.
+        """
         now = self._clock()
-        observed = self._backend.observe(model)
+        release = self._backend.desired(model)
+        observed = leased(model, release)
         seen = sight(observed, now, self._seen.get(model))
         if seen is None:
             self._seen.pop(model, None)
@@ -243,9 +267,7 @@ class Guard:
         observed, reason = self._look(model)
         found = intent.read(self.home, model)
         state = "idle" if observed.lease_until is None else "leased"
-        if observed.aborted is not None:
-            state = "aborted"
-        elif found is not None and observed.rollout_id in (None, found.rollout_id):
+        if found is not None and observed.rollout_id in (None, found.rollout_id):
             state = "promoting"  # not ours to undo without the registry: see tend
         elif reason is not None:
             observed = self._backend.abort(model, reason, BY)
@@ -259,19 +281,22 @@ class Guard:
             "aborted": observed.aborted,
         }
 
-    def _tend_one(self, model: str) -> None:
+    def _tend_one(self, model: str) -> bool:
+        """Settle the model's intent, if there is one; False while that must wait for the registry."""
         found = intent.read(self.home, model)
         if found is None:
             self._intents.pop(model, None)
-            return
+            return True
         known, since = self._intents.get(model, (None, 0.0))
         if known != found:
             since = self._clock().monotonic
             self._intents[model] = (found, since)
-        observed, reason = self._look(model)
+        reason = self._look(model)[1]
+        observed = self._backend.observe(model)
         waited = self._clock().monotonic - since
         lease_over = reason is not None or (observed.lease_until is None and waited >= INTENT_PATIENCE_S)
-        standing = self._standing(found) if lease_over or observed.aborted is not None else None
+        due = lease_over or observed.aborted is not None
+        standing = self._standing(found) if due else None
         action = settle(found, observed, lease_over, standing)
         if action == "drop":
             intent.clear(self.home, model)
@@ -282,6 +307,7 @@ class Guard:
             self._finish(found)
         elif action == "undo":
             self._undo(found, observed, standing, reason)
+        return standing is not None or not due
 
     def _finish(self, found: Intent) -> None:
         release = self._backend.desired(found.model)
@@ -304,10 +330,10 @@ class Guard:
                 f" {standing.champion if standing else None}",
                 hint="promote it in the registry or deploy the champion again",
             )
-        if standing is None or standing.candidate_state not in ("rolled_back", "withdrawn"):
+        if standing is None or standing.rollout not in _CLOSED:
             # First the registry: from here on a holder that comes back is refused. If it was quicker than
             # we, the registry refuses us, and the next round finishes.
-            self._connect().update_rollout(
+            self._client().update_rollout(
                 found.rollout_id, max(found.token, observed.token), state="rolled_back", reason=why
             )
         if observed.aborted is None:
@@ -318,13 +344,22 @@ class Guard:
     def _standing(self, found: Intent) -> Standing | None:
         """What the registry says; None when it does not answer."""
         try:
-            registry = self._connect()
-            state = str(registry.version(found.model, found.candidate).state)
+            registry = self._client()
+            rollout = str(registry.rollout(found.rollout_id).state)
             champion = registry.champion(found.model)
         except (UnavailableError, StackError) as error:
             log.warning("the registry cannot be asked about model %s: %s", found.model, error)
+            self._registry = None  # its address may be another one when it comes back
+            self._errors[found.model] = (
+                f"promotion of version {found.candidate} waits for the registry: {error.message}"
+            )
             return None
-        return Standing(champion=None if champion is None else str(champion.version), candidate_state=state)
+        return Standing(rollout, None if champion is None else str(champion.version))
+
+    def _client(self) -> Registry:
+        if self._registry is None:
+            self._registry = self._connect()
+        return self._registry
 
     def _act(self, model: str, action: str, reason: str) -> None:
         log.warning("model %s: %s: %s", model, action, reason)

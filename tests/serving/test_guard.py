@@ -1,0 +1,447 @@
+"""The guard: nobody watches, nobody is exposed (DEMAND ROL-6, ROL-7)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from windtunnel.errors import FencedError, RefusedError, UnavailableError
+from windtunnel.home import ENV_HOME, Home
+from windtunnel.serving import intent
+from windtunnel.serving.backend import Arm, ArmStatus, Observed, Release
+from windtunnel.serving.guard import (
+    INTENT_PATIENCE_S,
+    Clock,
+    Guard,
+    Sighting,
+    Standing,
+    heartbeat_path,
+    leased,
+    overdue,
+    promoted,
+    run,
+    settle,
+    sight,
+)
+from windtunnel.serving.intent import Intent
+
+MODEL = "visits"
+
+
+def observed(**more: Any) -> Observed:
+    plain: dict[str, Any] = {"model": MODEL, "arms": {}, "token": 3, "rollout_id": "r1", "aborted": None,
+                             "lease_until": 1000.0}  # fmt: skip
+    return Observed(**(plain | more))
+
+
+# -- leases: pure
+
+
+def test_a_lease_that_ended_is_overdue() -> None:
+    assert overdue(observed(), Clock(999.9, 5.0)) is None
+    reason = overdue(observed(), Clock(1012.0, 5.0))
+    assert reason
+    assert "12.0 s ago" in reason
+    assert "r1" in reason
+    assert overdue(observed(lease_until=None), Clock(1e12, 0)) is None
+    assert overdue(observed(aborted="by a person"), Clock(1e12, 0)) is None
+
+
+def test_a_clock_set_forward_harms_no_living_rollout() -> None:
+    """Ten hours ahead from one tick to the next: the holder has 30 s, by the clock that nobody sets, to renew."""
+    seen = sight(observed(lease_until=1030.0), Clock(1000.0, 50.0), None)
+    assert overdue(observed(lease_until=1030.0), Clock(1000.0 + 36_000, 51.0), seen) is None
+    renewed = observed(lease_until=1000.0 + 36_000 + 30)
+    again = sight(renewed, Clock(1000.0 + 36_002, 52.0), seen)
+    assert overdue(renewed, Clock(1000.0 + 36_010, 60.0), again) is None
+
+
+def test_a_clock_set_forward_saves_no_dead_rollout() -> None:
+    seen = sight(observed(lease_until=1030.0), Clock(1000.0, 50.0), None)
+    assert overdue(observed(lease_until=1030.0), Clock(1000.0 + 36_030, 80.1), seen)
+
+
+def test_a_clock_set_back_keeps_no_dead_rollout_alive() -> None:
+    seen = sight(observed(lease_until=1030.0), Clock(1000.0, 50.0), None)
+    assert overdue(observed(lease_until=1030.0), Clock(1000.0 - 36_000, 79.9), seen) is None
+    assert overdue(observed(lease_until=1030.0), Clock(1000.0 - 35_970, 80.1), seen)
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 5), st.floats(-1e5, 1e5), st.booleans()), max_size=40))
+def test_whatever_the_wall_clock_does_a_lease_lasts_as_long_as_it_said(steps: list[tuple[float, float, bool]]) -> None:
+    """The holder renews for 30 s each time, or not; the wall clock jumps at will. Overdue if and only if 30 s of
+    real time went by since the last renewal that the guard saw."""
+    wall, mono = 1e6, 100.0
+    state = observed(lease_until=wall + 30)
+    seen: Sighting | None = None
+    renewed_at = mono
+    for seconds, jump, renews in [(0.0, 0.0, False), *steps]:
+        mono += seconds
+        wall += seconds + jump
+        if renews:
+            state = replace(state, lease_until=wall + 30)
+            renewed_at = mono
+        now = Clock(wall, mono)
+        seen = sight(state, now, seen)
+        left = 30 - (mono - renewed_at)
+        if abs(left) > 1e-3:
+            assert (overdue(state, now, seen) is not None) == (left < 0)
+
+
+def arms(*weights: int) -> tuple[Arm, ...]:
+    return tuple(Arm(version=str(i + 2), digest="d", source="s", weight=weight) for i, weight in enumerate(weights))
+
+
+def release(*weights: int, **more: Any) -> Release:
+    champion = Arm(version="1", digest="d", source="s", weight=100 - sum(weights))
+    return Release(MODEL, champion, arms(*weights), **({"token": 3, "rollout_id": "r1", "lease_until": 1000.0} | more))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "lease"),
+    [
+        (None, None),
+        (release(), None),
+        (release(0), None),  # deployed, not exposed
+        (release(5), 1000.0),
+        (release(0, 5), 1000.0),
+        (release(100), 1000.0),
+        (release(5, lease_until=None), None),
+    ],
+)
+def test_only_exposed_candidates_are_under_the_lease(wanted: Release | None, lease: float | None) -> None:
+    assert leased(MODEL, wanted).lease_until == lease
+
+
+def test_promoted_makes_the_candidate_champion() -> None:
+    final = promoted(release(100), "2")
+    assert final
+    assert final.champion == Arm(version="2", digest="d", source="s", weight=100)
+    assert (final.candidates, final.lease_until, final.token, final.rollout_id) == ((), None, 3, "r1")
+    assert promoted(final, "2") == final
+    assert promoted(final, "7") is None
+
+
+# -- intents: pure
+
+INTENT = Intent(MODEL, "r1", 3, "2", "1", "promoting", 900.0)
+
+
+@pytest.mark.parametrize("over", [False, True])
+@pytest.mark.parametrize("aborted", [None, "by a person"])
+@pytest.mark.parametrize("other", [False, True])
+@pytest.mark.parametrize("rollout", [None, "running", "promoting", "promoted", "rolled_back", "withdrawn"])
+def test_settling(over: bool, aborted: str | None, other: bool, rollout: str | None) -> None:
+    """Every combination: never an undo of what is committed, never a finish of what is not, nothing blindly."""
+    state = observed(rollout_id="r2" if other else "r1", aborted=aborted)
+    action = settle(INTENT, state, over, None if rollout is None else Standing(rollout))
+    if other:
+        assert action == "drop"
+    elif not over and aborted is None:
+        assert action == "wait"
+    elif rollout is None:
+        assert action == "wait"
+    else:
+        assert action == ("finish" if rollout == "promoted" else "undo")
+
+
+# -- with a backend and a registry in memory
+
+
+@dataclass
+class Record:
+    state: str
+    version: str = "1"
+
+
+@dataclass
+class FakeRegistry:
+    state: str = "running"
+    down: bool = False
+    commit_first: bool = False  # the holder commits just before we roll back
+    calls: list[str] = field(default_factory=list)
+
+    def rollout(self, rollout_id: str) -> Record:
+        if self.down:
+            raise UnavailableError("the registry does not answer")
+        return Record(self.state)
+
+    def champion(self, model: str) -> Record:
+        return Record("champion")
+
+    def update_rollout(self, rollout_id: str, token: int, *, state: str, reason: str) -> None:
+        if self.commit_first:
+            self.state = "promoted"
+        if self.state == "promoted":
+            raise RefusedError("it is promoted", code="WT_ROLLOUT_ENDED")
+        self.state = state
+        self.calls.append(f"{state} {token}")
+
+
+@dataclass
+class FakeBackend:
+    release: Release | None = None
+    aborted: str | None = None
+    broken: set[str] = field(default_factory=set)
+    swept: int = 0
+    calls: list[str] = field(default_factory=list)
+
+    def desired(self, model: str) -> Release | None:
+        if model in self.broken:
+            raise OSError("its file is damaged")
+        return self.release
+
+    def observe(self, model: str) -> Observed:
+        if "router" in self.broken:
+            raise UnavailableError("the router does not answer")
+        wanted = self.release
+        assert wanted
+        return Observed(
+            model,
+            {arm.version: ArmStatus(arm.version, arm.weight, True, "ready") for arm in wanted.arms()},
+            wanted.token,
+            wanted.rollout_id,
+            self.aborted,
+            wanted.lease_until,
+        )
+
+    def abort(self, model: str, reason: str, by: str) -> Observed:
+        assert self.release
+        self.calls.append(f"abort by {by}: {reason}")
+        self.aborted = reason
+        self.release = replace(
+            self.release, candidates=tuple(replace(arm, weight=0) for arm in self.release.candidates), lease_until=None
+        )
+        return observed(aborted=reason, lease_until=None)
+
+    def apply(self, release: Release) -> Observed:
+        if self.aborted:
+            raise FencedError("the rollout was aborted")
+        self.calls.append("apply")
+        self.release = release
+        return self.observe(release.model)
+
+    def sweep(self, now: float) -> None:
+        self.swept += 1
+
+
+class World:
+    def __init__(self, root: Path, wanted: Release | None = None) -> None:
+        self.home = Home(root)
+        self.home.serving_model(MODEL).mkdir(parents=True)
+        self.backend = FakeBackend(wanted or release(5))
+        self.registry = FakeRegistry()
+        self.now = Clock(990.0, 50.0)
+        self.guard = Guard(self.home, self.backend, lambda: self.registry, clock=lambda: self.now)
+
+    def after(self, seconds: float) -> None:
+        self.now = Clock(self.now.wall + seconds, self.now.monotonic + seconds)
+        self.guard.watch()
+        self.guard.tend()
+
+    def promote(self, **more: Any) -> None:
+        self.backend.release = release(100, **more)
+        intent.begin(self.home, MODEL, rollout_id="r1", token=3, candidate="2", champion="1", at=990.0)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(heartbeat_path(self.home).read_text())
+        return found
+
+
+def test_a_rollout_nobody_watches_is_taken_to_zero_once(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.after(0)
+    world.after(9)
+    assert world.backend.calls == []
+    assert world.status["models"][MODEL]["state"] == "leased"
+    world.after(2)
+    world.after(100)
+    assert len(world.backend.calls) == 1
+    assert world.backend.calls[0].startswith("abort by guard: lease ended")
+    assert world.status["acts"][-1]["action"] == "abort"
+    assert world.status["models"][MODEL]["lease_until"] is None
+    assert world.backend.swept == 4
+
+
+def test_a_renewed_lease_is_left_alone(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    for _ in range(20):
+        world.after(5)
+        assert world.backend.release
+        world.backend.release = replace(world.backend.release, lease_until=world.now.wall + 10)
+    assert world.backend.calls == []
+
+
+def test_one_damaged_model_leaves_the_others_guarded(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.home.serving_model("aaa").mkdir()
+    world.backend.broken = {"aaa", "router"}
+    world.after(20)
+    assert world.backend.calls
+    assert world.status["models"]["aaa"]["state"] == "unknown"
+    assert "damaged" in world.status["models"]["aaa"]["error"]
+
+
+def test_a_promotion_in_progress_is_not_undone_blindly(tmp_path: Path) -> None:
+    """Registry down, lease ended: 100 % stays; when the registry is back, it is settled."""
+    world = World(tmp_path)
+    world.promote()
+    world.registry.down = True
+    for _ in range(3):
+        world.after(20)
+    assert world.backend.calls == []
+    assert "waits for the registry" in world.status["errors"][MODEL]
+    assert intent.read(world.home, MODEL)
+    world.registry.down, world.registry.state = False, "promoted"
+    world.after(1)
+    assert world.backend.calls == ["apply"]
+    assert world.backend.release == promoted(release(100), "2")
+    assert intent.read(world.home, MODEL) is None
+    world.after(1)
+    assert world.status["errors"] == {}
+
+
+def test_a_promotion_that_was_never_committed_is_undone_registry_first(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.promote()
+    world.after(0)
+    assert world.backend.calls == []
+    world.after(11)
+    assert world.registry.calls == ["rolled_back 3"]
+    assert len(world.backend.calls) == 1
+    assert intent.read(world.home, MODEL) is None
+    assert world.backend.release
+    assert [arm.weight for arm in world.backend.release.candidates] == [0]
+
+
+def test_a_holder_that_commits_first_wins(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.promote()
+    world.registry.commit_first = True
+    world.after(11)
+    assert world.backend.calls == []
+    world.after(1)
+    assert world.backend.calls == ["apply"]
+    assert intent.read(world.home, MODEL) is None
+
+
+def test_killed_between_registry_and_traffic_while_undoing(tmp_path: Path) -> None:
+    """The registry says rolled back already, the traffic not yet: the next guard goes on."""
+    world = World(tmp_path)
+    world.promote()
+    world.registry.state = "rolled_back"
+    world.after(11)
+    assert world.registry.calls == []
+    assert len(world.backend.calls) == 1
+    assert intent.read(world.home, MODEL) is None
+
+
+def test_only_the_clearing_was_left(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.promote()
+    world.registry.state = "promoted"
+    final = promoted(release(100), "2")
+    world.backend.release = final
+    world.after(1)
+    assert intent.read(world.home, MODEL), "its holder has time to clear it"
+    world.after(INTENT_PATIENCE_S + 1)
+    assert intent.read(world.home, MODEL) is None
+    assert world.backend.calls == []
+    assert world.backend.release == final
+
+
+def test_an_intent_of_another_rollout_is_dropped(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.promote(rollout_id="r2", token=9)
+    world.after(1)
+    assert intent.read(world.home, MODEL) is None
+    assert world.backend.calls == []
+    world.after(20)
+    assert len(world.backend.calls) == 1
+
+
+def test_what_cannot_be_settled_is_said(tmp_path: Path) -> None:
+    """Promoted in the registry, but a person had aborted it: two truths, and no power to choose."""
+    world = World(tmp_path)
+    world.promote()
+    world.registry.state = "promoted"
+    world.backend.abort(MODEL, "looks wrong", "ada")
+    world.after(1)
+    world.after(1)
+    assert "FencedError" in world.status["errors"][MODEL]
+    assert intent.read(world.home, MODEL)
+
+
+# -- as a process
+
+
+def test_it_runs_and_beats_until_told_to_stop(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.serving_model(MODEL).mkdir(parents=True)
+    backend = FakeBackend(release(5, lease_until=time.time() + 0.5))
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=run, args=(home, stop), kwargs={"tick_s": 0.05, "backend": backend, "registry": FakeRegistry}
+    )
+    began = time.time()
+    thread.start()
+    while not backend.calls:
+        assert time.time() < began + 5
+        time.sleep(0.01)
+    assert 0.4 < time.time() - began < 1.5
+    stop.set()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert json.loads(heartbeat_path(home).read_text())["acts"][0]["action"] == "abort"
+
+
+def test_the_process_guards_the_local_backend(tmp_path: Path) -> None:
+    """``python -m windtunnel.serving.guard`` on a home whose router, registry and Airflow are all down."""
+    from windtunnel.serving.desired import State, StateFile
+    from windtunnel.serving.local import LocalBackend
+
+    home = Home(tmp_path)
+    file = StateFile(home, MODEL)
+    with file.locked():
+        file.write(State(release(5, lease_until=time.time() + 1.0)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "windtunnel.serving.guard"],
+        env=os.environ | {ENV_HOME: str(tmp_path)},
+        stderr=subprocess.PIPE,
+    )
+    try:
+        end = time.time() + 15
+        while LocalBackend(home).desired(MODEL).candidates[0].weight:  # type: ignore[union-attr]
+            assert process.poll() is None
+            assert time.time() < end
+            time.sleep(0.05)
+        state = file.read()
+        assert state.aborted
+        assert state.aborted["by"] == "guard"
+        assert state.aborted["reason"].startswith("lease ended")
+        assert state.release.champion
+        assert state.release.champion.weight == 100
+        with pytest.raises(FencedError):
+            LocalBackend(home).renew(MODEL, 3, time.time() + 60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+        said = process.communicate()[1].decode()
+    lines = [json.loads(text) for text in said.splitlines() if text.startswith("{")]
+    assert any("abort" in entry["message"] for entry in lines)
+    assert all({"time", "level", "component", "operation"} <= set(entry) for entry in lines)
