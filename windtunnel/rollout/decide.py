@@ -145,18 +145,24 @@ def _take_traffic(plan: Plan, state: RolloutState, evidence: Evidence, now: floa
     odd = _odd(reading)
     if odd is not None:
         return refused("nan", f"traffic numbers make no sense: {odd}")
+    # Numbers whose time is wrong still count (harm must be seen), but nothing passes on them.
+    doubts: list[_Trouble] = []
     stale = max(3 * plan.look_every_s, 15.0)
     if now - reading.at > stale:
-        return refused("stale", f"traffic numbers are {now - reading.at:.0f} s old, more than {stale:.0f} s")
+        old = f"traffic numbers are {now - reading.at:.0f} s old, more than {stale:.0f} s"
+        doubts.append(_Trouble("stale", old))
     if reading.at - now > max(CLOCK_TOLERANCE_S, 5.0):
-        return refused("clock-skew", f"traffic numbers are from {reading.at - now:.0f} s in the future")
+        doubts.append(_Trouble("clock-skew", f"traffic numbers are from {reading.at - now:.0f} s in the future"))
 
     if state.last is None or state.base is None:
-        return _Taken(replace(state, origin=reading, base=reading, last=reading), None, None, ())
-    if reading.epoch == state.last.epoch and reading.at < state.last.at:
-        return refused("old-reading", f"traffic numbers are {state.last.at - reading.at:.1f} s older than the last")
+        return _Taken(replace(state, origin=reading, base=reading, last=reading), None, None, tuple(doubts))
     fresh = _between(state.last, reading)
     block = _between(state.base, reading)
+    if reading.epoch == state.last.epoch and reading.at < state.last.at:
+        back = f"traffic numbers are {state.last.at - reading.at:.1f} s older than the last"
+        if fresh is None:
+            return refused("old-reading", back)  # an earlier reading: to count from it would count twice
+        doubts.append(_Trouble("clock-skew", back))
     if fresh is None or block is None:
         rebased = replace(state, origin=reading, base=reading, last=reading)
         return refused("counter-reset", "the router's counters started again; counting goes on from here", rebased)
@@ -172,7 +178,7 @@ def _take_traffic(plan: Plan, state: RolloutState, evidence: Evidence, now: floa
             step_requests=state.step_requests + fresh.candidate.requests,
             step_champion=state.step_champion + fresh.champion.requests,
         )
-    return _Taken(counted, block, fresh, ())
+    return _Taken(counted, block, fresh, tuple(doubts))
 
 
 def _between(before: Reading, after: Reading) -> Block | None:
@@ -197,11 +203,11 @@ def _odd(reading: Reading) -> str | None:
 
 def _outage(plan: Plan, state: RolloutState, block: Block | None) -> list[_Trouble]:
     """Both arms fail: what is broken is not the candidate, and nothing can be learnt about it now."""
-    if block is None or not block.both or plan.first or state.origin is None or state.base is None:
+    if block is None or not block.both or plan.first or state.origin is None:
         return []
     a, b = block.champion, block.candidate
-    # What the champion was like before this block, in this epoch: with its history, where there is one.
-    history = state.base.champion
+    # What the champion was like before the rollout: an outage that lasts must not become the usual.
+    history = state.origin.champion
     usual = (history.errors + 0.5) / (history.requests + 50)
     bar = min(0.9, max(plan.error_rate or OUTAGE_RATE, OUTAGE_RATE, 3 * usual))
     rate_a, rate_b = a.errors / a.requests, b.errors / b.requests

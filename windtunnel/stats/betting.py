@@ -92,7 +92,16 @@ def log_factor(
     size_a, size_b = np.where(usable, n_a, 1.0), np.where(usable, n_b, 1.0)
 
     effect = fractions * (1 - boundary) * spread
-    share = slope * slope * size_b / (size_a + slope * slope * size_b)
+    # How much of the effect the boundary's point takes up on its way towards the alternative: the projection weighs
+    # each arm by its number and variance, and the variances depend on the point. Two rounds are close enough; with
+    # slope 1 and shift 0 the first one is exact.
+    weight_a, weight_b = size_a, slope * slope * size_b
+    share = weight_b / (weight_a + weight_b)
+    for _ in range(2):
+        at_b = np.clip(boundary + share * effect, _EDGE, 1 - _EDGE)
+        at_a = np.clip((at_b - shift_) / slope, _EDGE, 1 - _EDGE)
+        var_a, var_b = at_a * (1 - at_a), at_b * (1 - at_b)
+        share = weight_b * var_a / (weight_a * var_b + weight_b * var_a)
     m_b = np.minimum(boundary + share * effect, 1 - _EDGE)
     m_a = (m_b - shift_) / slope
     lam_b = (1 - share) * effect / (spread * m_b * (1 - m_b))

@@ -1,0 +1,520 @@
+"""Every row of the decision table has a name and a test (DEMAND ROL-3). The table is in docs/explanation/gates.md."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from windtunnel.evidence import Outcome
+from windtunnel.rollout import Counters, decide
+from windtunnel.rollout.evidence import ArmCounters
+from windtunnel.rollout.numbers import prediction_numbers, quality_numbers
+from windtunnel.spec.rollout import Gate, Limits
+
+GATES = Path(__file__).parents[2] / "docs" / "explanation" / "gates.md"
+
+
+def run_to_end_of_step(w) -> None:
+    """Looks until one before the step's end; all is well."""
+    w.look()
+    for _ in range(5):
+        assert w.tick().row == "watching"
+
+
+# -- passing -----------------------------------------------------------------------------------------------------
+
+
+def test_row_watching_holds_until_the_time_is_over(world) -> None:
+    w = world()
+    first = w.look()
+    assert (first.action, first.outcome, first.row) == ("hold", Outcome.INCONCLUSIVE, "watching")
+    assert "step 1 of 2 at 10 %" in first.reason
+
+
+def test_row_pass_advances_and_the_last_promotes(world) -> None:
+    w = world()
+    run_to_end_of_step(w)
+    done = w.tick()
+    assert (done.action, done.outcome, done.row) == ("advance", Outcome.PASS, "pass")
+    assert done.state.step == 1 and done.state.entered_at is None
+    run_to_end_of_step(w)
+    last = w.tick()
+    assert (last.action, last.outcome, last.row) == ("promote", Outcome.PASS, "pass-last")
+    assert last.ends
+    assert "errors: candidate" in last.reason
+
+
+def test_a_decision_that_ended_it_is_repeated_whatever_comes_later(world) -> None:
+    w = world()
+    w.look()
+    w.serve("2", 50, 50)
+    end = w.tick()
+    assert end.action == "roll_back"
+    again = w.tick(500, traffic=None, traffic_error="gone")
+    assert (again.action, again.outcome, again.row, again.reason) == (end.action, end.outcome, end.row, end.reason)
+
+
+# -- harm --------------------------------------------------------------------------------------------------------
+
+
+def test_row_harm_errors(world) -> None:
+    w = world()
+    w.look()
+    w.serve("2", 40, 16)
+    found = w.tick()
+    assert (found.action, found.outcome, found.row) == ("roll_back", Outcome.FAIL, "harm")
+    assert "errors: candidate" in found.reason and "bar 60" in found.reason
+    assert found.numbers["gates"]["errors"]["harm"] is True
+
+
+def test_row_harm_latency(world) -> None:
+    w = world()
+    w.look()
+    w.serve("2", 40, 0, 30)
+    found = w.tick()
+    assert (found.action, found.row) == ("roll_back", "harm")
+    assert "slower than" in found.reason
+    assert found.numbers["gates"]["latency_p95"]["threshold_ms"] == pytest.approx(8.25404)
+
+
+def test_row_harm_quality(world, rng) -> None:
+    w = world(gates=[Gate(metric="quality", margin=0.1, loss="absolute")])
+    w.look()
+    numbers = quality_numbers(rng.gamma(0.7, 1, 900), rng.gamma(0.7, 3, 100))
+    found = w.tick(quality=numbers)
+    assert (found.action, found.outcome, found.row) == ("roll_back", Outcome.FAIL, "harm")
+    assert "mean absolute loss" in found.reason
+
+
+def test_row_harm_prediction(world, rng) -> None:
+    w = world(gates=[Gate(metric="prediction", margin=0.1)])
+    w.look()
+    numbers = prediction_numbers(rng.gamma(2, 1, 900), rng.gamma(2, 3, 100))
+    found = w.tick(prediction=numbers)
+    assert (found.action, found.outcome, found.row) == ("roll_back", Outcome.FAIL, "harm")
+    assert "prediction: distance" in found.reason
+
+
+def test_row_limit(world) -> None:
+    """A wide margin: no comparison shows harm; the absolute limit does."""
+    w = world(gates=[Gate(metric="errors", margin=0.2)])
+    w.look()
+    found = None
+    for _ in range(40):
+        w.serve("1", 100, 4)
+        w.serve("2", 100, 20)
+        found = w.tick(1.0)
+        if found.ends:
+            break
+    assert found is not None
+    assert (found.action, found.outcome, found.row) == ("roll_back", Outcome.FAIL, "limit")
+    assert "limit 5 %" in found.reason
+
+
+def test_row_limit_of_latency(world) -> None:
+    w = world(gates=[], limits=Limits(error_rate=None, p95_ms=50))
+    w.look()
+    w.serve("2", 40, 0, 30)
+    found = w.tick()
+    assert (found.action, found.outcome, found.row) == ("roll_back", Outcome.FAIL, "limit")
+    assert "slower than 50 ms" in found.reason
+
+
+def test_a_crashed_candidate_is_out_after_a_dozen_requests(world) -> None:
+    """100 % errors: no threshold of a minimum sample in the way."""
+    w = world()
+    w.look()
+    total = 0
+    while total < 20:
+        total += 1
+        w.now += 1
+        w.serve("1", 10)
+        w.serve("2", 1, 1)
+        found = w.look()
+        if found.ends:
+            break
+    assert found.row in ("harm", "limit") and total <= 12
+
+
+def test_harm_beats_every_trouble(world) -> None:
+    """No trouble may keep a harmful version in traffic."""
+    w = world()
+    w.look()
+    w.serve("2", 40, 30)
+    found = w.tick(observed_weight=None, ready=False, digest_ok=False)
+    assert (found.outcome, found.row) == (Outcome.FAIL, "harm")
+
+
+# -- trouble: never a pass -----------------------------------------------------------------------------------------
+
+NAN_TRAFFIC = Counters("a", 1_000_070.0, {"1": ArmCounters(6000, 40), "2": ArmCounters(math.nan, 0)})  # type: ignore[arg-type]
+TROUBLES = [
+    ("source-down", {"traffic": None, "traffic_error": "connection refused"}),
+    ("source-down", {"traffic": None}),
+    ("nan", {"traffic": NAN_TRAFFIC}),
+    ("nan", {"traffic": Counters("a", math.nan, {})}),
+    ("nan", {"traffic": Counters("a", 1_000_060.0, {"1": ArmCounters(6000, 40), "2": ArmCounters(10, 11)})}),
+    ("stale", {"traffic": Counters("a", 1_000_000.0, {"1": ArmCounters(5000, 40)})}),
+    ("clock-skew", {"traffic": Counters("a", 1_000_500.0, {"1": ArmCounters(9000, 40)})}),
+    ("weights-differ", {"observed_weight": 0}),
+    ("weights-differ", {"observed_weight": None}),
+    ("not-ready", {"ready": False}),
+    ("not-ready", {"ready": None}),
+    ("version-changed", {"digest_ok": False}),
+    ("version-changed", {"digest_ok": None}),
+]
+
+
+@pytest.mark.parametrize(("row", "changes"), TROUBLES, ids=[f"{r}-{i}" for i, (r, _) in enumerate(TROUBLES)])
+@pytest.mark.parametrize("policy", ["hold", "extend", "roll_back"])
+def test_trouble_at_the_moment_of_passing_never_passes(world, row, changes, policy) -> None:
+    """DEMAND ROL-3: the step would pass at this look but for the trouble."""
+    w = world(on_inconclusive=policy)
+    run_to_end_of_step(w)
+    found = w.tick(**changes)
+    assert (found.outcome, found.row) == (Outcome.INCONCLUSIVE, row)
+    assert found.action == ("roll_back" if policy == "roll_back" else "hold")
+    if policy == "hold":
+        assert w.tick().action == "advance"  # the trouble is over, nothing was lost
+
+
+@pytest.mark.parametrize(("row", "changes"), TROUBLES[:2] + TROUBLES[7:], ids=lambda v: str(v)[:20])
+@pytest.mark.parametrize("policy", ["hold", "extend"])
+def test_trouble_that_stays_ends_in_rollback_after_patience(world, row, changes, policy) -> None:
+    """Default patience: one step's length."""
+    w = world(on_inconclusive=policy)
+    run_to_end_of_step(w)
+    started = w.now + 10
+    for _ in range(6):
+        assert w.tick(**changes).action == "hold"
+    end = w.tick(**changes)
+    assert (end.action, end.outcome, end.row) == ("roll_back", Outcome.INCONCLUSIVE, row)
+    assert w.now - started == 60
+    assert "patience is 60 s" in end.reason
+
+
+def test_patience_of_the_plan_is_kept(world) -> None:
+    w = world(patience="20s")
+    w.look()
+    assert [w.tick(traffic=None).action for _ in range(3)] == ["hold", "hold", "roll_back"]
+
+
+def test_patience_counts_anew_after_a_clean_look(world) -> None:
+    w = world(patience="20s")
+    w.look()
+    for _ in range(2):
+        assert w.tick(traffic=None).row == "source-down"
+    assert w.tick().row == "watching"
+    assert w.tick(traffic=None).action == "hold"
+
+
+def test_extend_gives_the_lost_time_back_and_hold_does_not(world) -> None:
+    ends = {}
+    for policy in ("hold", "extend"):
+        w = world(on_inconclusive=policy)
+        w.look()
+        for _ in range(3):
+            w.tick()
+        for _ in range(2):
+            w.tick(ready=False)
+        looks = 0
+        while w.tick().row == "watching":
+            looks += 1
+        ends[policy] = looks
+    assert ends["extend"] == ends["hold"] + 2
+
+
+def test_row_counter_reset_rebases_and_is_never_negative(world) -> None:
+    w = world()
+    w.look()
+    w.tick()
+    before = w.state.step_requests
+    w.totals, w.epoch = {"1": [3, 0, 0], "2": [1, 0, 0]}, "b"
+    reset = w.tick()
+    assert reset.row == "counter-reset" and reset.outcome == Outcome.INCONCLUSIVE
+    assert w.state.step_requests == before
+    assert w.tick().row == "watching"
+    assert w.state.step_requests == before + 20
+
+
+def test_a_reset_without_a_new_epoch_is_seen_too(world) -> None:
+    w = world()
+    w.look()
+    w.tick()
+    w.totals = {"1": [3, 0, 0]}
+    assert w.tick(candidate=0).row == "counter-reset"
+
+
+def test_row_old_reading_is_ignored_and_not_counted_twice(world) -> None:
+    w = world()
+    w.look()
+    w.tick()
+    old = w.traffic()
+    w.tick()
+    seen = w.state.step_requests
+    assert w.tick(candidate=0, traffic=old).row == "old-reading"
+    assert w.state.step_requests == seen
+    w.tick()
+    assert w.state.step_requests == seen + 20
+
+
+def test_row_clock_back_keeps_the_watch_going(world) -> None:
+    w = world()
+    w.look()
+    for _ in range(3):
+        w.tick()
+    w.now -= 3600
+    back = w.tick(traffic=replace(w.traffic(), at=w.now))
+    assert (back.outcome, back.row) == (Outcome.INCONCLUSIVE, "clock-back")
+    # Time spent before is kept: 30 s were over, so 30 s later the step ends.
+    rows = [w.tick().row for _ in range(3)]
+    assert rows == ["watching", "watching", "pass"]
+
+
+def test_harm_is_seen_while_the_clock_goes_back(world) -> None:
+    w = world()
+    w.look()
+    w.tick()
+    w.serve("2", 50, 40)
+    w.now -= 15
+    assert w.look(traffic=replace(w.traffic(), at=w.state.last.at + 1)).row == "harm"
+
+
+def test_row_both_failing_is_no_verdict_on_the_candidate(world) -> None:
+    w = world()
+    run_to_end_of_step(w)
+    w.serve("1", 200, 150)
+    w.serve("2", 40, 30)
+    found = w.tick()
+    assert (found.action, found.outcome, found.row) == ("hold", Outcome.INCONCLUSIVE, "both-failing")
+    assert "both arms fail" in found.reason
+    assert w.tick().action == "advance"  # the outage is over
+
+
+def test_an_outage_that_stays_is_rolled_back_but_never_called_harm(world) -> None:
+    w = world()
+    w.look()
+    rows = []
+    for _ in range(12):
+        w.serve("1", 200, 150)
+        w.serve("2", 40, 30)
+        found = w.tick()
+        rows.append(found.row)
+        if found.ends:
+            break
+    assert set(rows) == {"both-failing"}
+    assert (found.action, found.outcome) == ("roll_back", Outcome.INCONCLUSIVE)
+
+
+def test_a_candidate_that_works_while_the_champion_fails_may_pass(world) -> None:
+    """The release that mends an outage must not be held up by it."""
+    w = world()
+    w.look()
+    for _ in range(6):
+        w.serve("1", 100, 80)
+        found = w.tick()
+    assert found.action == "advance"
+
+
+def test_row_entering_until_the_router_has_the_weight(world) -> None:
+    w = world(on_inconclusive="roll_back")
+    first = w.look(observed_weight=0)
+    assert (first.action, first.row) == ("hold", "entering")
+    assert w.state.entered_at is None
+    assert w.tick().row == "watching"
+    assert w.state.entered_at == w.now
+
+
+def test_row_aborted(world) -> None:
+    w = world()
+    w.look()
+    found = w.tick(aborted="lease ended at 12:00, taken to 0 by the guard")
+    assert (found.action, found.outcome, found.row) == ("roll_back", Outcome.INCONCLUSIVE, "aborted")
+    assert "guard" in found.reason
+
+
+# -- too little to tell ----------------------------------------------------------------------------------------------
+
+
+def test_row_no_traffic_candidate(world) -> None:
+    w = world()
+    w.look()
+    for _ in range(5):
+        assert w.tick(candidate=0).row == "watching"
+    found = w.tick(candidate=0)
+    assert (found.action, found.outcome, found.row) == ("hold", Outcome.INCONCLUSIVE, "no-traffic-candidate")
+    for _ in range(6):
+        found = w.tick(candidate=0)
+    assert (found.action, found.outcome, found.row) == ("roll_back", Outcome.INCONCLUSIVE, "no-traffic-candidate")
+
+
+def test_row_no_traffic_champion(world) -> None:
+    w = world()
+    w.look()
+    for _ in range(6):
+        found = w.tick(champion=0)
+    assert (found.action, found.row) == ("hold", "no-traffic-champion")
+
+
+def test_row_too_few_requests_holds_and_then_passes(world) -> None:
+    w = world()
+    w.look()
+    for _ in range(6):
+        found = w.tick(candidate=5)
+    assert (found.action, found.row) == ("hold", "too-few-requests")
+    assert "30 requests to the candidate in this step, needs 50" in found.reason
+    assert w.tick(candidate=20).action == "advance"
+
+
+@pytest.mark.parametrize("metric", ["quality", "prediction"])
+def test_row_gate_silent_without_rows_or_with_a_dead_source(world, metric, rng) -> None:
+    """Labels late, or the prediction log cannot be read: a required gate that cannot speak is no pass."""
+    w = world(gates=[Gate(metric="errors", margin=0.01), Gate(metric=metric, margin=0.1)])
+    run_to_end_of_step(w)
+    silent = w.tick()
+    assert (silent.action, silent.outcome, silent.row) == ("hold", Outcome.INCONCLUSIVE, "gate-silent")
+    dead = w.tick(**{f"{metric}_error": "the log is gone"})
+    assert dead.row == "gate-silent" and "the log is gone" in dead.reason
+    few = w.tick(**{metric: _numbers(metric, rng, 12)})
+    assert few.row == "gate-silent" and "needs 20" in few.reason
+    assert w.tick(**{metric: _numbers(metric, rng, 40, like=few.state)}).action == "advance"
+
+
+def _numbers(metric: str, rng: np.random.Generator, n: int, like=None):
+    if metric == "quality":
+        grown = np.concatenate([np.full(100, 1.0), np.full(n, 2.0)])
+        return quality_numbers(grown, np.full(n, 1.3), like.loss_bound if like else None)
+    edges = like.prediction_edges if like else None
+    return prediction_numbers(np.tile(np.arange(10.0), 10 + n), np.tile(np.arange(10.0), 9)[:n], edges)
+
+
+def test_a_gate_that_is_not_required_may_be_silent(world) -> None:
+    w = world(gates=[Gate(metric="errors", margin=0.01), Gate(metric="quality", margin=0.1, required=False)])
+    run_to_end_of_step(w)
+    assert w.tick().action == "advance"
+
+
+def test_row_nan_predictions_of_the_candidate_never_pass(world, rng) -> None:
+    w = world(gates=[Gate(metric="prediction", margin=0.1)])
+    run_to_end_of_step(w)
+    bad = np.concatenate([rng.random(60), [np.nan]])
+    found = w.tick(prediction=prediction_numbers(rng.random(500), bad))
+    assert (found.outcome, found.row) == (Outcome.INCONCLUSIVE, "nan")
+    assert "1 times with no number" in found.reason
+
+
+def test_row_nan_losses_of_the_candidate_never_pass(world, rng) -> None:
+    w = world(gates=[Gate(metric="quality", margin=0.1)])
+    run_to_end_of_step(w)
+    bad = np.concatenate([rng.random(60), [np.nan]])
+    assert w.tick(quality=quality_numbers(rng.random(500), bad)).row == "nan"
+
+
+def test_row_labels_corrected_are_left_out_not_counted_twice(world, rng) -> None:
+    w = world(gates=[Gate(metric="quality", margin=0.1)])
+    w.look()
+    champion, candidate = rng.random(300), rng.random(60)
+    w.tick(quality=quality_numbers(champion, candidate))
+    tested = w.state.gates["quality"].test
+    moved = candidate.copy()
+    moved[:10] += 1.0
+    found = w.tick(quality=quality_numbers(champion, moved, w.state.loss_bound))
+    assert found.row == "labels-corrected"
+    assert w.state.gates["quality"].test == tested
+    more = w.tick(quality=quality_numbers(champion, np.append(moved, 0.5), w.state.loss_bound))
+    assert more.row == "watching"
+
+
+@pytest.mark.parametrize("change", ["loss", "bound", "edges"])
+def test_numbers_made_otherwise_than_before_are_not_compared(world, rng, change) -> None:
+    metric = "prediction" if change == "edges" else "quality"
+    w = world(gates=[Gate(metric=metric, margin=0.1)])
+    run_to_end_of_step(w)
+    if change == "edges":
+        w.tick(candidate=1, prediction=prediction_numbers(rng.random(90), rng.random(10)))
+        found = w.tick(prediction=prediction_numbers(rng.random(90), rng.random(30), [0.2, 0.4]))
+    elif change == "bound":
+        w.tick(candidate=1, quality=quality_numbers(rng.random(90), rng.random(10)))
+        found = w.tick(quality=quality_numbers(rng.random(90), rng.random(30), 7.0))
+    else:
+        found = w.tick(quality=quality_numbers(rng.random(90), rng.random(30), loss="squared"))
+    assert found.row == "gate-silent"
+
+
+def test_row_not_yet_safe_where_the_plan_asks_for_it(world) -> None:
+    w = world()
+    w.plan = replace(w.plan, gates=tuple(replace(g, non_inferior=g.name == "errors") for g in w.plan.gates))
+    run_to_end_of_step(w)
+    assert w.tick().row == "not-yet-safe"
+
+
+# -- first release -----------------------------------------------------------------------------------------------
+
+
+def test_a_first_release_is_watched_and_passes(world) -> None:
+    """DEMAND ROL-10."""
+    w = world(first=True)
+    w.look()
+    for _ in range(5):
+        assert w.tick(champion=0).row == "watching"
+    done = w.tick(champion=0)
+    assert (done.action, done.outcome, done.row) == ("promote", Outcome.PASS, "pass-last")
+    assert "first watch" in done.reason
+
+
+def test_a_first_release_that_breaches_is_withdrawn(world) -> None:
+    """DEMAND ROL-10."""
+    w = world(first=True)
+    w.look()
+    w.serve("2", 30, 20)
+    done = w.tick(champion=0)
+    assert (done.action, done.outcome, done.row) == ("withdraw", Outcome.FAIL, "limit")
+
+
+def test_a_first_release_nobody_calls_never_passes(world) -> None:
+    w = world(first=True)
+    w.look()
+    for _ in range(6):
+        found = w.tick(champion=0, candidate=0)
+    assert (found.action, found.row) == ("hold", "no-traffic-candidate")
+    for _ in range(6):
+        found = w.tick(champion=0, candidate=0)
+    assert (found.action, found.outcome) == ("withdraw", Outcome.INCONCLUSIVE)
+
+
+# -- the edges of the function -------------------------------------------------------------------------------------
+
+
+def test_time_that_is_no_number_is_refused(world) -> None:
+    w = world()
+    with pytest.raises(ValueError, match="now"):
+        decide(w.plan, w.state, w.evidence(), math.nan)
+
+
+def test_plan_and_state_must_belong_together(world) -> None:
+    w, first = world(), world(first=True)
+    with pytest.raises(ValueError, match="first release"):
+        decide(w.plan, first.state, w.evidence(), 0.0)
+
+
+def test_numbers_and_state_are_plain_json(world) -> None:
+    w = world()
+    w.look()
+    for _ in range(4):
+        w.tick()
+    json.dumps(w.looks, allow_nan=False)
+
+
+def test_the_document_names_every_row() -> None:
+    text = GATES.read_text()
+    rows = {row for row, _ in TROUBLES} | {
+        "watching", "pass", "pass-last", "harm", "limit", "counter-reset", "old-reading", "clock-back", "both-failing",
+        "entering", "aborted", "no-traffic-candidate", "no-traffic-champion", "too-few-requests", "gate-silent",
+        "labels-corrected", "predictions-changed", "not-yet-safe",
+    }  # fmt: skip
+    assert [row for row in sorted(rows) if f"`{row}`" not in text] == []
