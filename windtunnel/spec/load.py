@@ -90,7 +90,7 @@ def dumps(model: Model) -> str:
     writer.default_flow_style = False
     writer.allow_unicode = True
     writer.width = 110
-    writer.sort_base_mapping_type_on_output = False
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # annotated as None
     writer.dump(model.model_dump(mode="json", by_alias=True, exclude_defaults=True), out)
     return out.getvalue()
 

@@ -33,11 +33,13 @@ class Performance(Part):
         metric: a known metric (see ``windtunnel.spec.evaluation.KNOWN_METRICS``).
         tolerance: how much worse than at evaluation is still fine, as a fraction.
         min_coverage: share of a window's rows that must have labels before it is judged.
+        confidence: how sure a loss must be before it is FAIL, in each window.
     """
 
     metric: str
     tolerance: float = Field(0.2, ge=0)
     min_coverage: float = Field(0.2, ge=0, le=1)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
 
 
 class Retrain(Part):

@@ -34,6 +34,7 @@ class Training(Part):
     Attributes:
         entry_point: ``package.module:function``, a ``def train(run: windtunnel.Run) -> model``.
         params: given to it as ``run.params`` and logged.
+        recipe: a name for this way of training; a change of it is a MINOR version.
         seed: given to it as ``run.seed``.
         resources: what it may use.
         time_limit: after this the run is ended and counts as a resource error.
@@ -45,6 +46,7 @@ class Training(Part):
 
     entry_point: Code
     params: dict[str, Any] = Field(default_factory=dict)
+    recipe: str | None = None
     seed: int = 0
     resources: Resources = Resources()
     time_limit: Duration = timedelta(hours=1)

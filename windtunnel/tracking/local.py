@@ -38,6 +38,8 @@ from windtunnel.tracking.contract import EXIT, Failure, RunHandle, RunResult, Ru
 CANCEL_WITHIN = 28.0
 #: What the user's code gets between TERM and KILL.
 GRACE = 10.0
+#: How long a runner may go on after its run has ended.
+LAST_WORDS = 30.0
 
 _PAPERS = (
     "start.json", "runner.json", "child.json", "heartbeat.json", "cancel.json", "failure.json", "exit.json",
@@ -66,6 +68,12 @@ def start(home: Home, spec: RunSpec, *, env: Mapping[str, str] | None = None, re
     folder = run_dir(home, spec.run_id)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = lifelock.take(folder)
+    if lock is None and restart and (folder / "exit.json").exists():
+        # It has ended; its runner is only saying its last words to MLflow, for a bounded time.
+        end = time.monotonic() + LAST_WORDS
+        while lock is None and time.monotonic() < end:
+            time.sleep(0.05)
+            lock = lifelock.take(folder)
     if lock is None:
         return RunHandle(spec.run_id, folder, True, status(home, spec.run_id))
     try:

@@ -220,20 +220,21 @@ def _save_estimator(
 
     staging.mkdir(parents=True, exist_ok=True)
     probe = staging / "probe.skops"
+    root = own.partition(".")[0]
     types: list[str] | None
     try:
         skops.io.dump(made, probe)
-        types = skops.io.get_untrusted_types(file=probe)
+        types = _trusted(skops.io.get_untrusted_types(file=probe), (*TRUSTED, root, *trust))
+        skops.io.load(probe, trusted=types)
+    except TrainingError:
+        raise
     except Exception as error:
         _need_pickle(pickle, f"a {type(made).__module__}.{type(made).__qualname__} (skops: {error})")
         types = None
     finally:
         probe.unlink(missing_ok=True)
-    root = own.partition(".")[0]
     modules = {type(made).__module__, *(name.rpartition(".")[0] for name in types or [])}
-    if types is not None:
-        types = _trusted(types, (*TRUSTED, root, *trust))
-    else:
+    if types is None:
         modules.add(own)
     mlflow.sklearn.save_model(
         made,

@@ -26,6 +26,7 @@ from windtunnel.tracking.contract import EXIT, FAILURE_OF_EXIT, Failure, RunSpec
 LOG_LIMIT = 16 * 2**20
 LOG_TAIL = 256 * 1024
 GRACE = 10.0
+CLOSE_WITHIN = float(os.environ.get("WINDTUNNEL_CLOSE_WITHIN", "15"))
 LOOK_EVERY = 0.5
 DISK_EVERY = 5.0
 
@@ -172,8 +173,8 @@ class Runner:
         while True:
             near = self.memory_limit and self.memory > 0.5 * self.memory_limit
             ready = {key.fd for key, _ in selector.select(timeout=0.1 if near else 0.25)}
-            if output in ready:
-                self._pump(output, 64)
+            if output in ready and not self._pump(output, 64):
+                selector.unregister(output)  # closed by the child; an end of file is always ready
             if end_of_child in ready:
                 break
             now = time.monotonic()
@@ -212,20 +213,23 @@ class Runner:
         except ChildProcessError:
             pass
 
-    def _pump(self, output: int, chunks: int) -> None:
+    def _pump(self, output: int, chunks: int) -> bool:
+        """Move what the child has said into the log; False when it can say no more."""
         for _ in range(chunks):
             try:
                 data = os.read(output, 65536)
             except BlockingIOError:
-                return
+                return True
             if not data:
-                return
+                return False
             self.log.write(data)
+        return True
 
     def _judge(self, elapsed: float) -> tuple[Failure, str] | None:
         """Why the run must end now, if it must."""
-        wish = atomic.read_json(self.folder / "cancel.json") if self.told else None
-        if self.told and wish:
+        # The order lies on disk: whoever gave it may have been killed before it could send a signal.
+        wish = atomic.read_json(self.folder / "cancel.json")
+        if wish:
             return ("cancelled", str(wish.get("reason") or "cancelled"))
         if self.told:
             return ("transient", "the runner was told to stop (SIGTERM): the stack or the machine goes down")
@@ -306,10 +310,10 @@ class Runner:
         )
         # A success is told when the MLflow run says so too; anything else must be known at once.
         if state == "succeeded":
-            closing.close(self.folder, self.spec, patience=15.0)
+            closing.close(self.folder, self.spec, patience=CLOSE_WITHIN)
         atomic.write_json(self.folder / "exit.json", over)
         if state != "succeeded":
-            closing.close(self.folder, self.spec, patience=15.0)
+            closing.close(self.folder, self.spec, patience=CLOSE_WITHIN)
 
 
 def main(arguments: list[str]) -> None:
