@@ -192,7 +192,9 @@ def category(value: Any) -> str:
     if isinstance(value, (bool, int, float)) or hasattr(value, "dtype"):
         number = float(value)
         return str(int(number)) if number.is_integer() else repr(number)
-    return str(value)
+    text = str(value)
+    # A boolean column that was widened to text says "True".
+    return {"true": "1", "false": "0"}.get(text.lower(), text)
 
 
 def kind_of(values: Iterable[Any]) -> ColumnKind:

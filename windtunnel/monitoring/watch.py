@@ -1,6 +1,6 @@
 """One round of watching: take the next window, judge it, report it, react. Steps that separate tasks can call.
 
-    next_window -> judge_drift, judge_performance -> write_report -> react
+    next_window -> judge_drift, judge_performance (, judge_data) -> write_report -> react
 
 Each step takes and gives plain JSON values and may be repeated: a window's verdicts are written beside it once
 and read back from then on (same verdict, same id, so the registry counts it once), and ``react`` is the only one
@@ -213,6 +213,41 @@ def judge_performance(
     )
 
 
+def judge_data(
+    home: Home, model: Model, window: Mapping[str, Any], *, dag: Mapping[str, str] | None = None
+) -> dict[str, Any] | None:
+    """The features of ``window`` held against the description by Great Expectations (MON-10); optional.
+
+    ``run`` leaves it out: it costs six seconds of importing, and the model server has refused most of it already.
+    None when the window has no rows to check.
+    """
+    path = _folder(home, window) / "data-check.json"
+    kept = files.read_json(path)
+    if kept is not None:
+        return dict(kept)
+    if window["empty"]:
+        return None
+    from windtunnel.data import checks
+    from windtunnel.monitoring.profile import category
+
+    rows = _rows(home, window)
+    frame = rows[~rows["shadow"].fillna(False).astype(bool)]
+    frame = frame[[f"feature_{name}" for name in model.data.feature_names if f"feature_{name}" in frame.columns]]
+    frame = frame.rename(columns=lambda name: name.removeprefix("feature_"))
+    # The log holds categories as text.
+    features = [
+        feature.model_copy(update={"categories": [category(value) for value in feature.categories]})
+        if feature.categories is not None and feature.kind == "categorical"
+        else feature
+        for feature in model.data.features
+    ]
+    data = model.data.model_copy(update={"features": features})
+    found = checks.check(data, frame, part="window", report_dir=_folder(home, window) / "data-check")
+    uri = str(found.report_path) if found.report_path else None
+    verdict = _verdict(window, Kind.DATA_CHECK, found.outcome, found.reason, found.numbers, found.thresholds, (), dag)
+    return _keep(path, replace(verdict, report_uri=uri))
+
+
 def write_report(
     home: Home, model: Model, window: Mapping[str, Any], verdicts: list[dict[str, Any]], now: float
 ) -> dict[str, Any]:
@@ -316,24 +351,23 @@ def _spans(home: Home, model: Model, window: Mapping[str, Any]) -> list[Any]:
     """Trailing frames of the champion's rows with their newest labels, the shortest first."""
     import pandas as pd
 
-    from windtunnel.serving.labels import Labels
+    from windtunnel.serving.labels import Labels, joined
     from windtunnel.serving.predictions import PredictionLog
 
     length = model.monitoring.window.total_seconds()
     end = float(window["end"]) - model.monitoring.label_delay.total_seconds()
-    start = end - max(performance.SPANS) * length
-    rows = PredictionLog(home.predictions).read(
-        model.name, start, end, columns=_PERFORMANCE_COLUMNS, versions=[window["version"]]
-    )
+    rows = joined(
+        PredictionLog(home.predictions),
+        Labels(home.labels),
+        model.name,
+        end - max(performance.SPANS) * length,
+        end,
+        columns=_PERFORMANCE_COLUMNS,
+        versions=[window["version"]],
+    ).frame
     rows = rows[~rows["shadow"].fillna(False).astype(bool)]
-    labels = Labels(home.labels).read(model.name, start)
-    if len(labels):
-        newest = labels.sort_values("revision", kind="stable").drop_duplicates("prediction_id", keep="last")
-        joined = rows.merge(newest[["prediction_id", "label"]], on="prediction_id", how="left")
-    else:
-        joined = rows.assign(label=None)
     since = [pd.Timestamp(end - count * length, unit="s", tz="UTC") for count in performance.SPANS]
-    return [joined[joined["time"] >= moment] for moment in since]
+    return [rows[rows["time"] >= moment] for moment in since]
 
 
 def _unknown(window: Mapping[str, Any]) -> str | None:
