@@ -25,6 +25,7 @@ def command(
         list[Path] | None,
         typer.Option(help="A folder with your DAG files; may be repeated.", metavar="FOLDER", show_default=False),
     ] = None,
+    examples: Annotated[bool, typer.Option("--examples", help="Show the example models' DAGs too.")] = False,
     database_url: Annotated[str | None, typer.Option(hidden=True)] = None,
     json: JsonOption = False,
     home: HomeOption = None,
@@ -48,6 +49,7 @@ def command(
     started = stack.up(
         ports={server: port for server, port in told.items() if port},
         dag_folders=dags or (),
+        examples=None if examples else (),
         tell=lambda line: talk.say(f"  {time.monotonic() - start:5.1f} s  {line}"),
     )
     urls, secrets = started.file.urls, stack.home.secrets

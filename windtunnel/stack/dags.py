@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,25 +11,36 @@ from windtunnel.home import Home
 from windtunnel.stack import files
 
 PREFIX = "windtunnel_"
+#: Runs in every stack; every other shipped file is an example that somebody asks for.
+ALWAYS = frozenset({"steward"})
 
 
 def shipped() -> dict[str, str]:
-    """File name and text of each shipped DAG file (package ``windtunnel_dags``)."""
+    """Name and text of each shipped DAG file (package ``windtunnel_dags``)."""
     spec = find_spec("windtunnel_dags")
     if spec is None or not spec.submodule_search_locations:
         return {}
     found = {}
     for folder in spec.submodule_search_locations:
         for path in sorted(Path(folder).glob("[!_]*.py")):
-            name = path.name if path.name.startswith(PREFIX) else PREFIX + path.name
-            found[name] = path.read_text(encoding="utf-8")
+            found[path.stem] = path.read_text(encoding="utf-8")
     return found
 
 
-def place(home: Home) -> None:
-    """Put the shipped files of this version into HOME/dags; files of a former version that no longer ship go away."""
+def examples() -> frozenset[str]:
+    """Names of the shipped example DAG files."""
+    return frozenset(shipped()) - ALWAYS
+
+
+def place(home: Home, wanted_examples: Collection[str]) -> None:
+    """Put the shipped files of this version into HOME/dags; those placed before and not wanted now go away.
+
+    Args:
+        wanted_examples: names out of ``examples()``; unknown ones are left out, for they may be of an older version.
+    """
     files.folder(home.dags)
-    wanted = shipped()
+    chosen = ALWAYS | set(wanted_examples)
+    wanted = {f"{PREFIX}{name}.py": text for name, text in shipped().items() if name in chosen}
     for name, text in wanted.items():
         files.write(home.dags / name, text)
     marker = home.dags / ".shipped"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel.home import Home
+from windtunnel.names import MODEL_NAME
 from windtunnel.stack.health import Answer
 
 #: Which part of Airflow's health answer speaks for which program.
@@ -86,6 +87,20 @@ def heartbeat(path: Path, *, what: str) -> Answer:
     return Answer(age <= 30, "heartbeat" if age <= 30 else f"heartbeat {age:.0f} s old", age)
 
 
+def meter(home: Home) -> Answer:
+    """The meter renews one file per model twice a second; while there is no model it only holds its lock file."""
+    traffic = home.serving / "traffic"
+    published = [path for path in traffic.glob("*.json") if MODEL_NAME.fullmatch(path.stem)]
+    if published:
+        return min(
+            (heartbeat(path, what="the meter") for path in published),
+            key=lambda answer: answer.beat_age_s if answer.beat_age_s is not None else float("inf"),
+        )
+    if (traffic / "_meter.lock").exists():
+        return Answer(True, "no model has traffic yet")
+    return Answer(False, "the meter has not started to read yet")
+
+
 def ask_all(home: Home, ports: dict[str, int], timeout_s: float = 5.0) -> dict[str, Answer]:
     """Every component's answer, asked at the same time."""
     from concurrent.futures import ThreadPoolExecutor
@@ -96,5 +111,5 @@ def ask_all(home: Home, ports: dict[str, int], timeout_s: float = 5.0) -> dict[s
         envoy = pool.submit(page, ports["envoy"], "/", any_status=True, timeout_s=timeout_s)
         answers = first.result() | {"mlflow": mlflow.result(), "envoy": envoy.result()}
     answers["guard"] = heartbeat(home.serving / "guard.json", what="the guard")
-    answers["meter"] = heartbeat(home.serving / "traffic" / "_meter.json", what="the meter")
+    answers["meter"] = meter(home)
     return answers

@@ -63,6 +63,7 @@ class Migration:
                 cwd=home.airflow,
                 env=env,
                 start_new_session=True,
+                umask=0o077,
             )
 
     def done(self) -> bool:

@@ -96,6 +96,7 @@ class Stack:
         *,
         ports: Mapping[str, int] | None = None,
         dag_folders: Sequence[Path] = (),
+        examples: Collection[str] | None = None,
         tell: Tell = lambda line: None,
         limit_s: float = 240.0,
     ) -> Started:
@@ -106,6 +107,7 @@ class Stack:
         Args:
             ports: ``airflow``, ``mlflow``, ``envoy`` where they must be certain ones.
             dag_folders: added to those of earlier calls.
+            examples: shipped example DAG files, added to those of earlier calls; None means all there are.
             tell: gets one line per step.
 
         Raises:
@@ -118,14 +120,22 @@ class Stack:
                 self._check_same(running, ports or {}, dag_folders)
                 return self._finish(running, already=True, seconds={}, tell=tell, limit_s=limit_s)
             try:
-                return self._start(ports or {}, dag_folders, tell, limit_s)
+                wanted = dags.examples() if examples is None else frozenset(examples)
+                return self._start(ports or {}, dag_folders, wanted, tell, limit_s)
             except BaseException:
                 with _undisturbed():
                     tell("stopping what was started")
                     self._end_everything(grace_s=2.0)
                 raise
 
-    def _start(self, told: Mapping[str, int], dag_folders: Sequence[Path], tell: Tell, limit_s: float) -> Started:
+    def _start(
+        self,
+        told: Mapping[str, int],
+        dag_folders: Sequence[Path],
+        examples: frozenset[str],
+        tell: Tell,
+        limit_s: float,
+    ) -> Started:
         clock = _Clock()
         home = self.home
         left = processes.of_home(home)
@@ -135,8 +145,9 @@ class Stack:
         settings = settings_file.read(home)
         disk.require_space(home, settings)
         serving_python = serving.find_python(home)
-        self._make_folders()
         former = self._former()
+        shown = sorted(examples | set(former.get("examples", [])))
+        self._make_folders(shown)
         folders = tuple(dict.fromkeys([*former.get("dags", []), *map(str, settings.dags), *map(_folder, dag_folders)]))
         bundles = tuple(Path(folder) for folder in folders)
         dags.check_folders(bundles)
@@ -162,7 +173,7 @@ class Stack:
             database=databases.kind,
             pid=pid,
             started_at=time.time(),
-            extra={"dags": list(folders), "supervisor_socket": str(self.supervisor.socket)},
+            extra={"dags": list(folders), "examples": shown, "supervisor_socket": str(self.supervisor.socket)},
         )
         files.write(home.stack_file, file.to_json())
         clock.lap("supervisor")
@@ -347,7 +358,7 @@ class Stack:
                 hint="choose another place with --home",
             )
 
-    def _make_folders(self) -> None:
+    def _make_folders(self, examples: Collection[str]) -> None:
         home = self.home
         for path in (
             home.root, home.secrets, home.supervisor, home.supervisor / "conf.d", home.logs, home.logs / "airflow",
@@ -355,7 +366,7 @@ class Stack:
             home.predictions, home.labels, home.monitoring,
         ):  # fmt: skip
             files.folder(path)
-        dags.place(home)
+        dags.place(home, examples)
 
     def _write_configuration(
         self,
@@ -412,10 +423,14 @@ class Stack:
             )
 
     def _former(self) -> dict[str, Any]:
-        """Ports and DAG folders of last time."""
+        """Ports, DAG folders and examples of last time."""
         with contextlib.suppress(StackError):
             file = StackFile.read(self.home)
-            return {"ports": file.ports, "dags": [path for path in file.extra.get("dags", []) if Path(path).is_dir()]}
+            return {
+                "ports": file.ports,
+                "dags": [path for path in file.extra.get("dags", []) if Path(path).is_dir()],
+                "examples": file.extra.get("examples", []),
+            }
         return {}
 
     def _states(self) -> dict[str, ProgramState]:

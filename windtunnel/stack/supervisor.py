@@ -56,6 +56,7 @@ class Supervisor:
                 cwd=self.home.root,
                 env=clean_environment(self.home),
                 start_new_session=True,
+                umask=0o077,
             )
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
