@@ -21,12 +21,12 @@ from airflow.sdk import (
     TaskGroup,
     TriggerRule,
 )
+from airflow.sdk.definitions.timetables.simple import ContinuousTimetable
 
 from windtunnel.errors import DescriptionError
 from windtunnel.names import asset_uri, dag_id
 from windtunnel.spec import Model
 from windtunnel.spec.base import parse_duration
-from windtunnel.spec.model import STEPS
 from windtunnel_airflow.base import describe
 from windtunnel_airflow.hook import WindtunnelHook
 from windtunnel_airflow.retry import default_args
@@ -86,9 +86,7 @@ def train_dag(model: Model, *, windtunnel_conn_id: str = WindtunnelHook.default_
     params = {
         "reason": Param("", type="string", description="Why this run; empty for scheduled and triggered ones"),
         "params": Param({}, type="object", description="Overrides of the description's training parameters"),
-        "recipe": Param(
-            "", type="string", description="A name for this way of training; another name is a MINOR version"
-        ),
+        "recipe": Param("", type="string", description="Name of this way of training; another is a MINOR version"),
         "entry_point": Param("", type="string", description="Train by this package.module:function instead"),
         "source": Param("", type="string", description="Read the data from here instead"),
     }
@@ -107,7 +105,7 @@ def train_schedule(model: Model) -> Any:
 
 
 def timetable(schedule: str) -> Any:
-    """``"6h"`` or ``"0 3 * * *"`` as a timetable.
+    """``"6h"``, ``"0 3 * * *"`` or a preset such as ``"@daily"`` as a timetable.
 
     Raises:
         DescriptionError: it is neither.
@@ -116,8 +114,9 @@ def timetable(schedule: str) -> Any:
         return DeltaTriggerTimetable(parse_duration(schedule))
     except ValueError:
         pass
-    fields = schedule.split()
-    if schedule.startswith("@") or len(fields) in (5, 6):
+    if schedule == "@continuous":
+        return ContinuousTimetable()
+    if schedule.startswith("@") or len(schedule.split()) == 5:
         return CronTriggerTimetable(schedule, timezone="UTC")
     raise DescriptionError(
         f"schedule {schedule!r} is neither a duration nor cron", hint="use '6h', '1d' or '0 3 * * *'"
@@ -138,35 +137,27 @@ def _training_tasks(model: Model, wiring: Wiring, common: dict[str, Any]) -> dic
     def returned(step: str) -> Any:
         return tasks[step].output
 
-    def replaced(step: str) -> dict[str, Any] | None:
-        others = {name: returned(who) for name, who in wiring.inputs[step].items() if who not in STEPS}
-        return others or None
-
     for name in wiring.order:
         if name == "data":
             tasks[name] = DataSnapshotOperator(task_id=name, source="{{ params.source }}", **common)
         elif name == "check":
-            tasks[name] = DataCheckOperator(task_id=name, data=returned("data"), replaced=replaced(name), **common)
+            tasks[name] = DataCheckOperator(task_id=name, data=returned("data"), **common)
         elif name == "train":
             tasks[name] = TrainOperator(
                 task_id=name,
                 data=returned("data"),
-                replaced=replaced(name),
-                extra={output: returned(who) for output, who in wiring.extra_for_training.items()} or None,
+                extra={output: returned(who) for output, who in wiring.for_training.items()} or None,
                 params_override="{{ params.params | tojson }}",
                 recipe="{{ params.recipe }}",
                 entry_point="{{ params.entry_point }}",
                 **common,
             )
         elif name == "evaluate":
-            tasks[name] = EvaluateOperator(
-                task_id=name, data=returned("data"), replaced=replaced(name), trained=returned("train"), **common
-            )
+            tasks[name] = EvaluateOperator(task_id=name, data=returned("data"), trained=returned("train"), **common)
         elif name == "register":
             tasks[name] = RegisterOperator(
                 task_id=name,
                 data=returned("data"),
-                replaced=replaced(name),
                 trained=returned("train"),
                 evaluated=returned("evaluate"),
                 outlets=[asset(model, "version")],
@@ -193,9 +184,9 @@ def _training_tasks(model: Model, wiring: Wiring, common: dict[str, Any]) -> dic
 def _order(model: Model, wiring: Wiring, tasks: dict[str, Any], windtunnel_conn_id: str) -> None:
     """Edges and trigger rules.
 
-    Behind a step that is not critical stands a task that goes on whatever became of it; who waits for the step waits for
-    that one, and for what the step itself waits for, so that a failure before it still stops everything after. A step
-    that may be skipped (``when``) must not skip what follows: that runs when nothing before it failed.
+    Behind a step that is not critical stands a task that goes on whatever became of it; who waits for the step waits
+    for that one, and for what the step itself waits for, so that a failure before it still stops everything after. A
+    step that may be skipped (``when``) must not skip what follows: that runs when nothing before it failed.
     """
     from windtunnel_airflow.operators.extra import GoOnOperator
 
@@ -219,21 +210,8 @@ def _order(model: Model, wiring: Wiring, tasks: dict[str, Any], windtunnel_conn_
         for other in sorted(wiring.waits[name]):
             for before in stands_for[other]:
                 before >> tasks[name]
-        reads_uncritical = any(
-            who in own and not own[who].critical
-            for who in (*wiring.inputs[name].values(), *_extra_writers(name, wiring))
-        )
         if any(other in own and own[other].when for other in wiring.waits[name]):
             _set_rule(tasks[name], TriggerRule.NONE_FAILED)
-        if reads_uncritical:
-            raise DescriptionError(
-                f"model {model.name}: step {name} reads the output of a step that is not critical",
-                hint="a step may fail only if nobody needs what it writes: set critical: true, or do not read it",
-            )
-
-
-def _extra_writers(name: str, wiring: Wiring) -> list[str]:
-    return list(wiring.extra_for_training.values()) if name == "train" else []
 
 
 def _set_rule(task: Any, rule: TriggerRule) -> None:
@@ -278,7 +256,7 @@ def release_dag(
     quick = default_args(first=pause, last=pause)
     with _dag(model, "release", schedule=[asset(model, "version")], params=params, args=quick, **dag_args) as dag:
         claim = ClaimReleaseOperator(task_id="claim", version="{{ params.version }}", **common)
-        # As text, not as a reference: a reference would draw an edge from claim to every task and into their trigger rules.
+        # As text, not as a reference: that would draw an edge from claim to every task, and into their trigger rules.
         given: dict[str, Any] = {"claim": "{{ ti.xcom_pull(task_ids='claim') | tojson }}", **common}
         policy = PolicySensor(
             task_id="policy",

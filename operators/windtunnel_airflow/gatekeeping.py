@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from windtunnel.errors import FencedError
+from windtunnel_airflow.plain import plain
 
 if TYPE_CHECKING:
     from windtunnel.home import Home
@@ -91,7 +92,7 @@ class Answer:
         return self.action != "hold"
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "passed": self.passed}
+        return {**plain(asdict(self)), "passed": self.passed}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Answer:

@@ -29,7 +29,7 @@ def sample_path(home: Home, model: str, version: str) -> Path:
 def keep_sample(home: Home, model: Model, version: str, rows: list[Mapping[str, Any]]) -> Path:
     """Keep rows (features only) and the description's serving part for ``version``; doing it again replaces it."""
     names = model.data.feature_names
-    kept = [{name: plain(row.get(name)) for name in names} for row in rows[:ROWS]]
+    kept = [{name: cell(row.get(name)) for name in names} for row in rows[:ROWS]]
     path = sample_path(home, model.name, version)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_json(path, {"warmup": kept, **serving_part(model)})
@@ -61,7 +61,7 @@ def _one(home: Home, model: Model, version: str) -> dict[str, Any]:
     return {**serving_part(model), **found}
 
 
-def plain(value: Any) -> Any:
+def cell(value: Any) -> Any:
     """One cell of a frame as JSON: numpy scalars become Python's, what is missing becomes None."""
     if hasattr(value, "item"):
         value = value.item()
@@ -69,4 +69,4 @@ def plain(value: Any) -> Any:
         return None
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    return str(value)
+    return None if value is not value else str(value)

@@ -66,9 +66,3 @@ def publish(home: Any, where: Mapping[str, Any], outputs: Mapping[str, Path]) ->
         name: write_output(home, where["dag_id"], where["dag_run_id"], step, name, path, move=True).to_dict()
         for name, path in outputs.items()
     }
-
-
-def writer(data: Any, replaced: Mapping[str, Any] | None, name: str) -> Any:
-    """Who wrote ``name``: a step of the team's own that replaced it, unless it was skipped, else the snapshot."""
-    other = (replaced or {}).get(name)
-    return other if reference(other, name) is not None else data

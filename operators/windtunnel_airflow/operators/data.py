@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from airflow.sdk import BaseHook
 
 from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
 from windtunnel_airflow.ending import refuse_unless_pass
-from windtunnel_airflow.steps import publish, take, writer
+from windtunnel_airflow.steps import publish, take
 
 
 class DataSnapshotOperator(WindtunnelOperator):
@@ -43,9 +43,7 @@ class DataSnapshotOperator(WindtunnelOperator):
         home.pipelines.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".snapshot-", dir=home.pipelines))
         try:
-            taken = snapshot(
-                data, work, evaluation=model.evaluation, now=time(), sql_reader=_sql_reader(data.connection)
-            )
+            taken = snapshot(data, work, evaluation=model.evaluation, now=time(), sql_reader=read_sql)
             outputs = publish(home, where, {"rows": taken.rows_path, "holdout": taken.holdout_path})
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -60,8 +58,8 @@ class DataSnapshotOperator(WindtunnelOperator):
             "digest": taken.digest,
             "rows": taken.rows,
             "holdout_rows": taken.holdout_rows,
-            "start": _seconds(taken.start),
-            "end": _seconds(taken.end),
+            "start": float(taken.start),
+            "end": float(taken.end),
         }
 
 
@@ -70,15 +68,13 @@ class DataCheckOperator(WindtunnelOperator):
 
     Args:
         data: what ``DataSnapshotOperator`` returned.
-        replaced: name -> what a step of your own returned that wrote ``rows`` or ``holdout`` instead.
     """
 
-    template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "data", "replaced")
+    template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "data")
 
-    def __init__(self, *, data: Any, replaced: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, data: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.data = data
-        self.replaced = replaced
 
     def execute(self, context: Any) -> dict[str, Any]:
         from windtunnel.data import checks
@@ -86,7 +82,7 @@ class DataCheckOperator(WindtunnelOperator):
         from windtunnel.evidence import Kind
 
         story = self.begin(context)
-        rows = take(writer(self.data, self.replaced, "rows"), "rows")
+        rows = take(self.data, "rows")
         where = run_coordinates(context)
         folder = step_folder(self.home, where["dag_id"], where["dag_run_id"], where["task_id"])
         result = checks.check(self.description.data, rows.path, report_dir=folder)
@@ -111,24 +107,12 @@ class DataCheckOperator(WindtunnelOperator):
         return {"verdict": identity, "outcome": str(result.outcome), "digest": self.data["digest"]}
 
 
-def _seconds(moment: Any) -> float | None:
-    if moment is None or isinstance(moment, (int, float)):
-        return moment
-    return float(moment.timestamp())
-
-
 def _window(data: Any) -> tuple[float, float] | None:
     start, end = data.get("start"), data.get("end")
     return (float(start), float(end)) if start is not None and end is not None else None
 
 
-def _sql_reader(connection: str | None) -> Callable[[str], Any] | None:
-    """A function from SELECT to DataFrame through the Airflow connection, when the data names one."""
-    if not connection:
-        return None
-
-    def read(sql: str) -> Any:
-        hook: Any = BaseHook.get_connection(connection).get_hook()
-        return hook.get_df(sql, df_type="pandas")
-
-    return read
+def read_sql(connection: str, query: str) -> Any:
+    """A SELECT through an Airflow connection, as a pandas DataFrame."""
+    hook: Any = BaseHook.get_connection(connection).get_hook()
+    return hook.get_df(query, df_type="pandas")

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.errors import IntegrityError
+from windtunnel.errors import IntegrityError, NotReadyError
 from windtunnel_airflow.base import WindtunnelOperator
 from windtunnel_airflow.ending import refuse_unless_pass
-from windtunnel_airflow.steps import take, writer
+from windtunnel_airflow.plain import plain
+from windtunnel_airflow.steps import take
 
 if TYPE_CHECKING:
     from windtunnel.evidence import Outcome
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class EvaluateOperator(WindtunnelOperator):
-    """Judge the trained model; verdicts ``evaluation`` and ``benchmark`` go to the registry, bound to its content digest.
+    """Judge the trained model; verdicts ``evaluation`` and ``benchmark`` go to the registry, bound to its content.
 
     Candidate and champion are loaded from private copies that were verified byte by byte, in this task's own process,
     so whatever a model does while it is loaded ends with the task. FAIL or INCONCLUSIVE ends the task for good: nothing
@@ -25,16 +26,14 @@ class EvaluateOperator(WindtunnelOperator):
 
     Args:
         data: what ``DataSnapshotOperator`` returned; ``holdout`` is judged on, ``rows`` serves the leakage check.
-        replaced: name -> what a step of your own returned that wrote ``rows`` or ``holdout`` instead.
         trained: what ``TrainOperator`` returned.
     """
 
-    template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "data", "replaced", "trained")
+    template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "data", "trained")
 
-    def __init__(self, *, data: Any, trained: Any, replaced: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, data: Any, trained: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.data = data
-        self.replaced = replaced
         self.trained = trained
 
     def execute(self, context: Any) -> dict[str, Any]:
@@ -48,8 +47,8 @@ class EvaluateOperator(WindtunnelOperator):
         if self.trained.get("experiment_id"):
             self.note_run(self.trained["run_id"], self.trained["experiment_id"])
         holdout, rows = (
-            take(writer(self.data, self.replaced, "holdout"), "holdout"),
-            take(writer(self.data, self.replaced, "rows"), "rows"),
+            take(self.data, "holdout"),
+            take(self.data, "rows"),
         )
         path = verified(Path(self.trained["model_path"]), digest)
         frame = pd.read_parquet(holdout.path)
@@ -57,7 +56,7 @@ class EvaluateOperator(WindtunnelOperator):
         with hook.mlflow_environment():
             result = evaluate(
                 model.evaluation,
-                model.data.features,
+                model.data.feature_names,
                 model.data.target,
                 predictor(path),
                 predictor(self._champion_copy(champion)) if champion else None,
@@ -82,7 +81,7 @@ class EvaluateOperator(WindtunnelOperator):
             verdicts.append(self._benchmark(context, story, path, digest, frame, model.evaluation.benchmark))
         return {
             "outcome": str(result.outcome),
-            "numbers": dict(result.numbers),
+            "numbers": plain(result.numbers),
             "verdicts": verdicts,
             "digest": digest,
             "champion": str(champion.version) if champion else None,
@@ -97,16 +96,19 @@ class EvaluateOperator(WindtunnelOperator):
         return artifacts.ensure(self.home, champion.model, Arm(str(champion.version), champion.digest, source)).model
 
     def _benchmark(self, context: Any, story: Any, path: Path, digest: str, frame: Any, rules: Benchmark) -> str:
-        from windtunnel.evidence import Kind
+        from windtunnel.evidence import Kind, Outcome
         from windtunnel.serving.benchmark import benchmark
-        from windtunnel_airflow.samples import plain
+        from windtunnel_airflow.samples import cell
 
         model = self.description
         names = model.data.feature_names
         sample = frame[names].head(256).to_dict("records")
-        rows = [{str(key): plain(value) for key, value in row.items()} for row in sample]
-        numbers = benchmark(self.home, path, digest, rows, rules, model.serving)
-        outcome, reason = judge_benchmark(numbers, rules)
+        rows = [{str(key): cell(value) for key, value in row.items()} for row in sample]
+        try:
+            numbers = benchmark(self.home, path, digest, rows, rules, model.serving)
+            outcome, reason = judge_benchmark(numbers, rules)
+        except NotReadyError as error:  # a version that cannot be served is a finding about it, not a broken task
+            numbers, outcome, reason = {}, Outcome.FAIL, error.message
         verdict = self.verdict(
             context,
             story,

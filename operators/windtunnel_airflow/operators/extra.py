@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class ExtraStepOperator(RunnerOperator):
     """Run ``package.module:function`` with a ``windtunnel.Run``.
 
-    ``run.inputs`` maps the names in ``inputs`` to verified paths (also ``WINDTUNNEL_INPUT_{NAME}_PATH``), ``run.outputs``
+    ``run.inputs`` maps the names in ``inputs`` to verified paths (``WINDTUNNEL_INPUT_{NAME}_PATH``), ``run.outputs``
     the names in ``outputs`` to paths to write, ``run.item`` is the item of a fan-out. Returns ``{"outputs": {...}}``.
     An input whose step was skipped skips this step, too.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
 from windtunnel_airflow.operators.evaluate import predictor, verified
 from windtunnel_airflow.operators.release import announce
 from windtunnel_airflow.samples import keep_sample
-from windtunnel_airflow.steps import take, writer
+from windtunnel_airflow.steps import take
 
 
 class RegisterOperator(WindtunnelOperator):
@@ -25,12 +25,11 @@ class RegisterOperator(WindtunnelOperator):
 
     Args:
         data: what ``DataSnapshotOperator`` returned.
-        replaced: name -> what a step of your own returned that wrote ``rows`` or ``holdout`` instead.
         trained: what ``TrainOperator`` returned.
         evaluated: what ``EvaluateOperator`` returned; None registers without a reference's loss (own DAGs).
     """
 
-    template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "data", "replaced", "trained", "evaluated")
+    template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "data", "trained", "evaluated")
 
     def __init__(
         self,
@@ -38,12 +37,10 @@ class RegisterOperator(WindtunnelOperator):
         data: Any,
         trained: Any,
         evaluated: Any = None,
-        replaced: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.data = data
-        self.replaced = replaced
         self.trained = trained
         self.evaluated = evaluated
 
@@ -51,8 +48,8 @@ class RegisterOperator(WindtunnelOperator):
         story = self.begin(context)
         model, registry, trained = self.description, self.hook.registry, self.trained
         holdout, rows = (
-            take(writer(self.data, self.replaced, "holdout"), "holdout"),
-            take(writer(self.data, self.replaced, "rows"), "rows"),
+            take(self.data, "holdout"),
+            take(self.data, "rows"),
         )
         path = verified(Path(trained["model_path"]), trained["digest"])
         policy = model.policy.model_dump(mode="json")
@@ -91,7 +88,7 @@ class RegisterOperator(WindtunnelOperator):
         }
 
     def recipe(self, context: Any) -> dict[str, Any]:
-        """What a MINOR version is told by: name, code, parameters, features (REG-1); its data; and where it came from."""
+        """What a MINOR version is told by (REG-1): name, code, parameters, features; its data; where it came from."""
         model, trained, where = self.description, self.trained, run_coordinates(context)
         return {
             "recipe": trained.get("recipe"),

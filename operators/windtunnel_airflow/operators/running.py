@@ -180,7 +180,7 @@ class RunnerOperator(ResumableJobMixin, WindtunnelOperator):
                 hint="the next try attaches to it",
             )
         self.log.warning("Task is %s in Airflow: cancelling run %s", state, run_id)
-        # The order is on the disk before the first wait: Airflow kills this process 5 s after SIGTERM, the run ends anyway.
+        # The order is on the disk at once: Airflow kills this process 5 s after SIGTERM, the run ends anyway.
         local.cancel(self.home, run_id, reason=f"the task was set to {state} in Airflow")
         raise AirflowFailException(f"run {run_id} was cancelled because the task was set to {state}")
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from windtunnel.errors import DescriptionError
 from windtunnel_airflow.operators.running import RunnerOperator
-from windtunnel_airflow.steps import reference, take, writer
+from windtunnel_airflow.plain import plain
+from windtunnel_airflow.steps import take
 
 
 class TrainOperator(RunnerOperator):
@@ -21,7 +22,6 @@ class TrainOperator(RunnerOperator):
 
     Args:
         data: what ``DataSnapshotOperator`` returned; ``rows`` is the training input.
-        replaced: name -> what a step of your own returned that wrote ``rows`` or ``holdout`` instead.
         extra: name of an input -> what the step that writes it returned (the team's own steps before training).
         params: override of ``training.params``: a mapping, or JSON text of one (templated).
         recipe: a name for this way of training, recorded with the version (templated).
@@ -32,7 +32,6 @@ class TrainOperator(RunnerOperator):
     template_fields: Sequence[str] = (
         *RunnerOperator.template_fields,
         "data",
-        "replaced",
         "extra",
         "params_override",
         "recipe",
@@ -44,7 +43,6 @@ class TrainOperator(RunnerOperator):
         self,
         *,
         data: Any,
-        replaced: Mapping[str, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
         params_override: Mapping[str, Any] | str | None = None,
         recipe: str | None = None,
@@ -54,7 +52,6 @@ class TrainOperator(RunnerOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.data = data
-        self.replaced = replaced
         self.extra = extra
         self.params_override = params_override
         self.recipe = recipe
@@ -78,7 +75,6 @@ class TrainOperator(RunnerOperator):
         return canonical.digest(
             {
                 "data": self.data["digest"],
-                "rows": reference(writer(self.data, self.replaced, "rows"), "rows"),
                 "extra": extra,
                 **self.chosen(),
             }
@@ -108,7 +104,7 @@ class TrainOperator(RunnerOperator):
         from windtunnel.tracking.contract import RunSpec
 
         training, chosen = self.description.training, self.chosen()
-        inputs = {"rows": take(writer(self.data, self.replaced, "rows"), "rows")}
+        inputs = {"rows": take(self.data, "rows")}
         inputs |= {name: take(result, name) for name, result in (self.extra or {}).items()}
         return RunSpec(
             run_id=run_id,
@@ -148,7 +144,7 @@ class TrainOperator(RunnerOperator):
             "model_path": result.model_path,
             "digest": result.digest,
             "manifest": result.manifest,
-            "metrics": finite(result.metrics),
+            "metrics": plain(result.metrics),
             "seed": self.description.training.seed,
             **self.chosen(),
         }
@@ -177,10 +173,3 @@ def parse_params(given: Mapping[str, Any] | str | None) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise DescriptionError(f'params must be a JSON object such as {{"depth": 3}}, found {given[:80]!r}')
     return parsed
-
-
-def finite(metrics: Mapping[str, float]) -> dict[str, Any]:
-    """Metrics as JSON can hold them: what is not a number becomes its name."""
-    import math
-
-    return {key: value if math.isfinite(value) else str(value) for key, value in metrics.items()}
