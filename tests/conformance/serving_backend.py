@@ -124,9 +124,7 @@ class ServingBackendConformance:
         assert kit.backend.observe(kit.model).lease_until == 2000.0
 
     @pytest.mark.parametrize(("champion", "candidate"), [(90, 5), (100, 5), (105, -5), (0, 99)])
-    def test_weights_that_cannot_be_are_refused(
-        self, kit: Any, start: Release, champion: int, candidate: int
-    ) -> None:
+    def test_weights_that_cannot_be_are_refused(self, kit: Any, start: Release, champion: int, candidate: int) -> None:
         before = kit.backend.observe(kit.model)
         with pytest.raises(ServingError, match="sum to"):
             kit.backend.apply(release(kit, champion, kit.arm(2, candidate)))

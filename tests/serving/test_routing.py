@@ -106,7 +106,7 @@ def test_nothing_may_serve() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_slots_are_exact_and_only_those_that_must_move_do(seed: int) -> None:
-    """Any walk over weights of up to four arms: exact counts, and the number of slots that change hands is the least."""
+    """Any walk over weights of up to four arms: exact counts, and as few slots as possible change hands."""
     rng = random.Random(seed)
     slots: tuple[str, ...] = ()
     for _ in range(50):
@@ -119,3 +119,12 @@ def test_slots_are_exact_and_only_those_that_must_move_do(seed: int) -> None:
             least = sum(max(0, weight - before[version]) for version, weight in weights.items())
             assert sum(a != b for a, b in zip(slots, new, strict=True)) == least
         slots = new
+
+
+def test_two_arms_depend_on_their_weights_alone_not_on_the_way_there() -> None:
+    straight = assign(assign((), {"1": 100}), {"1": 95, "2": 5})
+    slots = straight
+    for weight in (25, 50, 100, 0, 75, 5):
+        slots = assign(slots, {"1": 100 - weight, "2": weight})
+        assert slots == ("1",) * (100 - weight) + ("2",) * weight
+    assert slots == straight

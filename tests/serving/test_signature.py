@@ -131,7 +131,8 @@ def test_neither_signature_nor_features_is_refused() -> None:
 
 
 def test_the_signature_is_read_from_the_model_file(tmp_path: Path) -> None:
-    (tmp_path / "MLmodel").write_text('signature:\n  inputs: \'[{"type": "double", "name": "age"}]\'\n  outputs: null\n')
+    inputs = '[{"type": "double", "name": "age"}]'
+    (tmp_path / "MLmodel").write_text(f"signature:\n  inputs: '{inputs}'\n  outputs: null\n")
     assert signature.read_signature(tmp_path) == {"inputs": [{"type": "double", "name": "age"}]}
     (tmp_path / "MLmodel").write_text("flavors: {}\n")
     assert signature.read_signature(tmp_path) is None

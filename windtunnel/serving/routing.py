@@ -68,8 +68,9 @@ class ModelRoute:
 def assign(before: Sequence[str], weights: Mapping[str, int]) -> tuple[str, ...]:
     """Give each version as many of the ``SLOTS`` slots as its weight, moving as few as possible.
 
-    A version that shrinks gives up its highest slots, one that grows takes the lowest free ones, so that
-    a user whose key falls into a slot changes arm only when that slot must change hands.
+    The first version (the champion) lies at the bottom and gives and takes at its top, the others give and
+    take downwards from the top: a user changes arm only when their slot must change hands, and back at earlier
+    weights two arms have the same users as before.
 
     Args:
         before: the slots as they are now; empty at the start.
@@ -83,16 +84,17 @@ def assign(before: Sequence[str], weights: Mapping[str, int]) -> tuple[str, ...]
     if not sum(weights.values()):
         return ()
     slots: list[str | None] = list(before) if len(before) == SLOTS else [None] * SLOTS
+    first = next(iter(weights))
     for version in {slot for slot in slots if slot is not None}:
         held = [index for index, slot in enumerate(slots) if slot == version]
-        for index in held[weights.get(version, 0) :]:
+        surplus = max(0, len(held) - weights.get(version, 0))
+        for index in held[len(held) - surplus :] if version == first else held[:surplus]:
             slots[index] = None
     free = [index for index, slot in enumerate(slots) if slot is None]
     for version, weight in weights.items():
         missing = weight - sum(slot == version for slot in slots)
-        for index in free[:missing]:
-            slots[index] = version
-        free = free[max(missing, 0) :]
+        for _ in range(missing):
+            slots[free.pop(0 if version == first else -1)] = version
     return tuple(slot for slot in slots if slot is not None)
 
 
