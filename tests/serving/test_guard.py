@@ -149,9 +149,7 @@ def test_settling(over: bool, aborted: str | None, other: bool, rollout: str | N
     action = settle(INTENT, state, over, None if rollout is None else Standing(rollout))
     if other:
         assert action == "drop"
-    elif not over and aborted is None:
-        assert action == "wait"
-    elif rollout is None:
+    elif (not over and aborted is None) or rollout is None:
         assert action == "wait"
     else:
         assert action == ("finish" if rollout == "promoted" else "undo")

@@ -46,12 +46,14 @@ def test_revision_and_source_may_be_left_out(tmp_path: Path) -> None:
 
 
 _DRAWN = st.lists(
-    st.tuples(st.sampled_from("abcd"), st.integers(0, 3), st.integers(0, 3), st.integers(0, 100)), min_size=1, max_size=25
+    st.tuples(st.sampled_from("abcd"), st.integers(0, 3), st.integers(0, 3), st.integers(0, 100)),
+    min_size=1,
+    max_size=25,
 )
 
 
 @given(_DRAWN, st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_the_latest_revision_wins_in_any_order_of_arrival(
     tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, int, int, int]], data: st.DataObject
 ) -> None:
@@ -81,7 +83,9 @@ def test_of_equal_revisions_the_last_to_arrive_wins(tmp_path: Path) -> None:
 
 def test_an_old_label_does_not_come_back_through_the_time_filter(tmp_path: Path) -> None:
     labels = Labels(tmp_path)
-    labels.append(MODEL, [label("a", 1.0, at=200.0, revision=0), label("a", 9.0, at=100.0, revision=1), label("b", at=150.0)])
+    labels.append(
+        MODEL, [label("a", 1.0, at=200.0, revision=0), label("a", 9.0, at=100.0, revision=1), label("b", at=150.0)]
+    )
     assert labels.read(MODEL, start=150.0)["prediction_id"].tolist() == ["b"]
 
 

@@ -42,7 +42,7 @@ def test_nan_and_infinity_survive(tmp_path: Path) -> None:
 
 
 @given(cut=st.integers(0, 200), more=st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_torn_end_is_left_out_and_repaired(tmp_path_factory: pytest.TempPathFactory, cut: int, more: int) -> None:
     """Whatever the crash left, looks acknowledged after it are read, and whole ones before it stay."""
     log = LookLog(Home(tmp_path_factory.mktemp("looks")), "visits")

@@ -377,7 +377,9 @@ def test_the_widest_type_holds_all(kinds: list[str], data: st.DataObject) -> Non
 
 
 def mark(**more: Any) -> watermark.Mark:
-    return watermark.Mark(**({"model": MODEL, "version": "1", "instance": "0", "flushed_through": 100.0, "at": 101.0} | more))
+    return watermark.Mark(
+        **({"model": MODEL, "version": "1", "instance": "0", "flushed_through": 100.0, "at": 101.0} | more)
+    )
 
 
 def test_closed_writers_do_not_hold_living_ones() -> None:
@@ -426,7 +428,7 @@ def test_a_request_in_flight_holds_the_watermark(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from(["1", "2"])), max_size=40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_each_prediction_of_a_version_once(
     tmp_path_factory: pytest.TempPathFactory, sent: list[tuple[int, str]]
 ) -> None:

@@ -161,6 +161,7 @@ class Tail:
         self._known = dict(positions or {})
         self._sources: list[_Source] = []
         self.skipped = 0  # bytes of lines without end
+        self._discover()  # so that positions() is right before the first poll too
 
     def poll(self) -> Iterator[list[str]]:
         """Lines that came since the last call, in blocks; oldest file first.

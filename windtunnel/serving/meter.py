@@ -257,8 +257,12 @@ def reopen_logs(path: Path) -> bool:
         connection.close()
 
 
-def run(home: Home, stop: threading.Event) -> None:
-    """Meter ``home`` until ``stop`` is set. A second meter of the same home waits until the first is gone."""
+def run(home: Home, stop: threading.Event, *, rotate_bytes: int = ROTATE_BYTES, keep: int = KEEP) -> None:
+    """Meter ``home`` until ``stop`` is set. A second meter of the same home waits until the first is gone.
+
+    Args:
+        rotate_bytes: size at which the access log is rotated; ``keep`` rotated ones stay.
+    """
     folder = home.serving / "traffic"
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / "_meter.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -272,7 +276,7 @@ def run(home: Home, stop: threading.Event) -> None:
                     return
         sweeper = threading.Thread(target=_sweep, args=(home, stop), name="prediction-log sweep", daemon=True)
         sweeper.start()
-        meter = Meter(home)
+        meter = Meter(home, rotate_bytes=rotate_bytes, keep=keep)
         log.info("metering %s, epoch %s", home.access_log, meter.counters.epoch)
         while not stop.wait(POLL_S):
             _round(meter)
