@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from windtunnel import canonical
 from windtunnel.errors import DescriptionError
 from windtunnel.rollout import (
+    Counters,
     Decision,
     Evidence,
     Plan,
@@ -26,7 +27,7 @@ from windtunnel.rollout import (
     replay,
     resume,
 )
-from windtunnel.rollout.evidence import PredictionNumbers, QualityNumbers
+from windtunnel.rollout.evidence import ArmCounters, PredictionNumbers, QualityNumbers
 from windtunnel.rollout.simulate import Behaviour, Scenario, simulate
 from windtunnel.spec.rollout import Gate, Limits, Rollout, Step
 
@@ -148,8 +149,7 @@ def test_replay_finds_a_decision_that_was_changed(world) -> None:
 
 @given(data=st.data())
 def test_whatever_happens_the_rules_hold(data) -> None:
-    """Faults in any order: a rollout never passes on a look with trouble, FAIL always ends, weights only rise, and
-    one that nothing is known about ends within its patience."""
+    """Faults in any order: a rollout never passes on a look with trouble, FAIL always ends, and steps only rise."""
     plan = Plan.from_spec(
         Rollout(
             steps=[Step(weight=w, hold="30s", min_requests=5) for w in (10, 60)],
@@ -159,16 +159,12 @@ def test_whatever_happens_the_rules_hold(data) -> None:
         ),
         False,
     )
-    from windtunnel.rollout import Counters
-    from windtunnel.rollout.evidence import ArmCounters
-
     state = RolloutState.begin(champion="1", candidate="2", at=0.0)
     now, epoch, totals = 0.0, 0, {"1": [500, 2], "2": [0, 0]}
-    step, steps_seen, unknown_since = 0, [0], None
+    steps_seen = [0]
+    faults = ["none"] * 4 + ["down", "reset", "weight", "ready", "digest", "back", "crash"]
     for _ in range(data.draw(st.integers(1, 25))):
-        fault = data.draw(
-            st.sampled_from(["none"] * 4 + ["down", "reset", "weight", "ready", "digest", "back", "crash"])
-        )
+        fault = data.draw(st.sampled_from(faults))
         now += -30.0 if fault == "back" else 10.0
         if fault == "reset":
             epoch, totals = epoch + 1, {"1": [0, 0], "2": [0, 0]}
@@ -197,7 +193,7 @@ def test_whatever_happens_the_rules_hold(data) -> None:
             again = decide(plan, state, replace(evidence, traffic=None), now + 1)
             assert (again.action, again.reason) == (decision.action, decision.reason)
             break
-    assert steps_seen == sorted(steps_seen) and step == 0 and unknown_since is None
+    assert steps_seen == sorted(steps_seen)
 
 
 rows = hnp.arrays(float, st.integers(0, 80), elements=st.floats(0, 50))

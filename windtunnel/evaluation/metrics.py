@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.float64]
 Array = NDArray[Any]
 
-_TINY = 1e-15  # probabilities are kept this far from 0 and 1, so that one wrong answer is costly but finite
+_TINY = float(np.finfo(np.float64).eps)  # probabilities are kept this far from 0: a wrong answer is costly but finite
 _LEAST_MEAN = 1e-9  # the same for the mean of a Poisson model
 
 #: The per-row loss behind a metric, where it has one.
@@ -114,7 +114,8 @@ def _log(y: Array, p: Array) -> FloatArray:
         good = (column >= 0) & (column < chance.shape[1])
         chance = np.where(good, chance[np.arange(len(chance)), np.where(good, column, 0)], np.nan)
     else:
-        chance = np.where(_floats(y) == 1, chance, 1 - chance)
+        truth = _floats(y)
+        chance = np.where(truth == 1, chance, np.where(truth == 0, 1 - chance, np.nan))
     result: FloatArray = -np.log(np.where((chance >= 0) & (chance <= 1), np.maximum(chance, _TINY), np.nan))
     return np.where(result == 0, 0.0, result)
 
@@ -184,7 +185,10 @@ def _f1(y: Array, p: Array) -> float | None:
 
 
 def _two_classes(y: Array) -> tuple[NDArray[np.bool_], int, int] | None:
-    truth = _floats(y) == 1
+    values = _floats(y)
+    if not ((values == 0) | (values == 1)).all():
+        return None
+    truth = values == 1
     positives = int(truth.sum())
     return None if positives in (0, len(truth)) else (truth, positives, len(truth) - positives)
 
