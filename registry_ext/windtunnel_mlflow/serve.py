@@ -19,6 +19,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     given = parser.parse_args()
 
+    # The databases hold password hashes and every model's history: nobody else's to read.
+    os.umask(0o077)
+
     import uvicorn
     from mlflow import environment_variables as names
     from mlflow.server import constants
