@@ -6,7 +6,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ class Run:
         self.params: Mapping[str, Any] = MappingProxyType(dict(spec.params))
         self.seed = spec.seed
         self.inputs: Mapping[str, Path] = MappingProxyType({name: given.path for name, given in spec.inputs.items()})
-        self.features: Sequence[str] = tuple(str(feature["name"]) for feature in spec.features)
+        self.features: list[str] = [str(feature["name"]) for feature in spec.features]
         self.target = spec.target
         self.time = spec.time
         self.item = spec.item

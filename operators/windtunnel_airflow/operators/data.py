@@ -35,7 +35,7 @@ class DataSnapshotOperator(WindtunnelOperator):
     def execute(self, context: Any) -> dict[str, Any]:
         from time import time
 
-        from windtunnel.data import snapshot
+        from windtunnel.data.snapshot import snapshot
 
         self.begin(context)
         model, home, where = self.description, self.home, run_coordinates(context)
