@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import yaml
 from windtunnel.data import steps
 from windtunnel.evidence import manifest
 from windtunnel.home import Home
-from windtunnel.tracking import local
+from windtunnel.tracking import lifelock, local
 from windtunnel.tracking.contract import RunSpec, RunStatus, run_dir
 
 Spec = Callable[..., RunSpec]
@@ -60,12 +61,8 @@ def test_a_model_loads_where_it_is_served(function: str, spec: Spec, run: Go, ho
     assert mlmodel["saved_input_example_info"]
     lines = (Path(result.model_path) / "requirements.txt").read_text().split()
     assert all("==" in line for line in lines) and any(line.startswith("skops==") for line in lines)
-    here = served(result.model_path)
-    assert len(here) == 2
-    if function == "linear":
-        assert here[0] == pytest.approx(1.0, abs=0.1)
     if function == "own_class":
-        assert here == [1.5, 1.5], "the team's own class travels with the model"
+        assert served(result.model_path) == [1.5, 1.5], "the team's own class travels with the model"
 
 
 def test_pickle_is_possible_where_it_is_asked_for(spec: Spec, run: Go, home: Home) -> None:
@@ -137,6 +134,8 @@ def test_a_restart_delivers_a_trained_model_instead_of_training_it_again(
     assert (run_dir(home, task.run_id) / "work" / "trainings").read_text() == "x"
     # A model whose bytes have changed meanwhile is not delivered but made anew.
     (run_dir(home, task.run_id) / "model" / "requirements.txt").write_text("tampered")
+    while lifelock.held(run_dir(home, task.run_id)):
+        time.sleep(0.05)
     (run_dir(home, task.run_id) / "exit.json").unlink()
     found = run(replace(task, tracking_uri=None))
     assert found.state == "succeeded", found.message

@@ -87,7 +87,7 @@ class Data(Part):
     min_rows: int = Field(100, gt=0)
     checks: list[Check] = Field(default_factory=list)
 
-    @field_validator("features", mode="before")
+    @field_validator("features", mode="before", json_schema_input_type=list[str | Feature])
     @classmethod
     def _names_are_features(cls, value: Any) -> Any:
         if isinstance(value, list):

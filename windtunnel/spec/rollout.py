@@ -80,6 +80,7 @@ class Rollout(Part):
         first_watch: how long a first release is watched against the limits.
         on_inconclusive: ``extend`` the step, ``hold`` it, or ``roll_back``; after ``patience`` (default one
             step's length) it is rolled back.
+        patience: how long inconclusive evidence is borne; one step's length unless told.
         lease: a rollout nobody renews for this long is taken to 0 by the guard.
         keep_warm: the former champion stays loaded this long (ROL-12).
         look_every: pause between two looks at the gate.
