@@ -11,7 +11,6 @@ from airflow.sdk import BaseOperator
 from windtunnel.errors import DescriptionError
 from windtunnel.spec import Model
 from windtunnel_airflow.hook import WindtunnelHook
-from windtunnel_airflow.links import MlflowRunLink, ModelVersionLink, ReportLink
 from windtunnel_airflow.story import Story, story_of
 
 if TYPE_CHECKING:
@@ -62,7 +61,8 @@ class Windtunnel:
     model: Any
     windtunnel_conn_id: str
     links_found: dict[str, str]
-    operator_extra_links: Any = (MlflowRunLink(), ModelVersionLink(), ReportLink())
+    #: Only buttons that have a target: each class names its own.
+    operator_extra_links: Any = ()
     ui_color = "#dcebf7"
 
     @property

@@ -14,6 +14,7 @@ from windtunnel.errors import FencedError, TransientError
 from windtunnel_airflow.base import Windtunnel
 from windtunnel_airflow.gatekeeping import Answer, Watch
 from windtunnel_airflow.hook import WindtunnelHook
+from windtunnel_airflow.links import ModelVersionLink
 from windtunnel_airflow.rollouts import claim_story, need_claim, watch_of
 
 
@@ -25,6 +26,8 @@ class WindtunnelSensor(Windtunnel, BaseSensorOperator):
         claim: what ``ClaimReleaseOperator`` returned, or its JSON text (templated).
         deferrable: wait in the triggerer; ``operators.default_deferrable`` unless told.
     """
+
+    operator_extra_links: Any = (ModelVersionLink(),)
 
     template_fields: Sequence[str] = ("windtunnel_conn_id", "claim")
 

@@ -12,6 +12,7 @@ from airflow.sdk import BaseHook
 
 from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
 from windtunnel_airflow.ending import refuse_unless_pass
+from windtunnel_airflow.links import ReportLink
 from windtunnel_airflow.steps import publish, take
 
 
@@ -69,6 +70,8 @@ class DataCheckOperator(WindtunnelOperator):
     Args:
         data: what ``DataSnapshotOperator`` returned.
     """
+
+    operator_extra_links: Any = (ReportLink(),)
 
     template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "data")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from windtunnel.errors import IntegrityError, NotReadyError
 from windtunnel_airflow.base import WindtunnelOperator
 from windtunnel_airflow.ending import refuse_unless_pass
+from windtunnel_airflow.links import MlflowRunLink
 from windtunnel_airflow.plain import plain
 from windtunnel_airflow.steps import take
 
@@ -28,6 +29,8 @@ class EvaluateOperator(WindtunnelOperator):
         data: what ``DataSnapshotOperator`` returned; ``holdout`` is judged on, ``rows`` serves the leakage check.
         trained: what ``TrainOperator`` returned.
     """
+
+    operator_extra_links: Any = (MlflowRunLink(),)
 
     template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "data", "trained")
 
@@ -143,9 +146,14 @@ def verified(path: Path, digest: str) -> Path:
 
 def predictor(path: Path) -> Callable[[Any], Any]:
     """``predict`` of the MLflow model at ``path``."""
+    import warnings
+
     import mlflow.pyfunc
 
-    predict: Callable[[Any], Any] = mlflow.pyfunc.load_model(str(path)).predict
+    with warnings.catch_warnings():
+        # Unpickling a ufunc asks every module for its name, and Airflow's old modules answer with a warning each.
+        warnings.simplefilter("ignore")
+        predict: Callable[[Any], Any] = mlflow.pyfunc.load_model(str(path)).predict
     return predict
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from windtunnel.errors import IntegrityError
 from windtunnel.events import Event
 from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
+from windtunnel_airflow.links import MlflowRunLink, ModelVersionLink
 from windtunnel_airflow.operators.evaluate import predictor, verified
 from windtunnel_airflow.operators.release import announce
 from windtunnel_airflow.samples import keep_sample
@@ -28,6 +29,11 @@ class RegisterOperator(WindtunnelOperator):
         trained: what ``TrainOperator`` returned.
         evaluated: what ``EvaluateOperator`` returned; None registers without a reference's loss (own DAGs).
     """
+
+    operator_extra_links: Any = (
+        MlflowRunLink(),
+        ModelVersionLink(),
+    )
 
     template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "data", "trained", "evaluated")
 

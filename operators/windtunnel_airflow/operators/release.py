@@ -19,6 +19,7 @@ from windtunnel.events import Event
 from windtunnel.names import asset_uri
 from windtunnel_airflow.base import Windtunnel, WindtunnelOperator, run_coordinates
 from windtunnel_airflow.hook import WindtunnelHook
+from windtunnel_airflow.links import ModelVersionLink
 from windtunnel_airflow.rollouts import claim_story, desired, make_claim, need_claim, read_claim, sentence, withdrawn
 from windtunnel_airflow.samples import settings_for
 from windtunnel_airflow.story import Story, story_of
@@ -34,6 +35,8 @@ class ClaimReleaseOperator(WindtunnelOperator):
     Args:
         version: release this version instead (templated; empty: the pending one).
     """
+
+    operator_extra_links: Any = (ModelVersionLink(),)
 
     template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "version")
 
@@ -97,6 +100,8 @@ class _Traffic(WindtunnelOperator):
     Args:
         claim: what ``ClaimReleaseOperator`` returned, or its JSON text (templated).
     """
+
+    operator_extra_links: Any = (ModelVersionLink(),)
 
     template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "claim")
 
@@ -438,6 +443,8 @@ class OutcomeOperator(WindtunnelOperator):
     Args:
         claim, promoted, undone: what those tasks returned; None when they did not run.
     """
+
+    operator_extra_links: Any = (ModelVersionLink(),)
 
     template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "claim", "promoted", "undone", "watched")
 

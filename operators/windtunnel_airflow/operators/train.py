@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel.errors import DescriptionError
+from windtunnel_airflow.links import MlflowRunLink
 from windtunnel_airflow.operators.running import RunnerOperator
 from windtunnel_airflow.plain import plain
 from windtunnel_airflow.steps import take
@@ -28,6 +29,8 @@ class TrainOperator(RunnerOperator):
         entry_point: instead of ``training.entry_point`` (templated; empty: the description's).
         experiment: MLflow experiment; the model's name unless told (templated).
     """
+
+    operator_extra_links: Any = (MlflowRunLink(),)
 
     template_fields: Sequence[str] = (
         *RunnerOperator.template_fields,

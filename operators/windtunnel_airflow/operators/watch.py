@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from windtunnel.events import Event
 from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
+from windtunnel_airflow.links import ModelVersionLink, ReportLink
 from windtunnel_airflow.operators.release import announce
 from windtunnel_airflow.story import Story, story_of
 
@@ -19,6 +20,8 @@ class WatchWindowOperator(WindtunnelOperator):
 
     Asked twice it is the same window, until ``WatchReactOperator`` closes it. Returns the window.
     """
+
+    operator_extra_links: Any = (ModelVersionLink(),)
 
     def execute(self, context: Any) -> dict[str, Any]:
         from windtunnel.monitoring import watch
@@ -43,6 +46,11 @@ class _Window(WindtunnelOperator):
     Args:
         window: what ``WatchWindowOperator`` returned.
     """
+
+    operator_extra_links: Any = (
+        ModelVersionLink(),
+        ReportLink(),
+    )
 
     template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "window")
 

@@ -1,0 +1,222 @@
+"""A whole life through ``dag.test`` in a process of its own: real data, training, registry; traffic from a fake.
+
+    python flight.py HOME [good|errors|first-errors]
+
+Airflow's database, the MLflow server with the governed store and the detached training runner are real. Where Envoy and
+model servers would be is ``FakeBackend``: it fetches and verifies the artifacts as the real one does, and counts requests
+as time goes by. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+CASES = Path(__file__).parent
+HOME = Path(sys.argv[1])
+SAY = {"harm": sys.argv[2] if len(sys.argv) > 2 else "good"}
+
+from windtunnel.errors import FencedError  # noqa: E402
+from windtunnel.home import Home  # noqa: E402
+from windtunnel.serving import artifacts  # noqa: E402
+from windtunnel.serving.backend import ArmStatus, ArmTraffic, Observed, Release, Traffic  # noqa: E402
+from windtunnel.stats.histogram import Histogram, bucket  # noqa: E402
+
+
+@dataclass
+class World:
+    """What all instances of the fake share, as they would share a router."""
+
+    release: Release | None = None
+    aborted: str | None = None
+    since: float = field(default_factory=time.time)
+    counts: dict[str, list[int]] = field(default_factory=dict)
+    applied: list[dict[str, int]] = field(default_factory=list)
+    renewed: int = 0
+
+
+WORLD = World()
+RATE = 400.0
+
+
+class FakeBackend:
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    def _flow(self) -> None:
+        now = time.time()
+        spent, WORLD.since = now - WORLD.since, now
+        for version, weight in self._weights().items():
+            requests, errors = WORLD.counts.setdefault(version, [0, 0])
+            more = int(RATE * spent * weight / 100)
+            bad = SAY["harm"] != "good" and version == SAY.get("version")
+            WORLD.counts[version] = [requests + more, errors + (more // 2 if bad else 0)]
+
+    def _weights(self) -> dict[str, int]:
+        arms = WORLD.release.arms() if WORLD.release else ()
+        exposed = {arm.version: arm.weight for arm in arms}
+        if WORLD.aborted and WORLD.release:
+            for arm in WORLD.release.candidates:
+                exposed[arm.version] = 0
+        return exposed
+
+    def apply(self, release: Release) -> Observed:
+        if WORLD.release and release.token < WORLD.release.token:
+            raise FencedError("an older token")
+        self._flow()
+        if WORLD.release is None or release.rollout_id != WORLD.release.rollout_id:
+            WORLD.aborted = None
+        for arm in release.arms():
+            artifacts.ensure(self.home, release.model, arm)
+            assert release.settings[arm.version]["warmup"], "no rows to warm up with"
+        WORLD.release = release
+        WORLD.applied.append(self._weights())
+        return self.observe(release.model)
+
+    def observe(self, model: str) -> Observed:
+        release = WORLD.release
+        arms = {v: ArmStatus(v, w, True, "ready") for v, w in self._weights().items()}
+        return Observed(
+            model, arms, release.token if release else 0, release.rollout_id if release else None, WORLD.aborted,
+            release.lease_until if release else None,
+        )  # fmt: skip
+
+    def renew(self, model: str, token: int, until: float) -> None:
+        assert WORLD.release is not None
+        if token != WORLD.release.token or WORLD.aborted:
+            raise FencedError("not the holder")
+        WORLD.release = replace(WORLD.release, lease_until=until)
+        WORLD.renewed += 1
+
+    def abort(self, model: str, reason: str, by: str) -> Observed:
+        self._flow()
+        WORLD.aborted = f"{reason} ({by})"
+        WORLD.applied.append(self._weights())
+        return self.observe(model)
+
+    def traffic(self, model: str) -> Traffic:
+        self._flow()
+        arms = {v: ArmTraffic(n, bad, 0, flat(n)) for v, (n, bad) in WORLD.counts.items()}
+        return Traffic(model, "one", time.time(), arms)
+
+
+def flat(requests: int) -> Histogram:
+    """All requests took five milliseconds."""
+    return Histogram.from_dict({str(bucket(5.0)): requests} if requests else {})
+
+
+def description(table: Path) -> Any:
+    from windtunnel import Model
+
+    return Model.model_validate(
+        {
+            "name": "small",
+            "owner": "tests",
+            "data": {"source": str(table), "time": "t", "target": "y", "features": ["a", "b"]},
+            "training": {"entry_point": "wt_small:train", "params": {"alpha": 1.0}, "time_limit": "2m"},
+            "evaluation": {"metrics": [{"name": "rmse", "maximum": 1.0, "margin": 0.5}], "benchmark": None},
+            "rollout": {
+                "steps": [{"weight": 10, "hold": "1s", "min_requests": 20}, {"weight": 50, "hold": "1s", "min_requests": 20}],
+                "gates": [{"metric": "errors", "margin": 0.02}],
+                "first_watch": "1s",
+                "look_every": "0.2s",
+                "lease": "20s",
+            },
+            "monitoring": {"window": "30s"},
+            "steps": [
+                {"name": "split", "run": "wt_small:part", "outputs": ["part"], "over": ["x", "y"]},
+                {"name": "collect", "run": "wt_small:gather", "after": ["split"], "before": ["train"], "inputs": ["part"],
+                 "outputs": ["all"]},
+                {"name": "maybe", "run": "wt_small:unwanted", "after": ["check"], "before": ["train"],
+                 "when": "wt_small:never"},
+                {"name": "note", "run": "wt_small:note", "after": ["train"], "before": ["evaluate"], "critical": False},
+            ],
+        }
+    )  # fmt: skip
+
+
+def write_table(path: Path) -> None:
+    import numpy as np
+    import pandas as pd
+
+    random = np.random.default_rng(7)
+    frame = pd.DataFrame({"t": 1.7e9 + np.arange(1000.0), "a": random.normal(size=1000), "b": random.normal(size=1000)})
+    frame["y"] = 2 * frame["a"] - frame["b"] + random.normal(size=1000) * 0.1
+    frame.to_csv(path, index=False)
+
+
+def write_dag_file(folder: Path, model: Any) -> None:
+    """``dag.test`` wants its DAG in a bundle, as the DAG processor finds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "small.json").write_text(json.dumps(model.to_dict()))
+    (folder / "small.py").write_text(
+        '"""DAGs of the small model."""\n'
+        "import json, pathlib\n"
+        "from windtunnel_airflow import lifecycle\n"
+        "lifecycle(json.loads(pathlib.Path(__file__).with_name('small.json').read_text()))\n"
+    )
+
+
+def states(run: Any) -> dict[str, str]:
+    return {
+        ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]": str(getattr(ti.state, "value", ti.state))
+        for ti in run.get_task_instances()
+    }
+
+
+def fly(dag: Any, **conf: Any) -> dict[str, Any]:
+    run = dag.test(run_conf=conf or None)
+    return {"state": str(getattr(run.state, "value", run.state)), "run_id": run.run_id, "tasks": states(run)}
+
+
+def main() -> dict[str, Any]:
+    sys.path.insert(0, str(CASES))
+    import windtunnel.serving.local as local
+
+    local.LocalBackend = FakeBackend  # type: ignore[misc,assignment]
+    from windtunnel.registry import connect
+    from windtunnel.serving.looklog import LookLog
+    from windtunnel_airflow import lifecycle
+
+    table = HOME / "rows.csv"
+    write_table(table)
+    home = Home(HOME)
+    model = description(table)
+    write_dag_file(home.airflow / "dags", model)
+    dags = lifecycle(model)
+    story: dict[str, Any] = {}
+    registry = connect.from_home(home)
+    SAY["version"] = "1" if SAY["harm"] == "first-errors" else "2"
+    story["train"] = fly(dags["small.train"], reason="the first", correlation_id="c" * 32)
+    story["release"] = fly(dags["small.release"])
+    if SAY["harm"] != "first-errors":
+        story["train again"] = fly(dags["small.train"], params={"alpha": 2.0})
+        story["release again"] = fly(dags["small.release"])
+        story["release for nothing"] = fly(dags["small.release"])
+    champion = registry.champion("small")
+    story["champion"] = champion.version if champion else None
+    story["versions"] = {
+        v.version: {"semver": v.semver, "state": v.state, "correlation_id": v.correlation_id, "cause": v.cause}
+        for v in registry.versions("small")
+    }
+    story["verdicts"] = [
+        {"kind": str(p.verdict.kind), "outcome": str(p.verdict.outcome), "claimed": p.claimed, "reason": p.verdict.reason,
+         "version": p.verdict.version, "correlation_id": p.verdict.correlation_id, "dag_id": p.verdict.dag_id}
+        for p in registry.verdicts("small")
+    ]  # fmt: skip
+    story["rollouts"] = [{"state": r.state, "version": r.version, "reason": r.reason} for r in registry.rollouts("small")]
+    story["looks"] = len(list(LookLog(home, "small")._looks()))
+    story["renewed"] = WORLD.renewed
+    story["applied"] = WORLD.applied
+    return story
+
+
+if __name__ == "__main__":
+    found = main()
+    out = os.fdopen(os.dup(1), "w")
+    print("STORY " + json.dumps(found), file=out, flush=True)
