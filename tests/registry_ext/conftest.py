@@ -49,7 +49,8 @@ def free_port() -> int:
 class RegistryServer:
     """One governed server with a home of its own; may be killed and started again."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, database_url: str | None = None) -> None:
+        self.database_url = database_url
         self.home = Home(root)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -62,7 +63,7 @@ class RegistryServer:
             path.write_text(secrets.token_urlsafe(24), encoding="utf-8")
 
     def start(self, argv: tuple[str, ...] | None = None) -> None:
-        plan = launch.prepare(self.home, self.port)
+        plan = launch.prepare(self.home, self.port, database_url=self.database_url)
         for folder in plan.folders:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for file in plan.files:

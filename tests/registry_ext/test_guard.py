@@ -135,7 +135,7 @@ def test_a_refused_write_is_not_under_way() -> None:
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [("a/b", "a/b"), ("/a//b/", "a/b"), ("a/./b", "a/b"), ("a/../b", "b"), ("../../a", "a"), ("a%2Fb", "a/b"), (".", "")],
+    [("a/b", "a/b"), ("/a//b/", "a/b"), ("a/./b", "a/b"), ("a/../b", "b"), ("../../a", "a"), ("a%2Fb", "a/b")],
 )  # fmt: skip
 def test_one_spelling_per_path(given: str, expected: str) -> None:
     assert clean(given) == expected
