@@ -6,7 +6,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ class Run:
         outputs: name -> path to write, for a step of the team's own.
         features, target, time: column names, as described.
         checkpoint: folder that survives a restart of this run; write into it with atomic renames.
-        folder: scratch folder of this attempt, gone with the run's retention.
+        folder: scratch folder of this run, gone with the run's retention.
         item: the item of a fan-out.
         correlation_id, cause: the story this run belongs to and why it was started.
         attempt: 1 the first time, one more after each restart.
