@@ -160,7 +160,8 @@ def test_a_checked_schema_accepts_what_yaml_holds() -> None:
     """The JSON Schema says the same as the model, for a description with most keys."""
     jsonschema = pytest.importorskip("jsonschema")
     plain = {
-        "name": "m", "owner": "o", "training": {"entry_point": "a:b", "time_limit": "10m", "resources": {"memory": "2Gi"}},
+        "name": "m", "owner": "o",
+        "training": {"entry_point": "a:b", "time_limit": "10m", "resources": {"memory": "2Gi"}},
         "data": {"source": "a.csv", "time": "t", "target": "y", "features": ["a", {"name": "b"}]},
     }  # fmt: skip
     jsonschema.validate(plain, load.schema())

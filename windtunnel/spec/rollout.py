@@ -78,8 +78,8 @@ class Rollout(Part):
         alpha: chance, over the whole rollout, to roll back a version that is no worse.
         beta: chance to promote a version worse than a margin.
         first_watch: how long a first release is watched against the limits.
-        on_inconclusive: ``extend`` the step, ``hold`` it, or ``roll_back``; after ``patience`` (default one
-            step's length) it is rolled back.
+        on_inconclusive: ``extend`` the step, ``hold`` it, or ``roll_back`` at once; after ``patience`` it is
+            rolled back anyway.
         patience: how long inconclusive evidence is borne; one step's length unless told.
         lease: a rollout nobody renews for this long is taken to 0 by the guard.
         keep_warm: the former champion stays loaded this long (ROL-12).
