@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import http.client
 import json
 import os
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -35,8 +36,16 @@ FEATURES = [
     {"name": "visits"},
     {"name": "plan", "kind": "categorical", "categories": ["free", "paid"]},
 ]
+
+
 #: Values of ``visits`` that make the troublesome model misbehave.
-RAISE, SLEEP, NAN, LEAK, EXIT = 101, 102, 103, 104, 105
+class Trouble(enum.IntEnum):
+    RAISE = 101
+    SLEEP = 102
+    NAN = 103
+    LEAK = 104
+    EXIT = 105
+
 
 _TROUBLE = f'''
 import os, time
@@ -47,17 +56,17 @@ class Trouble(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input, params=None):
         mode = int(model_input["visits"].iloc[0])
-        if mode == {RAISE}:
+        if mode == {Trouble.RAISE:d}:
             raise RuntimeError("no such member")
-        if mode == {SLEEP}:
+        if mode == {Trouble.SLEEP:d}:
             time.sleep(float(model_input["age"].iloc[0]))
-        if mode == {LEAK}:
+        if mode == {Trouble.LEAK:d}:
             kept = []
             while True:
                 kept.append(np.ones(4 << 20))
-        if mode == {EXIT}:
+        if mode == {Trouble.EXIT:d}:
             os._exit(1)
-        values = np.full(len(model_input), float("nan") if mode == {NAN} else 2.5)
+        values = np.full(len(model_input), float("nan") if mode == {Trouble.NAN:d} else 2.5)
         return values
 
 mlflow.models.set_model(Trouble())
@@ -283,6 +292,10 @@ class Kit:
     served: Served
     saved: Models
     model: str = "visits"
+    row: ClassVar[dict[str, Any]] = ROW
+    trouble: ClassVar[type[Trouble]] = Trouble
+    alive = staticmethod(alive)
+    wait_until = staticmethod(wait_until)
 
     @property
     def backend(self) -> LocalBackend:

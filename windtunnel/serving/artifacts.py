@@ -80,6 +80,9 @@ class Folder:
         found = atomic.read_json(self.path / f"{name}.json")
         return found if isinstance(found, dict) else None
 
+    def clear_note(self, name: str) -> None:
+        (self.path / f"{name}.json").unlink(missing_ok=True)
+
     def digest(self) -> str | None:
         """Digest of the copy that is here, as it was when it was made; None without a copy."""
         found = atomic.read_json(self.manifest_file)

@@ -176,6 +176,7 @@ class LocalBackend:
         start = file.read()
         fence = _Fence(file, token, start.aborted)
         fence.check(start)
+        began = time.time()
         waiting: list[tuple[Arm, Server]] = []
         for arm in start.needed():
             must = _must_be_ready(start, arm)
@@ -193,7 +194,7 @@ class LocalBackend:
             with contextlib.suppress(WindtunnelError):
                 self._start_warm(file, start, version)
         for arm, server in waiting:
-            self._await_ready(file, arm, server, fence)
+            self._await_ready(file, arm, server, fence, began)
             with file.locked() as state:
                 fence.check(state)
                 file.write(desired.deployed(state, arm.version, replace(server, proven=True)))
@@ -280,7 +281,7 @@ class LocalBackend:
             )
         )
 
-    def _await_ready(self, file: StateFile, arm: Arm, server: Server, fence: _Fence) -> None:
+    def _await_ready(self, file: StateFile, arm: Arm, server: Server, fence: _Fence, began: float) -> None:
         """Return when the version has answered a real inference.
 
         Raises:
@@ -290,15 +291,26 @@ class LocalBackend:
         name = servers.program_name(file.model, arm.version)
         folder = Folder.of(self.home, file.model, arm.version)
         limit = server.serving.ready_within.total_seconds()
-        began, deadline = time.time(), time.monotonic() + limit
+        deadline = time.monotonic() + limit
         rows = server.settings.get("warmup") or []
-        while not servers.is_ready(file.model, server.port):
+        while True:
             fence.check(file.read())
+            try:
+                if servers.is_ready(file.model, server.port):
+                    if rows:
+                        timeout = server.serving.timeout.total_seconds()
+                        servers.infer(file.model, arm.version, server.port, rows[0], timeout)
+                    return
+            except UnavailableError:
+                pass  # it said it was ready, and is gone: look again
+            except ServingError as error:
+                raise NotReadyError(f"{error.message}: it is not ready") from error
             status, note = self.manager.status(name), folder.read_note("failed")
-            why = str(note["message"]) if note and note["at"] >= began - 1 else status.message
+            fresh = note is not None and note["at"] >= began
+            why = str(note["message"]) if note and fresh else status.message
             if status.state != "running" and why.startswith("integrity"):
                 raise IntegrityError(f"{file.model} version {arm.version}: {why}")
-            if status.state != "running" or (note and note["at"] >= began - 1):
+            if status.state != "running" or fresh:
                 raise NotReadyError(
                     f"{file.model} version {arm.version} cannot be loaded: {why}",
                     hint=f"its log is {self.home.logs / f'server-{file.model}-{arm.version}.log'}",
@@ -309,11 +321,6 @@ class LocalBackend:
                     hint="raise serving.ready_within, or see its log",
                 )
             time.sleep(0.1)
-        if rows:
-            try:
-                servers.infer(file.model, arm.version, server.port, rows[0], server.serving.timeout.total_seconds())
-            except ServingError as error:
-                raise NotReadyError(f"{error.message}: it is not ready") from error
 
     def _sweep(self, file: StateFile, now: float) -> list[str]:
         with file.locked() as state:

@@ -69,6 +69,7 @@ class WindtunnelRuntime(MLModel):  # type: ignore[misc]
             features=self._contract.names,
             kinds={field.name: field.kind for field in self._contract.fields},
         )
+        folder.clear_note("failed")
         threading.Thread(target=self._watch, name="hang-watch", daemon=True).start()
         return True
 

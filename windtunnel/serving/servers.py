@@ -383,13 +383,14 @@ def infer(model: str, version: str, port: int, row: dict[str, Any], timeout_s: f
     """One real inference that is not logged.
 
     Raises:
+        UnavailableError: nobody answered.
         ServingError: the answer is not a prediction of this version.
     """
     body = json.dumps({"inputs": tensors([row])}).encode()
     try:
         status, answer = _request("POST", port, f"/v2/models/{model}/infer", body, timeout_s)
     except (OSError, http.client.HTTPException) as error:
-        raise ServingError(f"{model} version {version} did not answer an inference: {error}") from error
+        raise UnavailableError(f"{model} version {version} did not answer an inference: {error}") from error
     if status != 200:
         raise ServingError(f"{model} version {version} answered {status} to an inference: {answer[:500]!r}")
     found = json.loads(answer)
