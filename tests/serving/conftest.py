@@ -330,3 +330,13 @@ class Kit:
 @pytest.fixture(scope="session")
 def kit(served: Served, models: Models) -> Kit:
     return Kit(served, models)
+
+
+@pytest.fixture(scope="session")
+def serving_python() -> str:
+    return SERVING_PYTHON
+
+
+@pytest.fixture
+def row() -> dict[str, Any]:
+    return dict(ROW)
