@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from windtunnel import names
+
+if TYPE_CHECKING:
+    from windtunnel.registry.records import ModelSummary, RolloutRecord
 
 #: How each kind of state is coloured: the page has three colours and no more.
 TONES = {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "unsure"}
@@ -37,18 +40,23 @@ def when(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC") if seconds else None
 
 
-def rollout_text(rollout: dict[str, Any] | None) -> str | None:
-    """``1.2.0 at 25 %`` while one runs."""
-    if not rollout:
+def rollout_text(rollout: RolloutRecord | None) -> str | None:
+    """``version 3 at 25 %`` while one runs."""
+    if rollout is None or rollout.ended:
         return None
-    what = rollout.get("semver") or f"version {rollout.get('version')}"
-    weight = rollout.get("weight")
-    state = rollout.get("state", "running")
-    at = f" at {weight} %" if weight is not None else ""
-    return f"{what}{at}" + ("" if state == "running" else f" ({state})")
+    at = f" at {rollout.weight:g} %" if rollout.weight is not None else ""
+    return f"version {rollout.version}{at}" + ("" if rollout.state == "running" else f" ({rollout.state})")
 
 
-def rows(summaries: Iterable[Any], visible: Iterable[str]) -> list[Row]:
+def since(summary: ModelSummary) -> float | None:
+    """When the champion became champion, where the newest rollout is the one that made it so."""
+    rollout = summary.rollout
+    if rollout and summary.champion and rollout.version == summary.champion.version and rollout.state == "promoted":
+        return rollout.ended_at
+    return None
+
+
+def rows(summaries: Iterable[ModelSummary], visible: Iterable[str]) -> list[Row]:
     """One row per model the reader may see, by name."""
     allowed = set(visible)
     made = []
@@ -56,12 +64,13 @@ def rows(summaries: Iterable[Any], visible: Iterable[str]) -> list[Row]:
         if summary.name not in allowed:
             continue
         champion = summary.champion
-        drift = summary.verdicts.get("drift")
+        posted = summary.verdicts.get("drift")
+        drift = posted.verdict if posted else None
         made.append(
             Row(
                 name=summary.name,
                 champion=(champion.semver or f"version {champion.version}") if champion else None,
-                champion_since=when(getattr(summary, "champion_since", None)),
+                champion_since=when(since(summary)),
                 rollout=rollout_text(summary.rollout),
                 drift=str(drift.outcome) if drift else None,
                 drift_tone=TONES.get(str(drift.outcome), "unsure") if drift else "unsure",

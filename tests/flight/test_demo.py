@@ -119,5 +119,6 @@ def test_one_correlation_id_follows_the_story(flight: Any) -> None:
     champion = registry.champion("visits")
     assert champion is not None
     story = champion.correlation_id
-    kinds = {str(v.kind) for v in registry.verdicts("visits", limit=500) if v.correlation_id == story}
+    verdicts = [posted.verdict for posted in registry.verdicts("visits", limit=500)]
+    kinds = {str(v.kind) for v in verdicts if v.correlation_id == story}
     assert {"drift", "data-check", "evaluation", "rollout"} <= kinds

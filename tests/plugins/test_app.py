@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
 from windtunnel.errors import UnavailableError
+from windtunnel.evidence import Kind, Outcome, Verdict
+from windtunnel.registry.records import ModelSummary, PostedVerdict, RolloutRecord, VersionRecord
 
 
 @pytest.fixture
@@ -36,29 +40,24 @@ def signed_in(app, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     return TestClient(app)
 
 
-def summary(name: str, **how: object) -> SimpleNamespace:
-    return SimpleNamespace(**({"name": name, "champion": None, "rollout": None, "verdicts": {}} | how))
+def summary(name: str, **how: Any) -> ModelSummary:
+    return ModelSummary(**({"name": name, "champion": None, "rollout": None, "verdicts": {}, "versions": 1} | how))
 
 
-def serve(monkeypatch: pytest.MonkeyPatch, summaries: list[SimpleNamespace]) -> None:
+CHAMPION = VersionRecord("visits", "2", "1.1.0", "READY", "champion", "runs:/a/model", 0.0)
+ROLLOUT = RolloutRecord("r1", "visits", "3", "2", 4, "airflow", "running", 0.0, 0.0, weight=25)
+DRIFT = Verdict("visits", Kind.DRIFT, Outcome.FAIL, "lncoins moved by 0.54 <b>", "sha256:aa", created_at=1.0)
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, summaries: list[ModelSummary]) -> None:
     monkeypatch.setattr("windtunnel_ui.app.registry", lambda: SimpleNamespace(models=lambda: summaries))
 
 
 def test_the_page_shows_champion_rollout_and_drift(signed_in: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    drift = SimpleNamespace(outcome="FAIL", reason="lncoins moved by 0.54 <b>", created_at=1.0)
-    serve(
-        monkeypatch,
-        [
-            summary(
-                "visits",
-                champion=SimpleNamespace(semver="1.1.0", version="2"),
-                rollout={"version": "3", "semver": "1.2.0", "weight": 25, "state": "running"},
-                verdicts={"drift": drift},
-            )
-        ],
-    )
+    verdicts = {"drift": PostedVerdict("v1", False, 1, DRIFT)}
+    serve(monkeypatch, [summary("visits", champion=CHAMPION, rollout=ROLLOUT, verdicts=verdicts)])
     page = signed_in.get("/models").text
-    for text in ("visits", "1.1.0", "1.2.0 at 25 %", "FAIL", "lncoins moved by 0.54 &lt;b&gt;"):
+    for text in ("visits", "1.1.0", "version 3 at 25 %", "FAIL", "lncoins moved by 0.54 &lt;b&gt;"):
         assert text in page
 
 
@@ -76,3 +75,11 @@ def test_a_registry_that_is_down_is_said_not_hidden(signed_in: TestClient, monke
     assert answer.status_code == 503
     assert "MLflow does not answer" in answer.text
     assert signed_in.get("/api/models").status_code == 503
+
+
+def test_an_ended_rollout_is_not_running(signed_in: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = replace(ROLLOUT, state="promoted", version="2", ended_at=60.0)
+    serve(monkeypatch, [summary("visits", champion=CHAMPION, rollout=over)])
+    row = signed_in.get("/api/models").json()["models"][0]
+    assert row["rollout"] is None
+    assert row["champion_since"] == "1970-01-01 00:01 UTC"

@@ -62,7 +62,7 @@ def main(
         final_tables(told, tell.console)
     if json_output:
         machine(told)
-    if not stop:
+    if not stop and told["urls"]:
         tell.say(f"the stack stays up; stop it with: windtunnel --home {place.root} down")
     if told["ok"]:
         tell.say(f"every step proven in {told['seconds'] / 60:.1f} minutes", "✓")

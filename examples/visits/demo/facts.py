@@ -83,12 +83,12 @@ class Facts:
     def loss_on(self, start: float, end: float, *, cost_sharing: bool) -> dict[str, tuple[float, int]]:
         """(mean Poisson deviance, rows) by version on live, labelled members of one population."""
         import pandas as pd
+
+        from windtunnel.evaluation import metrics
         from windtunnel.serving.labels import Labels, joined
         from windtunnel.serving.predictions import PredictionLog
 
-        from windtunnel.evaluation import metrics
-
-        rows = joined(PredictionLog(self.home.predictions), Labels(self.home.labels), MODEL, start, end)
+        rows = joined(PredictionLog(self.home.predictions), Labels(self.home.labels), MODEL, start, end).frame
         rows = rows[rows["label"].notna() & rows["prediction"].notna()]
         rows = rows[(rows["feature_lncoins"] > 0) == cost_sharing]
         told = {}

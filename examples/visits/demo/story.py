@@ -282,7 +282,8 @@ class Story:
         return champion
 
     def _verdict(self, kind: str, outcome: str, after: float) -> Any:
-        for verdict in self.facts.registry.verdicts(MODEL, kind=kind):
+        for posted in self.facts.registry.verdicts(MODEL, kind=kind):
+            verdict = posted.verdict
             if str(verdict.outcome) == outcome and (verdict.created_at or 0) >= after:
                 return verdict
         return None
@@ -290,7 +291,7 @@ class Story:
     def _outcome(self, version: str, kind: str) -> str:
         record = self.facts.registry.version(MODEL, version)
         found = self.facts.registry.verdicts(MODEL, subject=record.digest, kind=kind)
-        return str(found[0].outcome) if found else "-"
+        return str(found[0].verdict.outcome) if found else "-"
 
     def _rows_of(self, version: str, start: float) -> int:
         return self.facts.loss_on(start, time.time(), cost_sharing=True).get(version, (0.0, 0))[1]
