@@ -99,8 +99,9 @@ class Windtunnel:
         self.links_found["version"] = self.hook.version_url(model, version)
 
     def note_report(self, uri: str | None) -> None:
+        """A path becomes a ``file:`` URI: a link must be one."""
         if uri:
-            self.links_found["report"] = uri
+            self.links_found["report"] = Path(uri).as_uri() if uri.startswith("/") else uri
 
     def verdict(self, context: Mapping[str, Any], story: Story, **fields: Any) -> Verdict:
         """A verdict of this model, bound to this DAG run and story."""

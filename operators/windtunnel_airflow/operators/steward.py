@@ -119,9 +119,9 @@ def analyze(path: Path) -> bool:
 
     try:
         with closing(sqlite3.connect(path, timeout=5.0, isolation_level=None)) as connection:
-            # Bounded: it looks at so many rows of an index, and only where the table changed since.
+            # Bounded: it looks at so many rows of each index, however large the table is.
             connection.execute("PRAGMA analysis_limit = 4000")
-            connection.execute("PRAGMA optimize = 0x10002")
+            connection.execute("ANALYZE")
     except sqlite3.OperationalError:
         return False
     return True

@@ -1,10 +1,10 @@
 """A whole life through ``dag.test`` in a process of its own: real data, training, registry; traffic from a fake.
 
-    python flight.py HOME [good|errors|first-errors]
+    python flight.py HOME [life|first-errors]
 
-Airflow's database, the MLflow server with the governed store and the detached training runner are real. Where Envoy and
-model servers would be is ``FakeBackend``: it fetches and verifies the artifacts as the real one does, and counts requests
-as time goes by. Prints one JSON object.
+Airflow's database, the MLflow server with the governed store and the detached training runner are real. Where Envoy
+and model servers would be is ``FakeBackend``: it fetches and verifies the artifacts as the real one does, and counts
+requests as time goes by. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import Any
 
 CASES = Path(__file__).parent
 HOME = Path(sys.argv[1])
-SAY = {"harm": sys.argv[2] if len(sys.argv) > 2 else "good"}
+MODE = sys.argv[2] if len(sys.argv) > 2 else "life"
+#: The version whose requests fail half of the time.
+HARMFUL = "1" if MODE == "first-errors" else "3"
 
 from windtunnel.errors import FencedError  # noqa: E402
 from windtunnel.home import Home  # noqa: E402
@@ -54,8 +56,7 @@ class FakeBackend:
         for version, weight in self._weights().items():
             requests, errors = WORLD.counts.setdefault(version, [0, 0])
             more = int(RATE * spent * weight / 100)
-            bad = SAY["harm"] != "good" and version == SAY.get("version")
-            WORLD.counts[version] = [requests + more, errors + (more // 2 if bad else 0)]
+            WORLD.counts[version] = [requests + more, errors + (more // 2 if version == HARMFUL else 0)]
 
     def _weights(self) -> dict[str, int]:
         arms = WORLD.release.arms() if WORLD.release else ()
@@ -121,7 +122,10 @@ def description(table: Path) -> Any:
             "training": {"entry_point": "wt_small:train", "params": {"alpha": 1.0}, "time_limit": "2m"},
             "evaluation": {"metrics": [{"name": "rmse", "maximum": 1.0, "margin": 0.5}], "benchmark": None},
             "rollout": {
-                "steps": [{"weight": 10, "hold": "1s", "min_requests": 20}, {"weight": 50, "hold": "1s", "min_requests": 20}],
+                "steps": [
+                    {"weight": 10, "hold": "1s", "min_requests": 20},
+                    {"weight": 50, "hold": "1s", "min_requests": 20},
+                ],
                 "gates": [{"metric": "errors", "margin": 0.02}],
                 "first_watch": "1s",
                 "look_every": "0.2s",
@@ -130,8 +134,8 @@ def description(table: Path) -> Any:
             "monitoring": {"window": "30s"},
             "steps": [
                 {"name": "split", "run": "wt_small:part", "outputs": ["part"], "over": ["x", "y"]},
-                {"name": "collect", "run": "wt_small:gather", "after": ["split"], "before": ["train"], "inputs": ["part"],
-                 "outputs": ["all"]},
+                {"name": "collect", "run": "wt_small:gather", "after": ["split"], "before": ["train"],
+                 "inputs": ["part"], "outputs": ["all"]},
                 {"name": "maybe", "run": "wt_small:unwanted", "after": ["check"], "before": ["train"],
                  "when": "wt_small:never"},
                 {"name": "note", "run": "wt_small:note", "after": ["train"], "before": ["evaluate"], "critical": False},
@@ -191,13 +195,14 @@ def main() -> dict[str, Any]:
     dags = lifecycle(model)
     story: dict[str, Any] = {}
     registry = connect.from_home(home)
-    SAY["version"] = "1" if SAY["harm"] == "first-errors" else "2"
     story["train"] = fly(dags["small.train"], reason="the first", correlation_id="c" * 32)
     story["release"] = fly(dags["small.release"])
-    if SAY["harm"] != "first-errors":
-        story["train again"] = fly(dags["small.train"], params={"alpha": 2.0})
-        story["release again"] = fly(dags["small.release"])
-        story["release for nothing"] = fly(dags["small.release"])
+    if MODE == "life":
+        story["train better"] = fly(dags["small.train"], params={"alpha": 0.5}, reason="a better recipe")
+        story["release better"] = fly(dags["small.release"])
+        story["train harmful"] = fly(dags["small.train"], params={"alpha": 2.0}, reason="a careless recipe")
+        story["release harmful"] = fly(dags["small.release"])
+        story["release nothing"] = fly(dags["small.release"])
     champion = registry.champion("small")
     story["champion"] = champion.version if champion else None
     story["versions"] = {
@@ -205,11 +210,13 @@ def main() -> dict[str, Any]:
         for v in registry.versions("small")
     }
     story["verdicts"] = [
-        {"kind": str(p.verdict.kind), "outcome": str(p.verdict.outcome), "claimed": p.claimed, "reason": p.verdict.reason,
-         "version": p.verdict.version, "correlation_id": p.verdict.correlation_id, "dag_id": p.verdict.dag_id}
+        {"kind": str(p.verdict.kind), "outcome": str(p.verdict.outcome), "claimed": p.claimed,
+         "reason": p.verdict.reason, "version": p.verdict.version, "correlation_id": p.verdict.correlation_id, "dag_id": p.verdict.dag_id}
         for p in registry.verdicts("small")
     ]  # fmt: skip
-    story["rollouts"] = [{"state": r.state, "version": r.version, "reason": r.reason} for r in registry.rollouts("small")]
+    story["rollouts"] = [
+        {"state": r.state, "version": r.version, "reason": r.reason} for r in registry.rollouts("small")
+    ]
     story["looks"] = len(list(LookLog(home, "small")._looks()))
     story["renewed"] = WORLD.renewed
     story["applied"] = WORLD.applied
