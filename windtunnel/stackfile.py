@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,14 +80,14 @@ SOCKET_LIMIT = 98
 def socket_path(home: Home, wanted: Path) -> Path:
     """Where a unix socket wanted at ``wanted`` (below ``home``) really lives.
 
-    Usually ``wanted`` itself. A home with a long path gets a short private folder under the temporary
-    directory instead, the same one every time, so that nobody has to be told. The folder is made by whoever
+    Usually ``wanted`` itself. A home with a long path gets a short private folder below /tmp instead, the same
+    one every time and whatever ``$TMPDIR`` says, so that nobody has to be told. The folder is made by whoever
     creates the socket (``make_socket_folder``).
     """
     if len(os.fsencode(wanted)) <= SOCKET_LIMIT:
         return wanted
     short = hashlib.sha256(os.fsencode(home.root)).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"windtunnel-{os.getuid()}-{short}" / wanted.name
+    return Path("/tmp") / f"windtunnel-{os.getuid()}-{short}" / wanted.name
 
 
 def supervisor_socket(home: Home) -> Path:

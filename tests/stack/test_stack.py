@@ -224,8 +224,10 @@ def test_power_cut(stack: Stack, ran: str) -> None:
     """DEMAND OPS-9: kill -9 of everything; 'up' comes back to the same state."""
     file = StackFile.read(stack.home)
     password = read_secret(stack.home, "airflow-admin")
-    # Again and again: what one process starts while we look must die too, as it would without power.
-    until(lambda: not [os.kill(process.pid, signal.SIGKILL) for process in processes.of_home(stack.home)], 30, 0.1)
+    supervisor = processes.identify(file.pid or 0)
+    assert supervisor is not None
+    processes.end_all(stack.home, patience_s=-1)  # SIGKILL at once
+    assert not processes.is_alive(supervisor)
     assert stack.supervisor.socket.exists()  # stale, as after a power cut
     dead = stack.status()
     assert not dead.running and dead.level is Level.UNHEALTHY

@@ -52,7 +52,8 @@ def test_foreign_settings_do_not_reach_the_servers(tmp_path: Path) -> None:
         },
     )  # fmt: skip
     assert "secret" not in " ".join(env.values())
-    assert not [key for key in env if key.startswith(("AIRFLOW", "MLFLOW", "PYTHON"))]
+    assert not [key for key in env if key.startswith(("AIRFLOW", "PYTHON")) or key == "MLFLOW_TRACKING_URI"]
+    assert env["DO_NOT_TRACK"] == "1"
     assert env["HOME"] == "/home/ann"
     assert env["no_proxy"].split(",") == ["example.org", "127.0.0.1", "localhost"]
     assert env["WINDTUNNEL_HOME"] == str(tmp_path)

@@ -14,6 +14,7 @@ from windtunnel.cli import (
     demo,
     doctor,
     down,
+    guard,
     logs,
     rollout,
     schema,
@@ -55,7 +56,7 @@ def _common(
     context.obj = home
 
 
-for module in (up, down, status, logs, doctor, uninstall, setup_serving, demo, check, schema):
+for module in (up, down, status, logs, doctor, uninstall, setup_serving, demo, check, schema, guard):
     app.command(name=module.NAME)(module.command)
 app.add_typer(rollout.app, name="rollout")
 

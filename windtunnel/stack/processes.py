@@ -104,7 +104,9 @@ def end_all(home: Home, *, patience_s: float = 3.0, limit_s: float = 10.0) -> li
     start = time.monotonic()
     asked: set[Process] = set()
     while True:
-        left = of_home(home)
+        # One that is just dying has lost its environment already, but may still hold its ports: it counts as left.
+        found = of_home(home)
+        left = [*found, *(process for process in asked.difference(found) if is_alive(process))]
         waited = time.monotonic() - start
         if not left or waited > limit_s:
             return left

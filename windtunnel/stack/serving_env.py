@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from windtunnel.errors import StackError
 from windtunnel.home import Home
@@ -39,7 +42,7 @@ def make(home: Home, *, tell: Callable[[str], None] = lambda line: None, limit_s
         with log.open("wb") as out:
             for command in (
                 [sys.executable, "-m", "venv", str(final)],
-                [str(python), "-m", "pip", "install", "--quiet", f"windtunnel[serving]=={version('windtunnel')}"],
+                [str(python), "-m", "pip", "install", "--quiet", requirement()],
                 [str(python), "-c", "import mlserver, mlserver_mlflow, windtunnel"],
             ):
                 subprocess.run(command, stdout=out, stderr=out, check=True, timeout=limit_s)
@@ -50,6 +53,16 @@ def make(home: Home, *, tell: Callable[[str], None] = lambda line: None, limit_s
             raise StackError(f"the model servers' environment could not be made: {error}", hint=f"see {log}") from error
         raise
     return str(python)
+
+
+def requirement() -> str:
+    """What to ask pip for: this very Windtunnel, from where it was installed, with the extra ``serving``."""
+    told = distribution("windtunnel").read_text("direct_url.json")  # PEP 610: a wheel or a folder, not an index
+    if told:
+        url = str(json.loads(told).get("url", ""))
+        if url.startswith("file://") and Path(url2pathname(urlsplit(url).path)).exists():
+            return f"windtunnel[serving] @ {url}"
+    return f"windtunnel[serving]=={version('windtunnel')}"
 
 
 def is_usable(python: str | Path, *, limit_s: float = 60.0) -> str | None:

@@ -398,7 +398,7 @@ class Stack:
         return programs
 
     def _running(self) -> StackFile | None:
-        """The running stack's file, if its supervisor answers."""
+        """The running stack's file, if its supervisor answers and it is not the half of one whose ``up`` was killed."""
         pid = self.supervisor.pid()
         if pid is None:
             return None
@@ -406,7 +406,8 @@ class Stack:
             file = StackFile.read(self.home)
         except StackError:
             return None
-        return file if file.pid == pid else None
+        half = set(airflow.PROGRAMS) & set(self.only) and migration_needed(self.home, database.find(self.home))
+        return file if file.pid == pid and not half else None
 
     def _check_same(self, file: StackFile, told: Mapping[str, int], dag_folders: Sequence[Path]) -> None:
         for server, port in told.items():

@@ -176,6 +176,10 @@ def clean_environment(home: Home, environ: Mapping[str, str] | None = None) -> d
         "no_proxy": loopback,
         "NO_PROXY": loopback,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "/usr/bin:/bin")]),
+        # No library below reports to its makers.
+        "DO_NOT_TRACK": "1",
+        "GX_ANALYTICS_ENABLED": "False",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
         "WINDTUNNEL_HOME": str(home.root),
         processes.MARK: str(home.root),
     }
