@@ -57,13 +57,13 @@ model = Model(
         time_limit="5m",
     ),
     evaluation=Evaluation(
-        holdout=0.2,
-        metrics=[Metric(name="poisson_deviance", maximum=4.7, margin=0.1), Metric(name="mae", maximum=4.0)],
-        slices=[Slice(by="hlthg", metric="poisson_deviance", maximum=6.0)],
+        holdout=0.1,
+        metrics=[Metric(name="poisson_deviance", maximum=5.5, margin=0.1), Metric(name="mae", maximum=4.0)],
+        slices=[Slice(by="hlthg", metric="poisson_deviance", maximum=7.0)],
         # The team benchmarks the batches its nightly job sends. Live requests are smaller: see careless.py.
         benchmark=Benchmark(requests=40, rows_per_request=50, p99_ms=2_000, load_s=60),
     ),
-    serving=Serving(flush="2s", sticky=None, max_concurrency=32),
+    serving=Serving(flush="2s", max_concurrency=32, ready_within="2m"),
     rollout=Rollout(
         steps=[
             Step(weight=5, hold="12s", min_requests=12),
@@ -92,7 +92,7 @@ model = Model(
         label_delay="5s",
         min_rows=200,
         drift=Drift(false_alarms=0.01, min_effect=0.15),
-        performance=Performance(metric="poisson_deviance", tolerance=0.05, min_coverage=0.2),
+        performance=Performance(metric="poisson_deviance", tolerance=0.06, min_coverage=0.2),
         retrain=Retrain(cooldown="10m"),
     ),
 )

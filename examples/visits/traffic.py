@@ -1,8 +1,8 @@
 """Members asking for their prediction, at a steady rate, one request each; their outcome follows late.
 
 ``python -m windtunnel_examples.visits.traffic`` runs until it is told to stop (SIGTERM) and obeys
-``HOME/demo/traffic.json``: ``{"rate": requests per second, "cost_sharing": share of members from those plans}``.
-What it saw is kept in ``HOME/demo/answers.json``.
+``HOME/demo/traffic.json``: ``{"rate": requests per second, "cost_sharing": share of members from those plans,
+"record": whether outcomes enter the team's table}``. What it saw is kept in ``HOME/demo/answers.json``.
 """
 
 from __future__ import annotations
@@ -60,6 +60,19 @@ def request_body(row: dict[str, float]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Control:
+    """What the demo asks of the traffic.
+
+    Outcomes are recorded only once the cost-sharing members have joined: until then the table holds the history
+    alone, so that no version is ever trained on a row that is replayed to it.
+    """
+
+    rate: float = 0.0
+    cost_sharing: float = 0.0
+    record: bool = False
+
+
 @dataclass
 class Answers:
     """What the callers saw: answers by version and status."""
@@ -107,12 +120,11 @@ class Traffic:
         self.due: deque[tuple[float, str | None, dict[str, float], bool]] = deque()
         self.stopped = asyncio.Event()
 
-    def control(self) -> tuple[float, float]:
+    def control(self) -> Control:
         try:
-            told = json.loads(control_file(self.home).read_text(encoding="utf-8"))
-            return float(told["rate"]), float(told["cost_sharing"])
-        except (OSError, ValueError, KeyError):
-            return 0.0, 0.0
+            return Control(**json.loads(control_file(self.home).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return Control()
 
     async def run(self) -> None:
         import httpx
@@ -126,21 +138,21 @@ class Traffic:
             flying: set[asyncio.Task[None]] = set()
             due = loop.time()
             while not self.stopped.is_set():
-                rate, cost_sharing = self.control()
-                if rate <= 0:
+                told = self.control()
+                if told.rate <= 0:
                     due = loop.time() + 0.2
                 else:
-                    row, fresh = self.people.draw(cost_sharing)
-                    task = asyncio.create_task(self._ask(client, row, fresh))
+                    row, fresh = self.people.draw(told.cost_sharing)
+                    task = asyncio.create_task(self._ask(client, row, fresh and told.record))
                     flying.add(task)
                     task.add_done_callback(flying.discard)
                     # A machine that stalled does not get the missed requests all at once.
-                    due = max(due + 1 / rate, loop.time() - 1.0)
+                    due = max(due + 1 / told.rate, loop.time() - 1.0)
                 await asyncio.sleep(max(0.0, due - loop.time()))
             await asyncio.gather(*flying, return_exceptions=True)
             await clerk
 
-    async def _ask(self, client: httpx.AsyncClient, row: dict[str, float], fresh: bool) -> None:
+    async def _ask(self, client: httpx.AsyncClient, row: dict[str, float], record: bool) -> None:
         import httpx
 
         sent = time.time()
@@ -153,7 +165,7 @@ class Traffic:
         prediction_id = None
         if answer.status_code == 200:
             prediction_id = answer.json()["parameters"]["prediction_ids"][0]
-        self.due.append((sent, prediction_id, row, fresh))
+        self.due.append((sent, prediction_id, row, record))
 
     async def _hand_in_outcomes(self) -> None:
         """Labels for the prediction log, and rows for the team's table, some seconds after the request."""
@@ -180,7 +192,7 @@ class Traffic:
         ]
         if labels:
             Labels(self.home.labels).append(MODEL, labels)
-        known = [{**row, "time": sent} for sent, _, row, fresh in ready if fresh]
+        known = [{**row, "time": sent} for sent, _, row, record in ready if record]
         if known:
             frame = pd.DataFrame(known)
             frame["time"] = pd.to_datetime(frame["time"], unit="s", utc=True)

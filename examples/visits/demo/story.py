@@ -19,6 +19,7 @@ from windtunnel.errors import WindtunnelError
 TRAIN, RELEASE, WATCH = (names.dag_id(MODEL, stage) for stage in ("train", "release", "watch"))
 FIRST_RECIPE = {"max_iter": 30, "learning_rate": 0.1, "max_leaf_nodes": 4}
 RATE = 25.0
+BUSY_RATE = 40.0
 POLL_S = 1.5
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ class Story:
 
     def first_version(self) -> None:
         with self._chapter("A first version, trained on free-plan members, is released") as step:
-            self._flow(RATE, 0.0)
+            self._flow(traffic.Control(rate=RATE))
             train = self._train("first", "first recipe", {"params": FIRST_RECIPE})
             run = self._release_of(train)
             require(run.state == "success", f"{RELEASE} ended success", step)
@@ -125,7 +126,7 @@ class Story:
         ) as step:
             old = self._champion()
             arrival = time.time()
-            self._flow(RATE, 0.8)
+            self._flow(traffic.Control(rate=BUSY_RATE, cost_sharing=0.8, record=True))
             self.tell.say("members of the cost-sharing plans make up 80 % of the requests now")
             with self._timed("waiting for drift"):
                 drift = self._wait("the drift verdict", 300, lambda: self._verdict("drift", "FAIL", arrival))
@@ -146,7 +147,7 @@ class Story:
                 "the performance verdict", 150, lambda: self._verdict("performance", "FAIL", arrival)
             )
             require(True, f"verdict performance FAIL: {performance.reason}", step)
-            self._wait("labels for the new champion", 90, lambda: self._rows_of(new.version, arrival) >= 300)
+            self._wait("labels for the new champion", 150, lambda: self._rows_of(new.version, arrival) >= 1_500)
             loss = self.facts.loss_on(arrival, time.time(), cost_sharing=True)
             (was, n_old), (is_, n_new) = loss[old.version], loss[new.version]
             require(
@@ -183,8 +184,8 @@ class Story:
         finally:
             self.time[part] = self.time.get(part, 0.0) + time.monotonic() - began
 
-    def _flow(self, rate: float, cost_sharing: float) -> None:
-        traffic.write_json(traffic.control_file(self.facts.home), {"rate": rate, "cost_sharing": cost_sharing})
+    def _flow(self, told: traffic.Control) -> None:
+        traffic.write_json(traffic.control_file(self.facts.home), vars(told))
 
     def _train(self, name: str, recipe: str, conf: dict[str, Any]) -> DagRun:
         run_id = f"demo-{name}-{int(self.began)}"
