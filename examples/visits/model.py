@@ -53,11 +53,11 @@ model = Model(
     ),
     training=Training(
         entry_point="windtunnel_examples.visits.train:train",
-        params={"max_iter": 100, "learning_rate": 0.1, "max_leaf_nodes": 31},
+        params={"max_iter": 100, "learning_rate": 0.1, "max_leaf_nodes": 15},
         time_limit="5m",
     ),
     evaluation=Evaluation(
-        holdout=0.1,
+        holdout=0.2,
         metrics=[Metric(name="poisson_deviance", maximum=5.5, margin=0.1), Metric(name="mae", maximum=4.0)],
         slices=[Slice(by="hlthg", metric="poisson_deviance", maximum=7.0)],
         # The team benchmarks the batches its nightly job sends. Live requests are smaller: see careless.py.
@@ -91,7 +91,8 @@ model = Model(
         lateness="4s",
         label_delay="5s",
         min_rows=200,
-        drift=Drift(false_alarms=0.01, min_effect=0.15),
+        # A month of half-minute windows has 86,400 of them: in a time-lapse the alarms of a "month" are spread thin.
+        drift=Drift(false_alarms=5, min_effect=0.1),
         performance=Performance(metric="poisson_deviance", tolerance=0.06, min_coverage=0.2),
         retrain=Retrain(cooldown="10m"),
     ),

@@ -183,6 +183,7 @@ class Traffic:
 
     def _write_outcomes(self, ready: list[tuple[float, str | None, dict[str, float], bool]]) -> None:
         import pandas as pd
+
         from windtunnel.serving.labels import Labels
 
         labels = [

@@ -10,6 +10,7 @@ six seconds, paid inside ``check`` only.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -110,6 +111,7 @@ def _check(gx: Any, data: Data, frame: Any, report_dir: Path | None, part: Part)
 def _great_expectations() -> Iterator[Any]:
     """The library, silent: no analytics, no progress bars, no warnings of its own."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # or 200 lines of its start in every task log
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import great_expectations as gx

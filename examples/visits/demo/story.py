@@ -126,12 +126,13 @@ class Story:
         ) as step:
             old = self._champion()
             arrival = time.time()
-            self._flow(traffic.Control(rate=BUSY_RATE, cost_sharing=0.8, record=True))
-            self.tell.say("members of the cost-sharing plans make up 80 % of the requests now")
+            self._flow(traffic.Control(rate=BUSY_RATE, cost_sharing=0.9, record=True))
+            self.tell.say("members of the cost-sharing plans make up 90 % of the requests now")
             with self._timed("waiting for drift"):
                 drift = self._wait("the drift verdict", 300, lambda: self._verdict("drift", "FAIL", arrival))
             self.tell.say(f"drift: {drift.reason}", "✓")
             require(True, f"verdict drift FAIL: {drift.reason}", step)
+            require("prediction" in str(drift.numbers), "the verdict judges features and predictions", step)
             require(bool(drift.report_uri), f"Evidently report {drift.report_uri}", step)
             train = self._wait("the retraining", 120, lambda: self._run_caused_by(TRAIN, "drift", arrival))
             require(train.run_type == "asset_triggered", f"Airflow started {TRAIN} by the asset event", step)
