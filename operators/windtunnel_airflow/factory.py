@@ -254,6 +254,8 @@ def release_dag(
     # Between two tries nobody renews the lease: tries follow each other well within it.
     pause = min(timedelta(seconds=30), model.rollout.lease / 4)
     quick = default_args(first=pause, last=pause)
+    # A way back has moved the traffic with its first try; after that it may wait for a registry that is down.
+    patient = {**default_args(), "retries": 10}
     with _dag(model, "release", schedule=[asset(model, "version")], params=params, args=quick, **dag_args) as dag:
         claim = ClaimReleaseOperator(task_id="claim", version="{{ params.version }}", **common)
         # As text, not as a reference: that would draw an edge from claim to every task, and into their trigger rules.
@@ -277,6 +279,7 @@ def release_dag(
             first_watch = GateSensor(task_id="watch", step=0, deferrable=deferrable, **given)
             withdraw = WithdrawOperator(
                 task_id="withdraw",
+                **patient,
                 trigger_rule=TriggerRule.ONE_FAILED,
                 outlets=[asset(model, "rollback")],
                 **given,
@@ -297,6 +300,7 @@ def release_dag(
         before >> promote
         rollback = RollbackOperator(
             task_id="rollback",
+            **patient,
             trigger_rule=TriggerRule.ONE_FAILED,
             outlets=[asset(model, "rollback")],
             **given,

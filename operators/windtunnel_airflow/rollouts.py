@@ -140,7 +140,7 @@ def desired(
 
     Args:
         settings: per version, see ``LocalBackend``.
-        now: the lease runs from here; None when no candidate is exposed.
+        now: the lease runs from here. A candidate without traffic needs none, however long it takes to load.
         promoted: the candidate is the champion now; the former one loses its traffic and is kept warm.
     """
     from windtunnel.serving.backend import Release
@@ -154,7 +154,7 @@ def desired(
         candidates=() if promoted else (candidate,),
         token=int(claim["token"]),
         rollout_id=claim["rollout_id"],
-        lease_until=None if promoted or now is None else now + float(claim["lease_s"]),
+        lease_until=None if promoted or now is None or weight == 0 else now + float(claim["lease_s"]),
         keep_warm_s=float(claim["keep_warm_s"]),
         correlation_id=claim["correlation_id"],
         settings=dict(settings),

@@ -129,6 +129,19 @@ def test_a_whole_life(home: Home) -> None:
     # 5. nothing due: all skipped, no failure
     assert set(story["release nothing"]["tasks"].values()) == {"skipped"}
     assert story["release nothing"]["state"] == "success"
+    # 6. other rows come: drift, a report, and the event that wakes training
+    assert set(story["watch nothing"]["tasks"].values()) == {"skipped"}
+    watched = story["watch"]["tasks"]
+    assert watched == {
+        "window": "success", "drift": "success", "performance": "skipped", "report": "success", "react": "success"
+    }  # fmt: skip
+    (drift,) = [verdict for verdict in story["verdicts"] if verdict["kind"] == "drift"]
+    assert (drift["outcome"], drift["version"], drift["dag_id"]) == ("FAIL", "2", "small.watch")
+    assert story["events"][-1]["uri"] == "windtunnel://small/drift"
+    assert story["events"][-1]["extra"]["correlation_id"] == drift["correlation_id"]
+    assert [event["uri"].rsplit("/", 1)[-1] for event in story["events"]] == [
+        "version", "champion", "version", "champion", "version", "rollback", "window", "drift"
+    ]  # fmt: skip
     # what the registry says
     versions = story["versions"]
     assert {number: found["state"] for number, found in versions.items()} == {

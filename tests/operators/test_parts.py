@@ -157,7 +157,7 @@ def test_desired_states_are_whole(describe: Callable[..., Any], champion: str | 
     claim = claim_of(describe, champion)
     wanted = desired(claim, weight, {}, now=100.0)
     assert sum(arm.weight for arm in wanted.arms()) == (100 if champion else weight)
-    assert wanted.lease_until == 100.0 + claim["lease_s"]
+    assert wanted.lease_until == (100.0 + claim["lease_s"] if weight else None)
     assert (wanted.token, wanted.rollout_id) == (7, "r1")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import IntegrityError, NotReadyError
@@ -15,6 +16,7 @@ from windtunnel_airflow.steps import take
 
 if TYPE_CHECKING:
     from windtunnel.evidence import Outcome
+    from windtunnel.home import Home
     from windtunnel.spec import Benchmark
 
 
@@ -56,13 +58,15 @@ class EvaluateOperator(WindtunnelOperator):
         path = verified(Path(self.trained["model_path"]), digest)
         frame = pd.read_parquet(holdout.path)
         champion = hook.registry.champion(model.name)
-        with hook.mlflow_environment():
+        home = self.home
+        home.pipelines.mkdir(parents=True, exist_ok=True)
+        with hook.mlflow_environment(), TemporaryDirectory(prefix=".champion-", dir=home.pipelines) as place:
             result = evaluate(
                 model.evaluation,
                 model.data.feature_names,
                 model.data.target,
                 predictor(path),
-                predictor(self._champion_copy(champion)) if champion else None,
+                predictor(champion_copy(home, champion, Path(place))) if champion else None,
                 frame,
                 pd.read_parquet(rows.path),
             )
@@ -89,14 +93,6 @@ class EvaluateOperator(WindtunnelOperator):
             "digest": digest,
             "champion": str(champion.version) if champion else None,
         }
-
-    def _champion_copy(self, champion: Any) -> Path:
-        """A verified private copy of the champion's files."""
-        from windtunnel.serving import artifacts
-        from windtunnel.serving.backend import Arm
-
-        source = f"models:/{champion.model}/{champion.version}"
-        return artifacts.ensure(self.home, champion.model, Arm(str(champion.version), champion.digest, source)).model
 
     def _benchmark(self, context: Any, story: Any, path: Path, digest: str, frame: Any, rules: Benchmark) -> str:
         from windtunnel.evidence import Kind, Outcome
@@ -125,6 +121,16 @@ class EvaluateOperator(WindtunnelOperator):
         identity = self.hook.registry.post_verdict(verdict)
         refuse_unless_pass(verdict, "nothing is registered")
         return str(identity)
+
+
+def champion_copy(home: Home, champion: Any, place: Path) -> Path:
+    """A verified copy of the champion's files below ``place``; the copy that serves is left alone."""
+    from windtunnel.serving import artifacts
+    from windtunnel.serving.backend import Arm
+
+    source = f"models:/{champion.model}/{champion.version}"
+    arm = Arm(str(champion.version), champion.digest, source)
+    return artifacts.ensure(home, champion.model, arm, artifacts.Folder(place / "copy")).model
 
 
 def verified(path: Path, digest: str) -> Path:

@@ -315,9 +315,6 @@ class _Undo(_Traffic):
         from windtunnel.evidence import Kind, Outcome
         from windtunnel.serving import intent
 
-        found = intent.read(self.home, claim["model"])
-        if found is not None and found.rollout_id == claim["rollout_id"]:
-            intent.clear(self.home, claim["model"])
         registry = self.hook.registry
         registry.post_verdict(
             self.verdict(
@@ -335,6 +332,10 @@ class _Undo(_Traffic):
             self._close(registry, claim, reason)
         except (FencedError, RefusedError) as error:  # taken over, or closed by the guard: their word stands
             self.log.warning("The registry has the rollout closed already: %s", error.message)
+        # Last: until the registry knows, the guard must find that a promotion was begun.
+        found = intent.read(self.home, claim["model"])
+        if found is not None and found.rollout_id == claim["rollout_id"]:
+            intent.clear(self.home, claim["model"])
 
     def _close(self, registry: Any, claim: Any, reason: str) -> None:
         registry.update_rollout(claim["rollout_id"], claim["token"], state=self.state, weight=0, reason=reason)
@@ -353,13 +354,6 @@ class _Undo(_Traffic):
 
         self.apply(desired(claim, 100, self.settings(claim), now=None, promoted=True))
         intent.clear(self.home, claim["model"])
-        story = claim_story(claim)
-        announce(
-            self,
-            context,
-            "champion",
-            Event(claim["model"], story.correlation_id, story.cause, claim["version"], claim["digest"]),
-        )
         raise AirflowSkipException(f"version {claim['version']} is champion already: the promotion was finished")
 
     def _why(self, claim: Any, context: Any) -> tuple[str, str]:

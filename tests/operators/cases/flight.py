@@ -131,7 +131,7 @@ def description(table: Path) -> Any:
                 "look_every": "0.2s",
                 "lease": "20s",
             },
-            "monitoring": {"window": "30s"},
+            "monitoring": {"window": "10s", "lateness": "0s", "min_rows": 100, "retrain": {"cooldown": "1h"}},
             "steps": [
                 {"name": "split", "run": "wt_small:part", "outputs": ["part"], "over": ["x", "y"]},
                 {"name": "collect", "run": "wt_small:gather", "after": ["split"], "before": ["train"],
@@ -166,6 +166,21 @@ def write_dag_file(folder: Path, model: Any) -> None:
     )
 
 
+def log_other_rows(home: Home, version: str) -> None:
+    """Predictions for rows unlike those of training, in one window that is over, by the model servers' own writer."""
+    import numpy as np
+
+    from windtunnel.serving.predictions import PredictionWriter
+
+    writer = PredictionWriter(home.predictions, "small", version, "0", flush_s=1.0, features=["a", "b"])
+    random = np.random.default_rng(3)
+    start = (time.time() // 10) * 10 - 20
+    for number in range(400):
+        row = {"a": float(random.normal() + 3), "b": float(random.normal())}
+        writer.write(f"q{number}", start + number / 40, [f"p{number}"], [row], [2 * row["a"] - row["b"]], 5.0, 200)
+    writer.close()
+
+
 def states(run: Any) -> dict[str, str]:
     return {
         ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]": str(getattr(ti.state, "value", ti.state))
@@ -176,6 +191,17 @@ def states(run: Any) -> dict[str, str]:
 def fly(dag: Any, **conf: Any) -> dict[str, Any]:
     run = dag.test(run_conf=conf or None)
     return {"state": str(getattr(run.state, "value", run.state)), "run_id": run.run_id, "tasks": states(run)}
+
+
+def asset_events() -> list[dict[str, Any]]:
+    """What Airflow has of them, oldest first."""
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        query = select(AssetModel.uri, AssetEvent.extra).join(AssetModel, AssetModel.id == AssetEvent.asset_id)
+        return [{"uri": uri, "extra": extra} for uri, extra in session.execute(query.order_by(AssetEvent.id))]
 
 
 def main() -> dict[str, Any]:
@@ -203,20 +229,23 @@ def main() -> dict[str, Any]:
         story["train harmful"] = fly(dags["small.train"], params={"alpha": 2.0}, reason="a careless recipe")
         story["release harmful"] = fly(dags["small.release"])
         story["release nothing"] = fly(dags["small.release"])
+        story["watch nothing"] = fly(dags["small.watch"])
+        log_other_rows(home, "2")
+        story["watch"] = fly(dags["small.watch"])
     champion = registry.champion("small")
     story["champion"] = champion.version if champion else None
     story["versions"] = {
         v.version: {"semver": v.semver, "state": v.state, "correlation_id": v.correlation_id, "cause": v.cause}
         for v in registry.versions("small")
     }
+    keys = ("kind", "outcome", "reason", "version", "correlation_id", "dag_id")
     story["verdicts"] = [
-        {"kind": str(p.verdict.kind), "outcome": str(p.verdict.outcome), "claimed": p.claimed,
-         "reason": p.verdict.reason, "version": p.verdict.version, "correlation_id": p.verdict.correlation_id, "dag_id": p.verdict.dag_id}
-        for p in registry.verdicts("small")
-    ]  # fmt: skip
-    story["rollouts"] = [
-        {"state": r.state, "version": r.version, "reason": r.reason} for r in registry.rollouts("small")
+        {"claimed": posted.claimed, **{key: posted.verdict.to_dict()[key] for key in keys}}
+        for posted in registry.verdicts("small")
     ]
+    rollouts = registry.rollouts("small")
+    story["rollouts"] = [{"state": one.state, "version": one.version, "reason": one.reason} for one in rollouts]
+    story["events"] = asset_events()
     story["looks"] = len(list(LookLog(home, "small")._looks()))
     story["renewed"] = WORLD.renewed
     story["applied"] = WORLD.applied
