@@ -8,12 +8,12 @@ Subclass ``ServingBackendConformance`` in a test file and give it a fixture ``ki
 - ``changed_arm(weight)``: a version whose bytes are not the sealed ones;
 - ``unready_arm(weight)``: a version whose server never becomes ready;
 - ``settings``: ``Release.settings`` for all of them;
+- ``next_token()``: a fencing token higher than all before;
 - ``fingerprint()``: any value that changes when a file is rewritten, a server restarted or a route replaced.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -23,12 +23,11 @@ import pytest
 from windtunnel.errors import FencedError, IntegrityError, NotReadyError, ServingError, UnavailableError
 from windtunnel.serving.backend import Observed, Release
 
-_tokens = itertools.count(int(time.time()))
-
 
 def release(kit: Any, champion: int | None, *candidates: Any, **more: Any) -> Release:
     """A release of the kit's model: champion version 1 at that weight, and the candidates."""
-    more.setdefault("token", next(_tokens))
+    if "token" not in more:
+        more["token"] = kit.next_token()
     more.setdefault("rollout_id", f"rollout-{more['token']}")
     arm = kit.arm(1, champion) if champion is not None else None
     return Release(kit.model, arm, tuple(candidates), settings=kit.settings, **more)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import http.client
+import itertools
 import json
 import os
 import shlex
@@ -294,6 +295,7 @@ class Kit:
     model: str = "visits"
     row: ClassVar[dict[str, Any]] = ROW
     trouble: ClassVar[type[Trouble]] = Trouble
+    tokens: ClassVar[Iterator[int]] = itertools.count(1)
     alive = staticmethod(alive)
     wait_until = staticmethod(wait_until)
 
@@ -313,6 +315,9 @@ class Kit:
 
     def unready_arm(self, weight: int) -> Arm:
         return self.saved.broken.arm("9", weight)
+
+    def next_token(self) -> int:
+        return next(self.tokens)
 
     def fingerprint(self) -> object:
         home = self.served.home

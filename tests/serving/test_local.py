@@ -28,11 +28,11 @@ from windtunnel.serving.local import LocalBackend, reconcile_all
 pytestmark = pytest.mark.real
 
 Kit = Any  # tests/serving/conftest.py
-_tokens = itertools.count(int(time.time()) + 10**6)
 
 
 def asked(kit: Kit, champion: int, candidate: int | None = None, **more: Any) -> Release:
-    more.setdefault("token", next(_tokens))
+    if "token" not in more:
+        more["token"] = kit.next_token()
     more.setdefault("rollout_id", f"rollout-{more['token']}")
     candidates = () if candidate is None else (kit.arm(2, candidate),)
     return Release(kit.model, kit.arm(1, champion), candidates, settings=kit.settings, **more)
@@ -75,7 +75,7 @@ class Load(threading.Thread):
 
 
 def test_weight_changes_with_real_servers_fail_no_request(kit: Kit) -> None:
-    token = next(_tokens)
+    token = kit.next_token()
     with Load(kit) as one, Load(kit) as two:
         for weight in (5, 25, 50, 75, 100, 50, 0, 100, 0, 30):
             seen = kit.backend.apply(asked(kit, 100 - weight, weight, token=token))
@@ -268,7 +268,7 @@ def test_apply_killed_with_minus_nine_while_a_server_starts(kit: Kit, tmp_path: 
         kit.model,
         kit.arm(1, 80),
         (kit.saved.good.arm("3", 20),),
-        token=next(_tokens),
+        token=kit.next_token(),
         rollout_id="killed",
         settings={**kit.settings, "3": kit.settings["1"]},
     )
@@ -337,7 +337,7 @@ def test_a_version_that_changed_on_disk_is_not_loaded_again(kit: Kit) -> None:
 def test_a_serving_version_never_becomes_other_bytes(kit: Kit) -> None:
     kit.backend.apply(asked(kit, 50, 50))
     other = Release(
-        kit.model, kit.arm(1, 50), (kit.saved.good.arm("2", 50),), token=next(_tokens), settings=kit.settings
+        kit.model, kit.arm(1, 50), (kit.saved.good.arm("2", 50),), token=kit.next_token(), settings=kit.settings
     )
     with pytest.raises(IntegrityError, match="serves with digest"):
         kit.backend.apply(other)
@@ -349,7 +349,7 @@ def test_an_environment_of_its_own_is_refused_not_ignored(kit: Kit) -> None:
         kit.model,
         kit.arm(1, 100),
         (kit.saved.good.arm("4", 0),),
-        token=next(_tokens),
+        token=kit.next_token(),
         settings={**kit.settings, "4": {"serving": {"environment": "requirements.txt"}}},
     )
     with pytest.raises(ServingError, match="environment of its own"):
@@ -385,3 +385,14 @@ def test_local_is_a_serving_backend() -> None:
 
     backend: ServingBackend = local.LocalBackend.__new__(LocalBackend)
     assert backend is not None
+
+
+def test_a_version_that_is_up_keeps_its_settings(kit: Kit) -> None:
+    """A changed description must not restart the champion in the middle of a release."""
+    pids = kit.served.pids()
+    changed = {**kit.settings["1"], "serving": {**kit.settings["1"]["serving"], "cpu": 4, "timeout": "9s"}}
+    release = Release(
+        kit.model, kit.arm(1, 90), (kit.arm(2, 10),), token=kit.next_token(), settings={**kit.settings, "1": changed}
+    )
+    assert weights(kit.backend.apply(release)) == {"1": 90, "2": 10}
+    assert kit.served.pids() == pids

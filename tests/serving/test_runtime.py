@@ -20,7 +20,7 @@ Kit = Any  # tests/serving/conftest.py
 @pytest.fixture(scope="module")
 def both(kit: Kit) -> Kit:
     """Half the traffic each: what is asked of either version reaches it soon."""
-    token = int(time.time()) + 2 * 10**6
+    token = kit.next_token()
     kit.backend.apply(
         Release(kit.model, kit.arm(1, 50), (kit.arm(2, 50),), token=token, rollout_id="both", settings=kit.settings)
     )

@@ -217,12 +217,13 @@ def model_route(state: State) -> routing.ModelRoute:
 
 def _route(state: State, slots: tuple[str, ...]) -> dict[str, Any]:
     """Time-out: the longest of the arms that serve. Sticky header: the champion's, else the first arm's."""
-    settings = [serving_of(state.release.settings.get(v, {})) for v in dict.fromkeys(slots)]
+    settings = {version: state.servers[version].serving for version in dict.fromkeys(slots) if version in state.servers}
     if not settings:
         return {}
-    first = state.release.champion or state.release.arms()[0]
-    sticky = serving_of(state.release.settings.get(first.version, {})).sticky
-    return {"timeout_s": max(s.timeout.total_seconds() for s in settings), "sticky": sticky}
+    champion = state.release.champion
+    first = champion.version if champion and champion.version in settings else next(iter(settings))
+    longest = max(serving.timeout.total_seconds() for serving in settings.values())
+    return {"timeout_s": longest, "sticky": settings[first].sticky}
 
 
 def _check_weights(release: Release) -> None:

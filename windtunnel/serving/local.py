@@ -21,6 +21,8 @@ and the router, nothing else.
 - ``warmup``: rows (feature to value) predicted before the version is ready; without any, the version is ready
   when it is loaded.
 
+They are taken when a version is deployed and stay while it is up.
+
 Who runs as the same OS user can reach the model servers' ports directly; the embedded stack guards against
 mistakes, not against its own user.
 """
@@ -233,8 +235,6 @@ class LocalBackend:
             fence.check(state)
         settings = state.release.settings.get(arm.version)
         known = state.servers.get(arm.version)
-        if settings is None:
-            settings = known.settings if known else {}
         folder = Folder.of(self.home, file.model, arm.version)
         name = servers.program_name(file.model, arm.version)
         running = self.manager.status(name).state == "running"
@@ -245,10 +245,13 @@ class LocalBackend:
             )
         if not (running and known and known.digest == arm.digest and folder.digest() == arm.digest):
             folder = artifacts.ensure(self.home, file.model, arm)
+        if known and (settings is None or (running and known.proven and known.digest == arm.digest)):
+            # A version that is up keeps its settings: another number in the description must not restart a champion.
+            settings = known.settings
         port = known.port if known and (running or servers.port_is_free(known.port)) else None
         same = known if known and known.digest == arm.digest else None
         server = Server(
-            arm.digest, arm.source, port or 0, bool(same and same.proven), bool(same and same.served), settings
+            arm.digest, arm.source, port or 0, bool(same and same.proven), bool(same and same.served), settings or {}
         )
         with artifacts.file_lock(self._lock("ports")), file.locked() as state:
             fence.check(state)
