@@ -35,17 +35,20 @@ too() {
   esac
 }
 
+# other FOLDER: somebody asks for a Python that is not the one of this environment.
+other() { [ -n "${PYTHON:-}" ] && [ -x "$1/bin/python" ] && [ "$(version_of "$PYTHON")" != "$(version_of "$1/bin/python")" ]; }
+
 digest() { cat "$@" | sha256sum | cut -d' ' -f1; }
 
 # environment FOLDER LOCK: make it, unless its stamp says that it is what the lock asks for.
 environment() {
   local folder=$1 lock=$2 stamp=$1/.setup-stamp wanted
   wanted="$(digest "$lock" setup.py) $(pwd)"
-  if [ -x "$folder/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$folder/bin/python" -c '' 2>/dev/null; then
+  if ! other "$folder" && [ -x "$folder/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$folder/bin/python" -c '' 2>/dev/null; then
     return
   fi
   rm -f "$stamp"
-  if [ -e "$folder/bin/python" ] && ! fits "$folder/bin/python"; then
+  if [ -e "$folder/bin/python" ] && { ! fits "$folder/bin/python" || other "$folder"; }; then
     say "$folder is of another Python; making it anew"
     rm -rf "$folder"
   fi
@@ -62,7 +65,8 @@ environment() {
       rm -rf "$folder"
       "$python" -m venv "$folder"
     fi
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+    # The lock is complete, so nothing is resolved; older pips do not see that a lock's pandas is also pandas[parquet].
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$lock"
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
   fi
   printf '%s' "$wanted" > "$stamp"
