@@ -54,7 +54,7 @@ class Facts:
 
     def ever_champion(self) -> list[str]:
         """Every version number that was champion at some time."""
-        return [str(row["version"]) for row in self.registry.champion_history(MODEL)]
+        return [row.version for row in self.registry.champion_history(MODEL)]
 
     def envoy_requests(self, version: str) -> int:
         """Envoy's own counter of requests sent to one version's server since Envoy started."""

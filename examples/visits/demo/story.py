@@ -97,9 +97,7 @@ class Story:
     def harmful_version(self) -> None:
         with self._chapter(f"A harmful version ({self.harm}) passes offline, and its gate stops it") as step:
             good = self._champion()
-            train = self._train(
-                "harmful", f"careless recipe ({self.harm})", {"params": {"compare_with_peers": self.harm}}
-            )
+            train = self._train("harmful", f"careless recipe ({self.harm})", {"params": {"remember_peers": self.harm}})
             version = self._version_of(train)
             run = self._release_of(train)
             require(run.state == "failed", f"{RELEASE} ended failed", step)
