@@ -1,5 +1,8 @@
 from pathlib import Path
+
 from windtunnel import Data, Evaluation, Metric, Model, Training
+
+CSV = Path(__file__).with_name("sea.csv")
 
 
 def train(run):
@@ -12,12 +15,7 @@ def train(run):
 model = Model(
     name="sea",
     owner="me",
-    data=Data(
-        source=str(Path(__file__).with_name("sea.csv")),
-        time="time",
-        target="temperature",
-        features=["month", "month_ago", "year_ago"],
-    ),
+    data=Data(source=str(CSV), time="time", target="temperature", features=["month", "month_ago", "year_ago"]),
     training=Training(entry_point="sea:train", params={"max_iter": 50}),
     evaluation=Evaluation(metrics=[Metric(name="mae", maximum=1.0)]),
 )

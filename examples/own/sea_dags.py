@@ -1,0 +1,5 @@
+from sea import model
+
+from windtunnel_airflow import lifecycle  # an Airflow DAG file
+
+lifecycle(model)
