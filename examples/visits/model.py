@@ -53,7 +53,7 @@ model = Model(
     ),
     training=Training(
         entry_point="windtunnel_examples.visits.train:train",
-        params={"max_iter": 100, "learning_rate": 0.1, "max_leaf_nodes": 15},
+        params={"max_iter": 100, "learning_rate": 0.1, "max_leaf_nodes": 8},
         time_limit="5m",
     ),
     evaluation=Evaluation(
@@ -90,9 +90,10 @@ model = Model(
         lateness="4s",
         label_delay="5s",
         min_rows=200,
-        # A month of half-minute windows has 86,400 of them: in a time-lapse the alarms of a "month" are spread thin.
+        # A month of half-minute windows has 86,400 of them: in a time-lapse a month's alarms are spread thin.
         drift=Drift(false_alarms=5, min_effect=0.1),
-        performance=Performance(metric="poisson_deviance", tolerance=0.06, min_coverage=0.2),
-        retrain=Retrain(cooldown="10m"),
+        performance=Performance(metric="mae", tolerance=0.04, confidence=0.99),
+        # Drift is told; what costs a training is a loss of quality that the labels prove.
+        retrain=Retrain(on=["performance"], cooldown="10m"),
     ),
 )
