@@ -79,7 +79,7 @@ model = Model(
         limits=Limits(error_rate=0.05, p95_ms=2_000),
         first_watch="10s",
         look_every="1s",
-        lease="30s",
+        lease="45s",
         on_inconclusive="hold",
         patience="60s",
         keep_warm="10m",

@@ -52,6 +52,8 @@ def config(
             "plugins_folder": str(home.airflow / "plugins"),
             "load_examples": "False",
             "dags_are_paused_at_creation": "False",
+            # "from windtunnel_airflow import lifecycle" makes DAGs without the word that the safe mode looks for.
+            "dag_discovery_safe_mode": "False",
             "fernet_key": read_secret(home, "airflow-fernet"),
             "simple_auth_manager_users": "admin:admin",
             "simple_auth_manager_passwords_file": str(home.airflow / "passwords.json"),
@@ -122,7 +124,8 @@ def config(
             "parsing_processes": "1",
             "disable_bundle_versioning": "True",
         },
-        "triggerer": {"capacity": "200"},
+        # A gate waits in the triggerer: after a kill -9 the next one takes over well within a rollout's lease.
+        "triggerer": {"capacity": "200", "job_heartbeat_sec": "3", "triggerer_health_check_threshold": "12"},
         "usage_data_collection": {"enabled": "False"},
     }
     for section, changes in (overrides or {}).items():
