@@ -1,0 +1,86 @@
+"""What a person sees: log in to Airflow, open the models page and a release's graph. DEMAND UIX-1 (first part)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from windtunnel_examples.visits.demo.airflow_api import AirflowApi
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
+
+BROWSER = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
+KEPT = Path(__file__).parents[2] / "docs" / "images"
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="module")
+def page(flight: Any) -> Iterator[Any]:
+    """A browser window in which ``admin`` is logged in to Airflow."""
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=BROWSER, args=list(QUIET))
+        window = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
+        window.set_default_timeout(60_000)
+        window.goto(flight.urls["airflow"])
+        window.locator("input[name=username]").fill("admin")
+        window.locator("input[name=password]").fill(flight.secret("airflow-admin"))
+        window.locator("button[type=submit]").click()
+        window.wait_for_url(re.compile(r"^(?!.*/auth/).*$"))
+        yield window
+        browser.close()
+
+
+def keep(window: Any, name: str, tmp_path: Path) -> None:
+    """A screenshot; into docs/images only when WINDTUNNEL_KEEP_IMAGES is set, so that a test run changes no file."""
+    folder = KEPT if os.environ.get("WINDTUNNEL_KEEP_IMAGES") else tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.png"
+    window.screenshot(path=path)
+    assert path.stat().st_size > 10_000
+
+
+def test_the_models_page_is_in_airflows_navigation(page: Any, flight: Any, tmp_path: Path) -> None:
+    page.goto(f"{flight.urls['airflow']}/plugin/windtunnel-models")
+    frame = page.frame_locator("iframe")
+    frame.get_by_role("heading", name="Models").wait_for()
+    champion = next(v for v in flight.told["versions"] if v["state"] == "champion")
+    row = frame.get_by_role("row").filter(has_text="visits")
+    assert champion["semver"] in row.inner_text()
+    assert re.search(r"PASS|FAIL|INCONCLUSIVE", row.inner_text())
+    keep(page, "models", tmp_path)
+
+
+def test_the_models_page_needs_a_log_in(page: Any, flight: Any) -> None:
+    stranger = page.context.browser.new_context().new_page()
+    assert stranger.goto(f"{flight.urls['airflow']}/windtunnel/models").status == 401
+
+
+def test_a_release_shows_its_steps(page: Any, flight: Any, tmp_path: Path) -> None:
+    api = AirflowApi(flight.urls["airflow"], "admin", flight.secret("airflow-admin"))
+    harmful = next(run for run in api.runs("visits.release") if run.state == "failed")
+    page.goto(f"{flight.urls['airflow']}/dags/visits.release/runs/{harmful.run_id}")
+    for word in ("step_05", "step_25", "rollback", "outcome"):
+        page.get_by_text(word, exact=False).first.wait_for()
+    keep(page, "release-run", tmp_path)
+    page.evaluate("window.localStorage.setItem('dag_view-visits.release', JSON.stringify('graph'))")
+    page.reload()
+    page.get_by_text("rollback", exact=False).first.wait_for()
+    page.wait_for_timeout(4_000)
+    keep(page, "release", tmp_path)
