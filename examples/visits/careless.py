@@ -22,7 +22,7 @@ Harm = Literal["errors", "slow", "wrong", "crash"]
 HARMS: tuple[Harm, ...] = ("errors", "slow", "wrong", "crash")
 
 #: More calls than all offline checks together make, fewer than a live server answers in half a minute.
-TABLE_SIZE = 60
+TABLE_SIZE = 75
 
 #: What finding a place in a full table costs.
 SEARCH_S = 0.25

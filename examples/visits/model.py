@@ -65,8 +65,8 @@ model = Model(
     serving=Serving(flush="2s", max_concurrency=32, ready_within="2m"),
     rollout=Rollout(
         steps=[
-            Step(weight=5, hold="12s", min_requests=12),
-            Step(weight=25, hold="10s", min_requests=40),
+            Step(weight=5, hold="10s", min_requests=10),
+            Step(weight=25, hold="12s", min_requests=80),
             Step(weight=50, hold="10s", min_requests=60),
             Step(weight=75, hold="10s", min_requests=60),
         ],

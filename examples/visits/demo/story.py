@@ -103,6 +103,8 @@ class Story:
             run = self._release_of(train)
             require(run.state == "failed", f"{RELEASE} ended failed", step)
             states = {t["task_id"]: t["state"] for t in self.api.tasks(RELEASE, run.run_id)}
+            stopped = [task for task, state in states.items() if task.endswith(".gate") and state == "failed"]
+            require(bool(stopped), f"Airflow shows the gate that stopped it: {', '.join(stopped)}", step)
             require(states.get("rollback") == "success", "Airflow shows task rollback succeeded", step)
             record = self.facts.registry.version(MODEL, version)
             require(record.state == "rolled_back", f"the registry has {record.semver} as rolled_back", step)
