@@ -36,11 +36,13 @@ def stack(stack_home: Path) -> Iterator[Stack]:
     harms it must leave it up and healthy.
     """
     from windtunnel.home import Home
+    from windtunnel.stack.ports import any_free
     from windtunnel.stack.stack import Stack
 
     stack_home.mkdir(parents=True, mode=0o700)
+    ports = {server: any_free() for server in ("airflow", "mlflow", "envoy")}
     (stack_home / "windtunnel.toml").write_text(
-        "[airflow.scheduler]\n"
+        "[ports]\n" + "".join(f"{server} = {port}\n" for server, port in ports.items()) + "[airflow.scheduler]\n"
         "task_instance_heartbeat_timeout = 30\n"
         "task_instance_heartbeat_timeout_detection_interval = 5\n"
         "orphaned_tasks_check_interval = 15\n",

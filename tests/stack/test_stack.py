@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ import pytest
 
 from windtunnel.home import Home
 from windtunnel.stack import processes
+from windtunnel.stack import stack as stack_module
 from windtunnel.stack.health import Level
+from windtunnel.stack.ports import any_free
 from windtunnel.stack.stack import PROGRAMS, Stack, Status
 from windtunnel.stackfile import StackFile, read_secret
 
@@ -315,6 +317,37 @@ def test_a_taken_port_stops_up_before_anything_starts(stack: Stack, tmp_path: Pa
     assert f"port {taken} for airflow is taken by" in done.stderr and "envoy" in done.stderr
     assert "--airflow-port" in done.stderr
     assert processes.of_home(Home(tmp_path / "h")) == []
+
+
+def test_a_port_lost_while_starting_is_replaced_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody listens between our choosing a port and our server's listening; and answers 200 to everything."""
+    lost = any_free()
+    home = Home(tmp_path / "h")
+    code = (
+        "import http.server, sys\n"
+        "class Polite(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self): self.send_response(200); self.end_headers()\n"
+        "http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Polite).serve_forever()\n"
+    )
+    stranger = subprocess.Popen([sys.executable, "-c", code, str(lost)], stderr=subprocess.DEVNULL)
+    real = stack_module.port_choice.choose
+    choices: list[dict[str, int]] = []
+
+    def choose(told: Mapping[str, int], remembered: Mapping[str, int]) -> dict[str, int]:
+        choices.append({**real(told, {}), "envoy": lost} if not choices else real(told, {}))
+        return choices[-1]
+
+    monkeypatch.setattr(stack_module.port_choice, "choose", choose)
+    told: list[str] = []
+    try:
+        started = Stack(home, only=("envoy", "meter")).up(tell=told.append)
+        assert started.file.ports["envoy"] != lost and len(choices) == 2
+        assert any(str(lost) in line and "taken" in line for line in told)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+        assert Stack(home).down() == []
 
 
 def test_a_server_that_cannot_start_is_named_and_nothing_stays(tmp_path: Path) -> None:

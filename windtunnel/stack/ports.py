@@ -35,19 +35,47 @@ def any_free() -> int:
         return int(probe.getsockname()[1])
 
 
+def listeners() -> dict[int, int | None]:
+    """Port to pid of everything that listens on TCP here; None where the process is another user's."""
+    import psutil
+
+    found: dict[int, int | None] = {}
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status != psutil.CONN_LISTEN or not connection.laddr:
+                continue
+            if found.get(connection.laddr.port) is None:
+                found[connection.laddr.port] = connection.pid
+    except (psutil.Error, OSError):
+        pass
+    return found
+
+
 def holder(port: int) -> str | None:
     """``name (pid N)`` of the process that listens on ``port``, if this user may know."""
     import psutil
 
+    pid = listeners().get(port)
+    if pid is None:
+        return None
     try:
-        for connection in psutil.net_connections("tcp"):
-            if connection.status != psutil.CONN_LISTEN or not connection.laddr or not connection.pid:
-                continue
-            if connection.laddr.port == port:
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    except (psutil.Error, OSError):
-        pass
-    return None
+        return f"{psutil.Process(pid).name()} (pid {pid})"
+    except psutil.Error:
+        return None
+
+
+def is_below(pid: int | None, ancestor: int) -> bool:
+    """Whether a process is ``ancestor`` or one of its descendants."""
+    import psutil
+
+    if pid is None:
+        return False
+    if pid == ancestor:
+        return True
+    try:
+        return any(parent.pid == ancestor for parent in psutil.Process(pid).parents())
+    except psutil.Error:
+        return False
 
 
 def choose(told: Mapping[str, int], remembered: Mapping[str, int]) -> dict[str, int]:

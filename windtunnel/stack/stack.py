@@ -32,7 +32,21 @@ PROGRAMS = (*airflow.PROGRAMS, mlflow.NAME, *serving.PROGRAMS)
 #: supervisord's configuration, Airflow's and SQLite's URLs quote paths each in their own way; a plain path suits all.
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9._/@+=,~-]*")
 
+#: Which program listens on the port of which server.
+LISTENS = {"airflow-api": "airflow", mlflow.NAME: "mlflow", "envoy": "envoy"}
+
 Tell = Callable[[str], None]
+
+
+class _PortLost(StackError):
+    """Somebody took a port between our choosing it and our server's listening on it."""
+
+    def __init__(self, server: str, port: int, by: str | None) -> None:
+        super().__init__(
+            f"port {port} for {server} was taken by {by or 'another process'} while the stack was starting",
+            hint=f"stop it, or give another one with --{server}-port",
+        )
+        self.server = server
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +135,32 @@ class Stack:
                 return self._finish(running, already=True, seconds={}, tell=tell, limit_s=limit_s)
             try:
                 wanted = dags.examples() if examples is None else frozenset(examples)
-                return self._start(ports or {}, dag_folders, wanted, tell, limit_s)
+                return self._start_where_free(ports or {}, dag_folders, wanted, tell, limit_s)
             except BaseException:
                 with _undisturbed():
                     tell("stopping what was started")
                     self._end_everything(grace_s=2.0)
                 raise
+
+    def _start_where_free(
+        self,
+        told: Mapping[str, int],
+        dag_folders: Sequence[Path],
+        examples: frozenset[str],
+        tell: Tell,
+        limit_s: float,
+    ) -> Started:
+        """Start; where a port that nobody told us is lost to another process meanwhile, again with another one."""
+        for more in (2, 1, 0):
+            try:
+                return self._start(told, dag_folders, examples, tell, limit_s)
+            except _PortLost as lost:
+                if not more or lost.server in {**settings_file.read(self.home).ports, **told}:
+                    raise
+                tell(lost.message)
+                with _undisturbed():
+                    self._end_everything(grace_s=2.0)
+        raise AssertionError("unreachable")
 
     def _start(
         self,
@@ -226,13 +260,14 @@ class Stack:
             states = self._states()
             if not states:
                 raise StackError("the supervisor went away while the stack was starting", hint=f"see {self.home.logs}")
-            answers = probes.ask_all(self.home, file.ports)
+            answers = self._ask(file, states)
             for name in list(waiting):
                 state = states.get(name)
                 if state and state.state == "RUNNING" and answers[name].ok and _is_of(answers[name], state):
                     waiting.remove(name)
                     tell(f"{name} is healthy ({clock.since_start():.1f} s)")
                     clock.note(name)
+            self._check_ports(file, states, waiting)
             if waiting and time.monotonic() > deadline:
                 name = waiting[0]
                 state = states.get(name)
@@ -244,6 +279,33 @@ class Stack:
                 )
             if waiting:
                 time.sleep(0.3)
+
+    def _ask(self, file: StackFile, states: Mapping[str, ProgramState], timeout_s: float = 5.0) -> dict[str, Answer]:
+        """Every component's answer. A stranger on our port may answer too, and well: it does not count."""
+        answers = probes.ask_all(self.home, file.ports, timeout_s)
+        listening = port_choice.listeners()
+        for name, server in LISTENS.items():
+            state, port = states.get(name), file.ports[server]
+            if state and state.pid and port in listening and not port_choice.is_below(listening[port], state.pid):
+                by = port_choice.holder(port) or "another user's process"
+                answers[name] = Answer(False, f"port {port} is held by {by}")
+        return answers
+
+    def _check_ports(self, file: StackFile, states: Mapping[str, ProgramState], waiting: Collection[str]) -> None:
+        """Notice a stranger on one of our ports at once, not when patience ends.
+
+        Raises:
+            _PortLost: the process that listens there is not of this home.
+        """
+        listening = port_choice.listeners()
+        for name, server in LISTENS.items():
+            port = file.ports[server]
+            if name not in waiting or name not in states or port not in listening:
+                continue
+            pid = listening[port]
+            # One of ours that was restarted a moment ago is not below the pid that we know, but it bears our mark.
+            if pid is None or pid not in {process.pid for process in processes.of_home(self.home)}:
+                raise _PortLost(server, port, port_choice.holder(port))
 
     # ------------------------------------------------------------------ down
     def down(self, *, tell: Tell = lambda line: None) -> list[str]:
@@ -296,7 +358,7 @@ class Stack:
         except StackError:
             return Status(False, Level.UNKNOWN, (), machine)
         states = self._states()
-        answers: dict[str, Answer] = probes.ask_all(self.home, file.ports, limits.answer_s) if states else {}
+        answers: dict[str, Answer] = self._ask(file, states, limits.answer_s) if states else {}
         usage = _usage([state.pid for state in states.values() if state.pid])
         urls = {"airflow-api": file.urls["airflow"], "mlflow": file.urls["mlflow"], "envoy": file.urls["inference"]}
         components = []
