@@ -44,6 +44,16 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
+def test_pages_named_in_code_exist() -> None:
+    """Error hints and docstrings send people to pages."""
+    named = set()
+    for folder in ("windtunnel", "operators", "registry_ext", "plugins"):
+        for path in (ROOT / folder).rglob("*.py"):
+            named |= set(re.findall(r"\bdocs/[\w/-]+\.md", path.read_text(encoding="utf-8")))
+    assert "docs/reference/verdicts.md" in named
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
 def test_every_page_can_be_reached_from_the_readme() -> None:
     seen: set[Path] = set()
     waiting = [ROOT / "README.md"]

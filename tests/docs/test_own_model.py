@@ -168,6 +168,17 @@ def test_the_yaml_of_the_tutorial_describes_the_same_model(flying: Path, blocks:
     assert theirs == ours
 
 
+def test_the_mistake_of_the_tutorial_is_told_in_these_words(blocks: Callable[[Path], list[Any]]) -> None:
+    from windtunnel.errors import DescriptionError
+    from windtunnel.spec.load import loads
+
+    text = next(b.code for b in blocks(TUTORIAL) if b.language == "yaml").replace("features:", "featurs:")
+    with pytest.raises(DescriptionError) as found:
+        loads(text, "sea.yaml")
+    shown = re.search(r"^    (sea\.yaml:\d+: .*)$", TUTORIAL.read_text(), re.M)
+    assert shown and shown[1] in str(found.value)
+
+
 def test_the_traffic_script_asks_what_the_model_understands(flying: Path) -> None:
     """The body of ``ask.py`` through the model server's own check of requests."""
     from windtunnel.serving.signature import Tensor, contract
