@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from airflow.sdk import BaseOperator
 
@@ -99,9 +100,18 @@ class Windtunnel:
         self.links_found["version"] = self.hook.version_url(model, version)
 
     def note_report(self, uri: str | None) -> None:
-        """A path becomes a ``file:`` URI: a link must be one."""
-        if uri:
-            self.links_found["report"] = Path(uri).as_uri() if uri.startswith("/") else uri
+        """A report below the home is shown by our pages in Airflow's UI; elsewhere its own URI is the link."""
+        if not uri:
+            return
+        path = Path(uri)
+        if path.is_absolute() and path.is_relative_to(self.home.root):
+            from airflow.sdk.configuration import conf
+
+            address = quote(path.relative_to(self.home.root).as_posix())
+            base = conf.get("api", "base_url", fallback="").rstrip("/")
+            self.links_found["report"] = f"{base}/windtunnel/reports/{address}"
+        else:
+            self.links_found["report"] = path.as_uri() if path.is_absolute() else uri
 
     def verdict(self, context: Mapping[str, Any], story: Story, **fields: Any) -> Verdict:
         """A verdict of this model, bound to this DAG run and story."""

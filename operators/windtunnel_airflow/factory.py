@@ -386,7 +386,17 @@ def steward_dag(
 
 
 def _dag(model: Model, stage: str, *, args: Mapping[str, Any] | None = None, **given: Any) -> DAG:
-    """A DAG of one model with what all of them share."""
+    """A DAG of one model with what all of them share.
+
+    Raises:
+        DescriptionError: the model asks for a target that this version cannot fly on.
+    """
+    for part, target in (("target", model.target), ("training.target", model.training.target)):
+        if target == "kubernetes":
+            raise DescriptionError(
+                f"model {model.name}: {part} is kubernetes, which this version cannot do yet",
+                hint="use 'local'; the same description will fly on a cluster once the Kubernetes backend is there",
+            )
     shown = model.display_name or model.name
     tags = given.pop("tags", [])
     return DAG(

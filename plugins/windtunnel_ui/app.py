@@ -10,11 +10,13 @@ from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
 from airflow.api_fastapi.core_api.security import get_user
-from fastapi import Depends, FastAPI
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
 from windtunnel import names
 from windtunnel.errors import WindtunnelError
+from windtunnel.home import Home
+from windtunnel_ui import reports
 from windtunnel_ui.rows import rows
 from windtunnel_ui.source import registry
 
@@ -60,5 +62,12 @@ def create_app() -> FastAPI:
             return JSONResponse({"version": 1, "models": models_for(user)})
         except WindtunnelError as error:
             return JSONResponse({"version": 1, "error": str(error)}, status_code=503)
+
+    @app.get("/reports/{address:path}")
+    def report(address: str, user: User) -> FileResponse:
+        model, path = reports.model_of(address), reports.find(Home.find(), address)
+        if model is None or path is None or not may_see(user, model):
+            raise HTTPException(404, "no such report, or none that you may see")
+        return FileResponse(path, media_type=reports.KINDS[path.suffix], headers=reports.HEADERS)
 
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +26,7 @@ def app():
 def test_every_route_asks_for_a_user(app) -> None:
     client = TestClient(app, raise_server_exceptions=False)
     routes = [route for route in app.routes if isinstance(route, APIRoute)]
-    assert {route.path for route in routes} == {"/models", "/api/models"}
+    assert {route.path for route in routes} == {"/models", "/api/models", "/reports/{address:path}"}
     for route in app.routes:
         for method in getattr(route, "methods", None) or {"GET"}:
             assert client.request(method, route.path).status_code == 401, route.path
@@ -83,3 +84,43 @@ def test_an_ended_rollout_is_not_running(signed_in: TestClient, monkeypatch: pyt
     row = signed_in.get("/api/models").json()["models"][0]
     assert row["rollout"] is None
     assert row["champion_since"] == "1970-01-01 00:01 UTC"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WINDTUNNEL_HOME", str(tmp_path))
+    for model in ("open", "secret"):
+        folder = tmp_path / "monitoring" / model / "reports"
+        folder.mkdir(parents=True)
+        (folder / "a.html").write_text(f"<p>drift of {model}</p>")
+    (tmp_path / "monitoring" / "open" / "rows.parquet").write_bytes(b"x")
+    (tmp_path / "monitoring" / "open" / "link.html").symlink_to(tmp_path / "secrets.html")
+    (tmp_path / "secrets.html").write_text("secret")
+    (tmp_path / "pipelines" / "open.train" / "runs").mkdir(parents=True)
+    (tmp_path / "pipelines" / "open.train" / "runs" / "check.json").write_text("{}")
+    return tmp_path
+
+
+def test_a_report_is_shown_in_a_sandbox(signed_in: TestClient, home: Path) -> None:
+    answer = signed_in.get("/reports/monitoring/open/reports/a.html")
+    assert (answer.status_code, answer.text) == (200, "<p>drift of open</p>")
+    assert answer.headers["content-security-policy"] == "sandbox allow-scripts"
+    assert signed_in.get("/reports/pipelines/open.train/runs/check.json").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "monitoring/secret/reports/a.html",
+        "monitoring/open/rows.parquet",
+        "monitoring/open/link.html",
+        "monitoring/open/none.html",
+        "monitoring/open/../../secrets.html",
+        "monitoring/open/%2e%2e/%2e%2e/secrets.html",
+        "secrets/mlflow-admin",
+        "pipelines/../secrets.html",
+        "/etc/passwd",
+    ],
+)
+def test_nothing_else_is(signed_in: TestClient, home: Path, address: str) -> None:
+    assert signed_in.get(f"/reports/{address}").status_code == 404

@@ -162,3 +162,8 @@ def test_a_process_is_started_left_alone_replaced_and_ended(tmp_path: Path) -> N
         assert manager.status("ends").message == "exit code 5"
     finally:
         manager.close()
+
+
+def test_what_this_machine_does_not_follow_is_named() -> None:
+    assert servers.ignored(Serving()) == []
+    assert servers.ignored(Serving(replicas=2, gpu=1, batch=8)) == ["serving.replicas", "serving.gpu", "serving.batch"]

@@ -324,12 +324,12 @@ def check_resources(home: Home, spec: RunSpec) -> None:
     if memory > machine_memory():
         raise ResourceError(
             f"run {spec.run_id} asks for {memory / 2**30:.1f} GiB memory; there is {machine_memory() / 2**30:.1f}",
-            hint="lower training.resources.memory or train on a larger machine (target: kubernetes)",
+            hint="lower training.resources.memory or use a larger machine",
         )
     if cpu > (os.cpu_count() or 1):
         raise ResourceError(
             f"run {spec.run_id} asks for {cpu:g} CPUs; this machine has {os.cpu_count()}",
-            hint="lower training.resources.cpu or train on a larger machine (target: kubernetes)",
+            hint="lower training.resources.cpu or use a larger machine",
         )
     if gpu:
         found = _gpus()
@@ -338,7 +338,7 @@ def check_resources(home: Home, spec: RunSpec) -> None:
             raise ResourceError(
                 f"run {spec.run_id} asks for {gpu} GPU(s) of type {asked.get('gpu_type') or 'any'}; "
                 f"this machine has {', '.join(found) or 'none'}",
-                hint="train where there is one (target: kubernetes)",
+                hint="train on a machine that has one",
             )
     home.runs.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home.runs).free

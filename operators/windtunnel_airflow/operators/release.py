@@ -142,7 +142,11 @@ class DeployOperator(_Traffic):
     """Bring the candidate up with no traffic: verified, loaded, warmed with real rows, ready (SRV-2)."""
 
     def execute(self, context: Any) -> dict[str, Any]:
+        from windtunnel.serving.servers import ignored
+
         claim = self.start(context)
+        if names := ignored(self.description.serving):
+            self.log.warning("Servers on this machine do not follow %s", ", ".join(names))
         observed = self.apply(desired(claim, 0, self.settings(claim), now=time.time()))
         self.tell_registry(claim, state="running", weight=0)
         return {"ready": {version: status.ready for version, status in observed.arms.items()}}

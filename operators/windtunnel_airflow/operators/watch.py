@@ -37,6 +37,8 @@ class WatchWindowOperator(WindtunnelOperator):
         if window is None:
             raise AirflowSkipException("no window to close yet")
         self.note_version(model.name, str(champion.version))
+        event = Event(model.name, story.correlation_id, story.cause, str(champion.version), champion.digest)
+        announce(self, context, "window", event)
         return window
 
 
