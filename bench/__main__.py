@@ -17,7 +17,8 @@ DOC = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 def machine() -> str:
     """The machine in general terms."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {system}"
 
 
 def keep(name: str, text: str) -> None:
