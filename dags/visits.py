@@ -1,7 +1,6 @@
 """The life of ``visits``: three DAGs from one description."""
 
-from windtunnel_examples.visits.model import model
-
 from windtunnel_airflow import lifecycle
+from windtunnel_examples.visits.model import model
 
 lifecycle(model)

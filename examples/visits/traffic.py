@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from windtunnel_examples.visits import data
-
 from windtunnel.home import Home
 from windtunnel.stackfile import StackFile
+from windtunnel_examples.visits import data
 
 if TYPE_CHECKING:
     import httpx

@@ -25,6 +25,7 @@ def registry() -> RegistryClient:
 
         return from_home(Home.find())
     from airflow.models.connection import Connection
+
     from windtunnel.registry.client import RegistryClient
 
     connection = Connection.get_connection_from_secrets(CONNECTION_ID)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from windtunnel_examples.visits.demo.airflow_api import AirflowApi
 
 from windtunnel.registry.connect import from_home
+from windtunnel_examples.visits.demo.airflow_api import AirflowApi
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
 

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pyarrow.dataset as ds
 import pytest
-from windtunnel_examples.visits.demo.airflow_api import AirflowApi
 
 from windtunnel import names
+from windtunnel_examples.visits.demo.airflow_api import AirflowApi
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import httpx
 import pytest
+
+from windtunnel.home import ENV_HOME
 from windtunnel_examples.visits import traffic
 from windtunnel_examples.visits.demo import _traffic
 from windtunnel_examples.visits.demo.airflow_api import AirflowApi, DagRun
 from windtunnel_examples.visits.demo.facts import Facts
 from windtunnel_examples.visits.demo.story import RELEASE, TRAIN, WATCH
-
-from windtunnel.home import ENV_HOME
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
 

@@ -71,14 +71,13 @@ def main(
 
 
 def _fly(place: Home, harm: str, tell: Any, told: dict[str, Any]) -> dict[str, Any]:
+    from windtunnel.stack.stack import Stack
+    from windtunnel.stackfile import StackFile, read_secret
     from windtunnel_examples.visits import data, traffic
     from windtunnel_examples.visits.careless import HARMS
     from windtunnel_examples.visits.demo.airflow_api import AirflowApi
     from windtunnel_examples.visits.demo.facts import Facts
     from windtunnel_examples.visits.demo.story import RELEASE, TRAIN, WATCH, Story
-
-    from windtunnel.stack.stack import Stack
-    from windtunnel.stackfile import StackFile, read_secret
 
     if harm not in HARMS:
         raise StackError(f"unknown harm {harm!r}", hint=f"expected one of {', '.join(HARMS)}")

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from windtunnel import names
+from windtunnel.errors import WindtunnelError
 from windtunnel_examples.visits import traffic
 from windtunnel_examples.visits.demo.airflow_api import AirflowApi, DagRun
 from windtunnel_examples.visits.demo.facts import MODEL, Facts
 from windtunnel_examples.visits.demo.show import Telling
-
-from windtunnel import names
-from windtunnel.errors import WindtunnelError
 
 TRAIN, RELEASE, WATCH = (names.dag_id(MODEL, stage) for stage in ("train", "release", "watch"))
 FIRST_RECIPE = {"max_iter": 30, "learning_rate": 0.1, "max_leaf_nodes": 4}
