@@ -89,7 +89,7 @@ class Labels:
             start: only labels that came (``label_time``) at or after this.
             ids: only labels of these predictions.
         """
-        return self.table(model, start, ids=ids).to_pandas()  # type: ignore[no-any-return]
+        return self.table(model, start, ids=ids).to_pandas()
 
     def table(self, model: str, start: float | datetime | None = None, *, ids: Iterable[str] | None = None) -> pa.Table:
         """``read`` as an Arrow table."""
@@ -145,7 +145,7 @@ def joined(
 
 def _records(rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     to_dict = getattr(rows, "to_dict", None)
-    return list(to_dict("records")) if to_dict is not None else list(rows)  # type: ignore[arg-type]
+    return list(to_dict("records")) if to_dict is not None else list(rows)
 
 
 def _table(model: str, records: list[Mapping[str, Any]]) -> pa.Table:

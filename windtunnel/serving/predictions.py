@@ -63,7 +63,7 @@ class PredictionLog:
             fixed columns (or those asked for) and none.
         """
         table = self.table(model, start, end, columns=columns, versions=versions)
-        return table.to_pandas()  # type: ignore[no-any-return]
+        return table.to_pandas()
 
     def table(
         self,
