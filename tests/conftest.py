@@ -36,7 +36,7 @@ def stack(stack_home: Path) -> Iterator[Stack]:
     harms it must leave it up and healthy.
     """
     from windtunnel.home import Home
-    from windtunnel.stack.ports import any_free
+    from windtunnel.loopback import any_free
     from windtunnel.stack.stack import Stack
 
     stack_home.mkdir(parents=True, mode=0o700)

@@ -8,10 +8,11 @@ outcome has become known.
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from windtunnel import files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,4 @@ def append_outcomes(folder: Path, rows: pd.DataFrame) -> Path:
 
 
 def _publish(rows: pd.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
-    rows.to_parquet(hidden, index=False)
-    hidden.replace(path)
+    files.write_with(path, lambda hidden: rows.to_parquet(hidden, index=False), parents=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import time
 from collections import Counter, deque
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from windtunnel import files
 from windtunnel.home import Home
 from windtunnel.stackfile import StackFile
 from windtunnel_examples.visits import data
@@ -41,14 +41,6 @@ def answers_file(home: Home) -> Path:
 
 def table_folder(home: Home) -> Path:
     return home.root / "demo" / MODEL
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a small file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
-    hidden.write_text(json.dumps(value), encoding="utf-8")
-    hidden.replace(path)
 
 
 def request_body(row: dict[str, float]) -> dict[str, Any]:
@@ -178,7 +170,7 @@ class Traffic:
                 ready.append(self.due.popleft())
             if ready:
                 await asyncio.to_thread(self._write_outcomes, ready)
-            write_json(answers_file(self.home), self.answers.to_dict())
+            files.write_json(answers_file(self.home), self.answers.to_dict(), durable=False, parents=True)
 
     def _write_outcomes(self, ready: list[tuple[float, str | None, dict[str, float], bool]]) -> None:
         import pandas as pd

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.data import atomic
+from windtunnel import files
 
 if TYPE_CHECKING:
     from windtunnel.home import Home
@@ -32,7 +32,7 @@ def keep_sample(home: Home, model: Model, version: str, rows: list[Mapping[str, 
     kept = [{name: cell(row.get(name)) for name in names} for row in rows[:ROWS]]
     path = sample_path(home, model.name, version)
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_json(path, {"warmup": kept, **serving_part(model)})
+    files.write_json(path, {"warmup": kept, **serving_part(model)})
     return path
 
 

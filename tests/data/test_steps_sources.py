@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from windtunnel.data import atomic, steps
+from windtunnel.data import steps
 from windtunnel.errors import DataError
 from windtunnel.home import Home
 
@@ -85,16 +85,3 @@ def test_an_output_without_its_sidecar_was_not_finished(home: Home, tmp_path: Pa
         steps.read_output(home, *WHERE, "rows")
     with pytest.raises(DataError, match="is missing"):
         steps.verify_input(replace(made, path=made.path.with_name("nope")))
-
-
-def test_a_writer_that_dies_leaves_the_old_file(tmp_path: Path) -> None:
-    path = atomic.write_bytes(tmp_path / "f", b"old")
-
-    def half(temporary: Path) -> None:
-        temporary.write_bytes(b"ne")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        atomic.write_with(path, half)
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["f"]

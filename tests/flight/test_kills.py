@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from windtunnel import files
 from windtunnel.home import ENV_HOME
 from windtunnel_examples.visits import traffic
 from windtunnel_examples.visits.demo import _traffic
@@ -75,7 +76,8 @@ def bench(flight: Any) -> Iterator[Bench]:
     os.environ[ENV_HOME] = str(flight.home.root)
     made = Bench(flight)
     made.api.unpause(WATCH, paused=True)
-    traffic.write_json(traffic.control_file(flight.home), {"rate": 25.0, "cost_sharing": 0.95, "record": False})
+    calm = {"rate": 25.0, "cost_sharing": 0.95, "record": False}
+    files.write_json(traffic.control_file(flight.home), calm)
     with _traffic(flight.home):
         yield made
     os.environ.pop(ENV_HOME, None)

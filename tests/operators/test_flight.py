@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import httpx
 import pytest
 
 from windtunnel.home import Home
+from windtunnel.loopback import any_free
 from windtunnel.registry import launch
 
 FLIGHT = Path(__file__).parent / "cases" / "flight.py"
@@ -33,9 +33,7 @@ def home() -> Iterator[Home]:
     """A home with a running MLflow server; short path, ended and gone afterwards."""
     root = Path(tempfile.mkdtemp(prefix="wt-op-"))
     made = Home(root)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = any_free()
     started = launch.prepare(made, port)
     for folder in (made.secrets, *started.folders):
         folder.mkdir(parents=True, mode=0o700)

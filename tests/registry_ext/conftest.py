@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -23,6 +22,7 @@ import pytest
 
 from windtunnel.evidence import Kind, Outcome, Verdict
 from windtunnel.home import Home
+from windtunnel.loopback import any_free
 from windtunnel.registry import launch
 from windtunnel.registry.client import RegistryClient
 from windtunnel.registry.records import VersionRecord
@@ -40,19 +40,13 @@ signature:
 RECIPE = {"recipe": "boosted", "code": "sha256:c1", "params": {"depth": 3}, "features": ["age"], "data": "sha256:d1"}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class RegistryServer:
     """One governed server with a home of its own; may be killed and started again."""
 
     def __init__(self, root: Path, database_url: str | None = None) -> None:
         self.database_url = database_url
         self.home = Home(root)
-        self.port = free_port()
+        self.port = any_free()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
         self.ready_after = 0.0
@@ -256,7 +250,6 @@ def helpers() -> Any:
         judge = staticmethod(judge)
         enter = staticmethod(enter)
         crown = staticmethod(crown)
-        free_port = staticmethod(free_port)
         RegistryServer = RegistryServer
         Hands = Hands
         RECIPE = RECIPE

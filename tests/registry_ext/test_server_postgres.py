@@ -16,6 +16,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from windtunnel.errors import RefusedError
+from windtunnel.loopback import any_free
 
 pytestmark = pytest.mark.real
 
@@ -31,7 +32,7 @@ def database(helpers: Any) -> Iterator[str]:
     user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
     if user:
         shutil.chown(folder, "postgres", "postgres")
-    port = helpers.free_port()
+    port = any_free()
 
     def run(*argv: str) -> None:
         done = subprocess.run([*user, *argv], capture_output=True, text=True, cwd="/", check=False)

@@ -19,6 +19,7 @@ import pytest
 
 from windtunnel.errors import UnavailableError
 from windtunnel.home import Home
+from windtunnel.loopback import any_free
 from windtunnel.serving import meter as meter_module
 from windtunnel.serving import traffic
 from windtunnel.serving.meter import Meter, read_traffic, reopen_logs, run
@@ -110,7 +111,7 @@ def test_counters_that_cannot_be_kept_are_not_published(tmp_path: Path, monkeypa
 
     append(home, line(1))
     with monkeypatch.context() as patch:
-        patch.setattr(meter_module.atomic, "write_bytes", full)
+        patch.setattr(meter_module.files, "write_bytes", full)
         with pytest.raises(OSError):
             meter.step(force=True)
     found = read_traffic(home, "visits")
@@ -336,13 +337,10 @@ def test_a_real_router_is_metered_and_its_log_rotated(tmp_path: Path) -> None:
     The route has no server, so every answer is Envoy's own 503 and a counted error.
     """
     import http.client
-    import socket
 
     from windtunnel.serving import envoy, routing
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port, nobody = probe.getsockname()[1], 1
+    port, nobody = any_free(), 1
     home = Home(tmp_path)
     envoy.bootstrap(home, port)
     router = envoy.Router(home)

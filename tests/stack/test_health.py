@@ -79,7 +79,7 @@ def test_airflows_answer_is_read_with_the_age_of_each_heartbeat() -> None:
 
 
 def test_a_port_where_nobody_answers_is_an_answer() -> None:
-    from windtunnel.stack.ports import any_free
+    from windtunnel.loopback import any_free
 
     port = any_free()
     assert not probes.page(port, "/health", timeout_s=1).ok

@@ -15,8 +15,8 @@ import pytest
 
 from windtunnel.errors import StackError
 from windtunnel.home import Home
+from windtunnel.loopback import any_free
 from windtunnel.stack import database, mlflow, processes
-from windtunnel.stack.ports import any_free
 from windtunnel.stack.stack import Stack
 from windtunnel.stackfile import StackFile, read_secret
 

@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from windtunnel.home import Home
+from windtunnel.loopback import any_free
 from windtunnel.stack import processes
 from windtunnel.stack import stack as stack_module
 from windtunnel.stack.health import Level
-from windtunnel.stack.ports import any_free
 from windtunnel.stack.stack import PROGRAMS, Stack, Status
 from windtunnel.stackfile import StackFile, read_secret
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from windtunnel import procfs
 from windtunnel.home import Home
 from windtunnel.tracking import closing, lifelock, local, processes
 from windtunnel.tracking.contract import RunSpec, RunStatus, run_dir
@@ -110,12 +111,12 @@ def test_a_killed_runner_takes_the_training_with_it_and_the_next_start_goes_on(s
     until(lambda: local.status(home, task.run_id).state == "lost")
     found = local.status(home, task.run_id)
     assert (found.failure, found.exit_code) == ("transient", 75)
-    until(lambda: not processes.alive(child["pid"], child["start"]))
-    assert processes.started(other) is not None, "a process in a session of its own survives the runner"
+    until(lambda: not procfs.alive(child["pid"], child["start"]))
+    assert procfs.started(other) is not None, "a process in a session of its own survives the runner"
     second = spec("sleeps", kind="step", run_id=task.run_id, params={"seconds": 0})
     handle = local.start(home, second)
     assert not handle.attached
-    assert processes.started(other) is None, "no second training beside leftovers of the first"
+    assert procfs.started(other) is None, "no second training beside leftovers of the first"
     found = local.wait(home, task.run_id, timeout=30)
     assert (found.state, found.attempt) == ("succeeded", 2)
     assert (run_dir(home, task.run_id) / "attempts" / "1" / "log.txt").exists()
@@ -143,8 +144,8 @@ def test_cancel_ends_even_what_ignores_it(spec: Spec, home: Home) -> None:
     assert took < 30
     assert (found.state, found.failure, found.exit_code) == ("cancelled", "cancelled", 130)
     assert found.message == "Ada pressed stop"
-    assert not processes.alive(child["pid"], child["start"])
-    assert processes.started(other) is None
+    assert not procfs.alive(child["pid"], child["start"])
+    assert procfs.started(other) is None
     assert local.cancel(home, task.run_id).message == "Ada pressed stop", "a second cancel changes nothing"
 
 
@@ -205,7 +206,7 @@ def test_the_steward_ends_and_closes_what_was_abandoned(spec: Spec, home: Home) 
     until(lambda: local.status(home, task.run_id).state == "lost")
     assert closing.close_abandoned(home, silent_for=60) == {}, "its task may take it up first"
     assert closing.close_abandoned(home, silent_for=0) == {task.run_id: "abandoned"}
-    assert processes.started(other) is None
+    assert procfs.started(other) is None
     assert local.status(home, task.run_id).state == "lost"
     assert closing.close_abandoned(home, silent_for=0) == {}
 

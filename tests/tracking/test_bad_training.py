@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from windtunnel import procfs
 from windtunnel.home import Home
-from windtunnel.tracking import local, processes
+from windtunnel.tracking import local
 from windtunnel.tracking.contract import EXIT, RunSpec, RunStatus, run_dir
 
 Spec = Callable[..., RunSpec]
@@ -131,7 +132,7 @@ def test_nothing_outlives_the_run(spec: Spec, run: Go, home: Home) -> None:
     task = spec("leaves_a_process", kind="step")
     assert run(task).state == "succeeded"
     other = int((run_dir(home, task.run_id) / "work" / "other").read_text())
-    assert processes.started(other) is None
+    assert procfs.started(other) is None
 
 
 def test_the_environment_of_airflow_stays_outside(spec: Spec, run: Go, monkeypatch: pytest.MonkeyPatch) -> None:

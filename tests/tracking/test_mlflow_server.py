@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import pytest
 
 from windtunnel.evidence import manifest
 from windtunnel.home import Home
+from windtunnel.loopback import any_free
 from windtunnel.tracking import closing, local
 from windtunnel.tracking.contract import RunSpec, RunStatus, run_dir
 from windtunnel.tracking.server import connect
@@ -34,9 +34,7 @@ class Server:
     """A plain ``mlflow server`` that can go and come back on the same port."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = any_free()
         self.folder, self.url = folder, f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 

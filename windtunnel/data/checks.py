@@ -20,7 +20,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from windtunnel.data import atomic, expectations
+from windtunnel import files
+from windtunnel.data import expectations
 from windtunnel.data.expectations import PARSED_TIME, Expected, Part
 from windtunnel.errors import DataError, DescriptionError
 from windtunnel.evidence import Outcome
@@ -357,7 +358,7 @@ def _write(
             for item, answer in answers
         ],
     }
-    atomic.write_bytes(folder / "data-check.json", json.dumps(plain, indent=1, default=str).encode())
+    files.write_bytes(folder / "data-check.json", json.dumps(plain, indent=1, default=str).encode())
     rows = []
     for item, answer in answers:
         state = "broken" if _broken(answer) else "ok" if answer["success"] else "failed" if item.critical else "warning"
@@ -371,7 +372,7 @@ def _write(
         cells = (state, item.column or "", item.about, item.expect, "" if observed is None else str(observed))
         rows.append(f'<tr class="{state}">' + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
     page = _PAGE.format(outcome=outcome, reason=escape(reason), rows=numbers["rows"], table="\n".join(rows))
-    return atomic.write_bytes(folder / "data-check.html", page.encode())
+    return files.write_bytes(folder / "data-check.html", page.encode())
 
 
 _PAGE = """<!doctype html>

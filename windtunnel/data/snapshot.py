@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from windtunnel import canonical
-from windtunnel.data import atomic, sources
+from windtunnel import canonical, files
+from windtunnel.data import sources
 from windtunnel.data.sources import SqlReader
 from windtunnel.errors import DataError, IntegrityError
 from windtunnel.spec.data import Data, Feature
@@ -299,7 +299,7 @@ def _write(rows: pd.DataFrame, holdout: pd.DataFrame, cut: Any, data: Data, out_
     meta.unlink(missing_ok=True)  # until it is there again the snapshot is not whole
     paths = {}
     for name, part in (("rows", rows), ("holdout", holdout)):
-        paths[name] = atomic.write_with(out_dir / f"{name}.parquet", partial(_parquet, part))
+        paths[name] = files.write_with(out_dir / f"{name}.parquet", partial(_parquet, part))
     digests = {name: _digest(path) for name, path in paths.items()}
     made = Snapshot(
         rows_path=paths["rows"],
@@ -313,7 +313,7 @@ def _write(rows: pd.DataFrame, holdout: pd.DataFrame, cut: Any, data: Data, out_
         end=seconds(holdout[data.time].iloc[-1]),
         cut=seconds(cut),
     )
-    atomic.write_json(meta, made.to_dict())
+    files.write_json(meta, made.to_dict())
     return made
 
 
@@ -324,7 +324,7 @@ def load(out_dir: Path) -> Snapshot:
         DataError: there is none, or it was not finished.
         IntegrityError: a file was changed.
     """
-    plain = atomic.read_json(out_dir / "meta.json")
+    plain = files.read_json(out_dir / "meta.json")
     if plain is None:
         raise DataError(f"no finished snapshot in {out_dir}", hint="run the data step again")
     plain |= {"rows_path": str(out_dir / "rows.parquet"), "holdout_path": str(out_dir / "holdout.parquet")}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from windtunnel.data import atomic
+from windtunnel import files
 from windtunnel.errors import DataError
 from windtunnel.evidence import manifest
 from windtunnel.home import Home
@@ -114,16 +114,16 @@ def write_output(
     if target.is_dir():
         shutil.rmtree(target)
     if isinstance(source, bytes):
-        atomic.write_bytes(target, source)
+        files.write_bytes(target, source)
     elif move:
         shutil.move(source, target)
     elif source.is_dir():
         shutil.copytree(source, target)
     else:
         origin = source
-        atomic.write_with(target, lambda temporary: shutil.copyfile(origin, temporary))
+        files.write_with(target, lambda temporary: shutil.copyfile(origin, temporary))
     done = describe(name, target)
-    atomic.write_json(sidecar, done.to_dict())
+    files.write_json(sidecar, done.to_dict())
     return done
 
 
@@ -134,7 +134,7 @@ def read_output(home: Home, dag: str, run: str, task: str, name: str) -> Output:
         DataError: the step has not published it.
     """
     target = output_path(home, dag, run, task, name)
-    plain = atomic.read_json(target.with_name(target.name + SIDECAR))
+    plain = files.read_json(target.with_name(target.name + SIDECAR))
     if plain is None:
         raise DataError(
             f"step {task} of {dag}, run {run}, has no finished output {name!r}",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel.canonical import dumps, loads
-from windtunnel.data import atomic
 from windtunnel.errors import DataError
+from windtunnel.files import write_bytes
 from windtunnel.home import Home
 from windtunnel.names import check_model_name
 
@@ -37,7 +37,7 @@ def window_folder(home: Home, model: str, version: str, start: float, end: float
 
 def write_json(path: Path, value: Any) -> None:
     """Canonical JSON (NaN and infinities survive), atomically."""
-    atomic.write_bytes(path, dumps(value) + b"\n")
+    write_bytes(path, dumps(value) + b"\n", parents=True)
 
 
 def read_json(path: Path) -> Any | None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from windtunnel.data import atomic
 from windtunnel.errors import DataError
+from windtunnel.files import write_with
 from windtunnel.home import Home
 from windtunnel.monitoring import files
 from windtunnel.monitoring.profile import Column, ColumnKind, cells_of, count, kind_of, summarize
@@ -183,7 +183,7 @@ def save(home: Home, reference: Reference) -> Path:
     path = files.reference_file(home, reference.model, reference.version)
     if reference.sample is not None:
         beside = files.sample_file(home, reference.model, reference.version)
-        atomic.write_with(beside, lambda hidden: reference.sample.to_parquet(hidden, index=False))
+        write_with(beside, lambda hidden: reference.sample.to_parquet(hidden, index=False), parents=True)
     files.write_json(path, reference.to_dict())
     return path
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel.evidence import Outcome, Verdict
+from windtunnel.files import write_with
 from windtunnel.spec import Model
 from windtunnel.spec.evaluation import KNOWN_METRICS
 
@@ -147,13 +148,9 @@ def _performance(known: Any, metric: str, seed: int) -> Any:
 
 
 def _save(page: Any, folder: Path, name: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     # Evidently's .dict() holds NumPy scalars; save_json writes plain JSON.
-    for ending, save in (("json", page.save_json), ("html", page.save_html)):
-        hidden = folder / f".{name}.new.{ending}"
-        save(str(hidden))
-        hidden.replace(folder / f"{name}.{ending}")
-    return folder / f"{name}.html"
+    write_with(folder / f"{name}.json", lambda hidden: page.save_json(str(hidden)), parents=True)
+    return write_with(folder / f"{name}.html", lambda hidden: page.save_html(str(hidden)))
 
 
 def _plain_names(model: Model, frame: Any) -> Any:

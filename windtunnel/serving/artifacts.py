@@ -18,12 +18,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
+from windtunnel import files
 from windtunnel.errors import IntegrityError, ServingError, UnavailableError
 from windtunnel.evidence import manifest
 from windtunnel.evidence.manifest import Manifest
 from windtunnel.home import Home
 from windtunnel.names import check_model_name
-from windtunnel.serving import atomic
 from windtunnel.serving.backend import Arm
 
 if TYPE_CHECKING:
@@ -67,17 +67,17 @@ class Folder:
         Raises:
             ServingError: they are not there.
         """
-        found = atomic.read_json(self.server_file)
+        found = files.read_json(self.server_file, broken_ok=True)
         if not isinstance(found, dict):
             raise ServingError(f"{self.server_file} is missing", hint="apply the release again")
         return found
 
     def note(self, name: str, value: dict[str, Any]) -> None:
         """Leave a note for whoever looks at this server from outside (``loaded``, ``failed``)."""
-        atomic.write_json(self.path / f"{name}.json", {"at": time.time(), "pid": os.getpid(), **value}, durable=False)
+        files.write_json(self.path / f"{name}.json", {"at": time.time(), "pid": os.getpid(), **value}, durable=False)
 
     def read_note(self, name: str) -> dict[str, Any] | None:
-        found = atomic.read_json(self.path / f"{name}.json")
+        found = files.read_json(self.path / f"{name}.json", broken_ok=True)
         return found if isinstance(found, dict) else None
 
     def clear_note(self, name: str) -> None:
@@ -85,7 +85,7 @@ class Folder:
 
     def digest(self) -> str | None:
         """Digest of the copy that is here, as it was when it was made; None without a copy."""
-        found = atomic.read_json(self.manifest_file)
+        found = files.read_json(self.manifest_file, broken_ok=True)
         return str(found["content"]) if isinstance(found, dict) and self.model.is_dir() else None
 
 
@@ -95,7 +95,7 @@ def verify(folder: Folder) -> None:
     Raises:
         IntegrityError: a file is missing, added or changed, or the server was configured for another digest.
     """
-    plain = atomic.read_json(folder.manifest_file)
+    plain = files.read_json(folder.manifest_file, broken_ok=True)
     if not isinstance(plain, dict):
         raise IntegrityError(f"no manifest beside {folder.model}", hint="apply the release again to fetch the model")
     expected = Manifest.from_dict(plain)
@@ -144,7 +144,7 @@ def ensure(home: Home, model: str, arm: Arm, folder: Folder | None = None) -> Fo
         folder.manifest_file.unlink(missing_ok=True)  # until the new copy is whole there is none
         shutil.rmtree(folder.model, ignore_errors=True)
         incoming.rename(folder.model)
-        atomic.write_json(folder.manifest_file, found.to_dict())
+        files.write_json(folder.manifest_file, found.to_dict())
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
     return folder
@@ -225,8 +225,8 @@ def _fetch(home: Home, source: str, expected: Manifest | None, target: Path) -> 
     elif parts.scheme == "mlflow-artifacts":
         root = unquote(parts.path).strip("/")
         target.mkdir()
-        files = list(expected.files) if expected else list(_listed(home, root, ""))
-        for name in files:
+        names = list(expected.files) if expected else list(_listed(home, root, ""))
+        for name in names:
             _download(home, f"{root}/{name}", target / _inside(name))
     else:
         raise ServingError(

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
+from windtunnel import files
 from windtunnel.errors import FencedError, ServingError
 from windtunnel.home import Home
 from windtunnel.names import check_model_name
-from windtunnel.serving import atomic, routing
+from windtunnel.serving import routing
 from windtunnel.serving.artifacts import file_lock
 from windtunnel.serving.backend import Arm, Release
 from windtunnel.spec.serving import Serving
@@ -271,9 +272,9 @@ class StateFile:
     def write(self, state: State) -> bool:
         """Replace the file if the state differs; True if it did. The lock must be held."""
         plain = json.loads(json.dumps(to_dict(state)))
-        if atomic.read_json(self.path) == plain:
+        if files.read_json(self.path, broken_ok=True) == plain:
             return False
-        atomic.write_json(self.path, plain)
+        files.write_json(self.path, plain)
         return True
 
     @contextmanager

@@ -28,15 +28,16 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from windtunnel import files
 from windtunnel.errors import ServingError, UnavailableError
 from windtunnel.home import Home
-from windtunnel.serving import atomic, routing
+from windtunnel.loopback import UnixConnection
+from windtunnel.serving import routing
 from windtunnel.stackfile import make_socket_folder, socket_path
 
 CORRELATION_HEADER = "x-correlation-id"
@@ -94,10 +95,10 @@ def bootstrap(home: Home, port: int) -> None:
     place.chmod(0o700)
     make_socket_folder(admin_socket(home))
     if not (place / "cds.json").exists():
-        atomic.write_json(place / "cds.json", routing.clusters([]))
+        files.write_json(place / "cds.json", routing.clusters([]))
     if not (place / "rds.json").exists():
-        atomic.write_json(place / "rds.json", routing.routes([]))
-    atomic.write_json(place / "bootstrap.json", bootstrap_config(home, port))
+        files.write_json(place / "rds.json", routing.routes([]))
+    files.write_json(place / "bootstrap.json", bootstrap_config(home, port))
 
 
 def bootstrap_config(home: Home, port: int) -> dict[str, Any]:
@@ -282,7 +283,7 @@ class Router:
         self._await(lambda: self.route_version() == self._written("rds.json"), "routes", timeout_s)
 
     def _written(self, name: str) -> str:
-        found = atomic.read_json(folder(self.home) / name)
+        found = files.read_json(folder(self.home) / name, broken_ok=True)
         return str(found["version_info"]) if found else "nothing"
 
     def cluster_version(self) -> str | None:
@@ -344,7 +345,7 @@ class Router:
         return None
 
     def _get(self, path: str) -> bytes:
-        connection = UnixConnection(str(admin_socket(self.home)), timeout=2.0)
+        connection = UnixConnection(admin_socket(self.home), timeout_s=2.0)
         try:
             connection.request("GET", path)
             return connection.getresponse().read()
@@ -357,23 +358,9 @@ class Router:
             connection.close()
 
 
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-        self._limit = timeout
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self._limit)
-        self.sock.connect(self._path)
-
-
 def write_json_if_changed(path: Path, value: Any) -> bool:
     """Replace ``path`` in one step, unless the file holds exactly that already; True if it was written."""
-    if path.exists() and atomic.read_json(path) == json.loads(json.dumps(value)):
+    if path.exists() and files.read_json(path, broken_ok=True) == json.loads(json.dumps(value)):
         return False
-    atomic.write_json(path, value)
+    files.write_json(path, value)
     return True

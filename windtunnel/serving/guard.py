@@ -22,10 +22,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from windtunnel import files
 from windtunnel.errors import ServingError, StackError, UnavailableError
 from windtunnel.home import Home
 from windtunnel.names import MODEL_NAME
-from windtunnel.serving import atomic, intent
+from windtunnel.serving import intent
 from windtunnel.serving.backend import Observed, Release
 from windtunnel.serving.intent import Intent
 
@@ -366,7 +367,7 @@ class Guard:
         self._acts.append({"at": self._clock().wall, "model": model, "action": action, "reason": reason})
 
     def _beat(self) -> None:
-        atomic.write_json(
+        files.write_json(
             heartbeat_path(self.home),
             {
                 "v": 1,

@@ -18,9 +18,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from windtunnel import files
 from windtunnel.home import Home
 from windtunnel.names import check_model_name
-from windtunnel.serving import atomic
 
 PROMOTING = "promoting"
 
@@ -76,13 +76,13 @@ def begin(
     )
     file = path(home, model)
     file.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_json(file, asdict(intent))
+    files.write_json(file, asdict(intent))
     return intent
 
 
 def read(home: Home, model: str) -> Intent | None:
     """The intent that stands, or None."""
-    plain = atomic.read_json(path(home, model))
+    plain = files.read_json(path(home, model), broken_ok=True)
     if not isinstance(plain, dict):
         return None
     try:
@@ -104,4 +104,4 @@ def clear(home: Home, model: str) -> None:
     file = path(home, model)
     if file.exists():
         file.unlink(missing_ok=True)
-        atomic.sync_folder(file.parent)
+        files.sync_folder(file.parent)

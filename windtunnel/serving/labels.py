@@ -6,7 +6,6 @@ equal ones the latest ``label_time``. Appending the same labels again changes no
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import DataError
 from windtunnel.names import check_model_name
-from windtunnel.serving import atomic, columns
+from windtunnel.serving import columns, parquet
 from windtunnel.serving.predictions import PredictionLog, seconds
 
 if TYPE_CHECKING:
@@ -116,9 +115,9 @@ class Labels:
 
     def _merge(self, folder: Path) -> None:
         """Put all files into one. Killed in between, some labels are there twice, which changes nothing."""
-        files = sorted(folder.glob("*.parquet"))
-        _write(folder, _load(files))
-        for path in files:
+        paths = sorted(folder.glob("*.parquet"))
+        _write(folder, _load(paths))
+        for path in paths:
             path.unlink(missing_ok=True)
 
 
@@ -200,28 +199,15 @@ def _table(model: str, records: list[Mapping[str, Any]]) -> pa.Table:
 
 
 def _write(folder: Path, table: pa.Table) -> None:
-    import pyarrow.parquet as pq
-
-    name = f"{time.time_ns():020d}-{secrets.token_hex(4)}.parquet"
-    temporary = folder / f".{name}.tmp"
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / name)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    atomic.sync_folder(folder)
+    parquet.write(folder / f"{time.time_ns():020d}-{secrets.token_hex(4)}.parquet", table)
 
 
-def _load(files: list[Path]) -> pa.Table:
+def _load(paths: list[Path]) -> pa.Table:
     """All labels as they came: by file, which carry the time of arrival in their names."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = [pq.read_table(path, partitioning=None) for path in files]
+    tables = [pq.read_table(path, partitioning=None) for path in paths]
     kinds = {"prediction_id": "string", "label": "null", "label_time": "time", "revision": "int64", "source": "string"}
     if not tables:
         return columns.conform(pa.table({}), kinds)

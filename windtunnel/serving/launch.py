@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from windtunnel.serving import artifacts, atomic
+from windtunnel import files
+from windtunnel.serving import artifacts
 
 #: Exit code after which a restart cannot help (the files are not the sealed ones).
 GAVE_UP = 3
@@ -43,8 +44,8 @@ def main(path: str) -> None:
     _FOLDER.append(folder)
     config = folder.read_server()
     now = time.time()
-    starts = [float(at) for at in (atomic.read_json(folder.path / "starts.json") or [])][-10:]
-    atomic.write_json(folder.path / "starts.json", [*starts, now], durable=False)
+    starts = [float(at) for at in (files.read_json(folder.path / "starts.json", broken_ok=True) or [])][-10:]
+    files.write_json(folder.path / "starts.json", [*starts, now], durable=False)
     time.sleep(pause(starts, now))
     _bound_memory(int(config["memory"]))
     threading.Thread(target=_watch_memory, args=(int(config["memory"]),), name="memory-watch", daemon=True).start()

@@ -48,6 +48,7 @@ from windtunnel.errors import (
     WindtunnelError,
 )
 from windtunnel.home import Home
+from windtunnel.loopback import is_free
 from windtunnel.serving import artifacts, desired, envoy, routing, servers
 from windtunnel.serving.artifacts import Folder
 from windtunnel.serving.backend import Arm, ArmStatus, Observed, Release, Traffic
@@ -248,7 +249,7 @@ class LocalBackend:
         if known and (settings is None or (running and known.proven and known.digest == arm.digest)):
             # A version that is up keeps its settings: another number in the description must not restart a champion.
             settings = known.settings
-        port = known.port if known and (running or servers.port_is_free(known.port)) else None
+        port = known.port if known and (running or is_free(known.port)) else None
         same = known if known and known.digest == arm.digest else None
         server = Server(
             arm.digest, arm.source, port or 0, bool(same and same.proven), bool(same and same.served), settings or {}

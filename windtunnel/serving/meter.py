@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 import uuid
@@ -26,9 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from windtunnel import files
 from windtunnel.home import Home
+from windtunnel.loopback import UnixConnection
 from windtunnel.names import MODEL_NAME
-from windtunnel.serving import atomic, publish
+from windtunnel.serving import publish
 from windtunnel.serving.accesslog import Tail, Tally, parse
 from windtunnel.serving.traffic import DEAD_AFTER_S, read_recent, read_traffic, recent_path, traffic_path
 
@@ -161,7 +162,7 @@ class Meter:
         self._tail.close()
 
     def _restore(self) -> tuple[Counters, dict[str, int]]:
-        plain = atomic.read_json(self._state_path)
+        plain = files.read_json(self._state_path, broken_ok=True)
         if isinstance(plain, dict):
             try:
                 counters = Counters.from_dict(plain)
@@ -182,7 +183,7 @@ class Meter:
         positions = self._tail.positions()
         if positions == self._kept:
             return
-        atomic.write_json(self._state_path, {"v": 1, **self.counters.to_dict(), "files": positions})
+        files.write_json(self._state_path, {"v": 1, **self.counters.to_dict(), "files": positions})
         self._kept = positions
 
     def _publish(self, at: float) -> None:
@@ -195,10 +196,10 @@ class Meter:
                 "at": at,
                 "arms": {version: tally.to_dict() for version, tally in self.counters.models.get(model, {}).items()},
             }
-            atomic.write_json(traffic_path(self.home, model), plain, durable=False)
+            files.write_json(traffic_path(self.home, model), plain, durable=False)
             recent = self.counters.recent.get(model)
             if recent:
-                atomic.write_json(
+                files.write_json(
                     recent_path(self.home, model), {"v": 1, "model": model, "at": at, "arms": recent}, durable=False
                 )
 
@@ -234,20 +235,9 @@ def admin_socket(home: Home) -> Path:
     return envoy.admin_socket(home)
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=2)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
 def reopen_logs(path: Path) -> bool:
     """Ask the router at admin socket ``path`` to open its log files anew; False when it cannot be reached."""
-    connection = _UnixConnection(path)
+    connection = UnixConnection(path, timeout_s=2.0)
     try:
         connection.request("POST", "/reopen_logs")
         return connection.getresponse().status == 200

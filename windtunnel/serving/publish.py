@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from windtunnel.serving import atomic, columns, spool, watermark
+from windtunnel import files
+from windtunnel.serving import columns, parquet, spool, watermark
 from windtunnel.serving.watermark import Mark
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def publish(root: Path, model: str, name: str, tables: list[pa.Table]) -> int:
     hours = [second // 3_600_000_000 for second in table.column("time").cast(pa.int64()).to_pylist()]
     for hour in sorted(set(hours)):
         rows = table if len(set(hours)) == 1 else table.filter(pa.array([h == hour for h in hours]))
-        _write(partition(root, model, hour * 3600) / f"{name}.parquet", rows)
+        parquet.write(partition(root, model, hour * 3600) / f"{name}.parquet", rows)
     return int(table.num_rows)
 
 
@@ -66,27 +66,6 @@ def unified(schemas: list[pa.Schema]) -> dict[str, str]:
     kinds.update({name: columns.widest(seen) for name, seen in found.items()})
     kinds[columns.PREDICTION] = columns.widest(output)
     return kinds
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    import pyarrow.parquet as pq
-
-    created = not path.parent.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    atomic.sync_folder(path.parent)
-    if created:
-        atomic.sync_folder(path.parent.parent)
-        atomic.sync_folder(path.parent.parent.parent)
 
 
 def recover(root: Path, folder: Path, mark: Mark | None, now: float | None = None) -> Mark | None:
@@ -105,14 +84,14 @@ def recover(root: Path, folder: Path, mark: Mark | None, now: float | None = Non
         OSError: the disk is full; nothing is lost by trying again.
     """
     now = time.time() if now is None else now
-    files, runs = spool.spool_files(folder), spool.counts_files(folder)
+    waiting, runs = spool.spool_files(folder), spool.counts_files(folder)
     if mark is None:
-        identity = atomic.read_json(folder / "identity.json")
+        identity = files.read_json(folder / "identity.json", broken_ok=True)
         if not isinstance(identity, dict):
             return None  # killed before its first row
         mark = Mark(**identity, flushed_through=0.0, at=now)
     upto: dict[int, int] = {}
-    for file in files:
+    for file in waiting:
         run, _, _ = file.stem.partition("-")
         tables, spooled = spool.read_spool(file)
         publish(root, mark.model, published_name(folder, file), tables)
@@ -123,10 +102,10 @@ def recover(root: Path, folder: Path, mark: Mark | None, now: float | None = Non
         if number <= folded:
             continue  # in the totals already; killed before its file was removed
         fold(mark, number, spool.read_counts(counts_file), upto.get(number, 0))
-    if files or runs or not mark.closed:
+    if waiting or runs or not mark.closed:
         mark.at, mark.closed, mark.error = now, True, None
         watermark.write(root, mark, folder.name, durable=True)
-    for done in (*files, *runs):
+    for done in (*waiting, *runs):
         done.unlink(missing_ok=True)
     return mark
 

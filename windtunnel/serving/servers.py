@@ -12,7 +12,6 @@ import math
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import time
 import xmlrpc.client
@@ -21,11 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from windtunnel import files
 from windtunnel.errors import ServingError, UnavailableError
 from windtunnel.home import Home
-from windtunnel.serving import atomic
+from windtunnel.loopback import call_supervisor, is_free
 from windtunnel.serving.artifacts import Folder
-from windtunnel.serving.envoy import UnixConnection, write_json_if_changed
+from windtunnel.serving.envoy import write_json_if_changed
 from windtunnel.serving.launch import GAVE_UP
 from windtunnel.serving.routing import PROBE_HEADER
 from windtunnel.spec.serving import Serving
@@ -191,7 +191,7 @@ class SupervisorServers:
         text = conf(program)
         changed = not path.exists() or path.read_text(encoding="utf-8") != text
         if changed:
-            atomic.write_bytes(path, text.encode())
+            files.write_bytes(path, text.encode())
         state = self._info(program.name)
         if state is not None and changed:
             self._remove(program.name)
@@ -256,21 +256,7 @@ class SupervisorServers:
                 raise ServingError(f"supervisord: {arguments[0]}: {fault.faultString}") from fault
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        connection = UnixConnection(str(supervisor_socket(self.home)), timeout=60.0)
-        try:
-            body = xmlrpc.client.dumps(arguments, method)
-            connection.request("POST", "/RPC2", body.encode(), {"Content-Type": "text/xml"})
-            response = connection.getresponse()
-            if response.status != 200:
-                raise UnavailableError(f"supervisord answered {response.status} {response.reason}")
-            return xmlrpc.client.loads(response.read())[0][0]
-        except (OSError, http.client.HTTPException) as error:
-            raise UnavailableError(
-                f"no supervisor answers at {supervisor_socket(self.home)}: {error}",
-                hint="start the stack with 'windtunnel up'",
-            ) from error
-        finally:
-            connection.close()
+        return call_supervisor(supervisor_socket(self.home), method, *arguments, timeout_s=60.0)
 
 
 def conf(program: Program) -> str:
@@ -359,17 +345,6 @@ class ProcessServers:
 # -- ports and probes
 
 
-def port_is_free(port: int) -> bool:
-    """Nobody listens on 127.0.0.1:``port``."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-            return True
-        except OSError:
-            return False
-
-
 def free_port(taken: set[int], start: int) -> int:
     """A port of ``PORTS`` that is neither in ``taken`` nor in use; ``start`` spreads homes over the range.
 
@@ -378,7 +353,7 @@ def free_port(taken: set[int], start: int) -> int:
     """
     for offset in range(len(PORTS)):
         port = PORTS[(start + offset) % len(PORTS)]
-        if port not in taken and port_is_free(port):
+        if port not in taken and is_free(port):
             return port
     raise ServingError(f"no free port between {PORTS.start} and {PORTS.stop}", hint="unload models nobody uses")
 

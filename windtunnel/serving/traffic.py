@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from windtunnel import files
 from windtunnel.errors import UnavailableError
 from windtunnel.home import Home
 from windtunnel.names import check_model_name
-from windtunnel.serving import atomic
 from windtunnel.serving.backend import ArmTraffic, Traffic
 from windtunnel.stats.histogram import Histogram
 
@@ -37,7 +37,7 @@ def read_traffic(home: Home, model: str, now: float | None = None) -> Traffic:
             A dead source is never an empty answer.
     """
     path = traffic_path(home, model)
-    plain = atomic.read_json(path)
+    plain = files.read_json(path, broken_ok=True)
     if not isinstance(plain, dict):
         raise UnavailableError(
             f"no traffic counters for model {model!r} in {path}",
@@ -63,7 +63,7 @@ def read_traffic(home: Home, model: str, now: float | None = None) -> Traffic:
 
 def read_recent(home: Home, model: str) -> dict[str, dict[int, tuple[int, int]]]:
     """By version: second since the epoch to (requests, errors), the last 15 minutes; for the eyes, not for gates."""
-    plain = atomic.read_json(recent_path(home, model))
+    plain = files.read_json(recent_path(home, model), broken_ok=True)
     if not isinstance(plain, dict):
         return {}
     return {

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from windtunnel.serving import atomic
+from windtunnel import files
 
 
 @dataclass(slots=True)
@@ -84,12 +84,12 @@ def write(root: Path, mark: Mark, name: str, *, durable: bool) -> None:
     """
     path = folder(root, mark.model) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_json(path, asdict(mark), durable=durable)
+    files.write_json(path, asdict(mark), durable=durable)
 
 
 def read(path: Path) -> Mark | None:
     """The mark in ``path``; None when it is absent or not one."""
-    plain = atomic.read_json(path)
+    plain = files.read_json(path, broken_ok=True)
     if not isinstance(plain, dict):
         return None
     known: dict[str, Any] = {name: plain[name] for name in Mark.__dataclass_fields__ if name in plain}

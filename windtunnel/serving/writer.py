@@ -25,8 +25,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from windtunnel import files
 from windtunnel.names import check_model_name
-from windtunnel.serving import atomic, columns, publish, spool, watermark
+from windtunnel.serving import columns, publish, spool, watermark
 from windtunnel.serving.watermark import Mark
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ class PredictionWriter:
             mark = watermark.read(watermark.folder(self._root, self._model) / f"{name}.json")
             if not (folder / "identity.json").exists():
                 identity = {"model": self._model, "version": self._version, "instance": instance}
-                atomic.write_json(folder / "identity.json", identity)
+                files.write_json(folder / "identity.json", identity)
             mark = publish.recover(self._root, folder, mark)
             if mark is None:
                 mark = Mark(self._model, self._version, instance, flushed_through=now, at=now)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from windtunnel.errors import WindtunnelError
 from windtunnel.home import Home
+from windtunnel.loopback import is_free
 from windtunnel.stack import disk, ports, serving, serving_env, settings
 from windtunnel.stack.health import Level
 from windtunnel.stack.stack import Stack
@@ -196,7 +197,7 @@ def _ports(home: Home) -> Iterator[Finding]:
         yield Finding("ports", "ok", ", ".join(f"{name} {port}" for name, port in file.ports.items()))
         return
     for name, port in file.ports.items():
-        if not ports.is_free(port):
+        if not is_free(port):
             by = ports.holder(port) or "another user's process"
             yield Finding("ports", "warn", f"{name}'s {port} is held by {by}", "'windtunnel up' will take another one")
             return

@@ -1,13 +1,11 @@
-"""Files that are whole or absent: written beside, flushed, then renamed."""
+"""The stack's own text files: written only when they change, and a full disk is said as a stack's trouble."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from pathlib import Path
 
 from windtunnel.errors import StackError
+from windtunnel.files import write_bytes
 
 
 def write(path: Path, text: str, *, mode: int = 0o600) -> bool:
@@ -21,20 +19,8 @@ def write(path: Path, text: str, *, mode: int = 0o600) -> bool:
             if path.stat().st_mode & 0o777 != mode:
                 path.chmod(mode)
             return False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        write_bytes(path, text.encode(), mode=mode, parents=True)
     except (OSError, UnicodeError) as error:
-        raise _no_room(path, error) from error
-    try:
-        os.fchmod(descriptor, mode)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
         raise _no_room(path, error) from error
     return True
 

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 from collections.abc import Mapping
 
 from windtunnel.errors import StackError
+from windtunnel.loopback import any_free, is_free
 
-LOOPBACK = "127.0.0.1"
 #: Tried first, so that URLs look familiar where nothing else runs.
 PREFERRED = {"airflow": 8080, "mlflow": 5000, "envoy": 8085}
-
-
-def is_free(port: int) -> bool:
-    """Whether a server could listen on ``port`` of loopback now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # What the servers do too; without it a port is "taken" for a minute after its server stopped.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-            probe.listen(1)
-        except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                return False
-            raise
-    return True
-
-
-def any_free() -> int:
-    """A port the kernel says is free."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def listeners() -> dict[int, int | None]:

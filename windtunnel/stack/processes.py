@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from windtunnel import procfs
 from windtunnel.home import ENV_HOME, Home
 
 
@@ -31,32 +32,27 @@ class Process:
 
 def identify(pid: int) -> Process | None:
     """The process that has ``pid`` now, or None; zombies are gone already."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        fields = stat[stat.rindex(")") + 2 :].split()
-        if fields[0] in ("Z", "X"):
-            return None
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        return Process(pid, int(fields[19]), command)
-    except (OSError, ValueError, IndexError):
+    started = procfs.started(pid)
+    if started is None:
         return None
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return None
+    return Process(pid, started, command)
 
 
 def is_alive(process: Process) -> bool:
-    now = identify(process.pid)
-    return now is not None and now.started == process.started
+    return procfs.alive(process.pid, process.started)
 
 
 def _ancestors() -> set[int]:
     """This process and those above it: never ended, whatever their environment says."""
-    found, pid = set(), os.getpid()
-    while pid > 1 and pid not in found:
+    found: set[int] = set()
+    pid: int | None = os.getpid()
+    while pid is not None and pid > 1 and pid not in found:
         found.add(pid)
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-            pid = int(stat[stat.rindex(")") + 2 :].split()[1])
-        except (OSError, ValueError, IndexError):
-            break
+        pid = procfs.parent(pid)
     return found
 
 

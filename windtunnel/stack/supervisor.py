@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 from windtunnel.errors import StackError, UnavailableError
 from windtunnel.home import Home
+from windtunnel.loopback import call_supervisor
 from windtunnel.stack import processes
 from windtunnel.stackfile import make_socket_folder, supervisor_socket
 
@@ -126,35 +126,7 @@ class Supervisor:
             UnavailableError: nobody answers at the socket.
             xmlrpc.client.Fault: supervisord says no.
         """
-        body = xmlrpc.client.dumps(arguments, method)
-        connection = _UnixConnection(self.socket, self.timeout_s)
-        try:
-            connection.request("POST", "/RPC2", body.encode(), {"Content-Type": "text/xml"})
-            response = connection.getresponse()
-            if response.status != 200:
-                raise UnavailableError(f"supervisord answered {response.status} {response.reason}")
-            return xmlrpc.client.loads(response.read())[0][0]
-        except (OSError, http.client.HTTPException) as error:
-            raise UnavailableError(
-                f"no supervisor answers at {self.socket}: {error}", hint="start the stack with 'windtunnel up'"
-            ) from error
-        finally:
-            connection.close()
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        import socket
-
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        return call_supervisor(self.socket, method, *arguments, timeout_s=self.timeout_s)
 
 
 #: Variables that would change what Airflow, MLflow or Python do, if the person who calls ``up`` has them set.

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from windtunnel import canonical
-from windtunnel.data import atomic, steps
+from windtunnel import canonical, files
+from windtunnel.data import steps
 from windtunnel.errors import IntegrityError, TrainingError, TransientError, UnavailableError
 from windtunnel.evidence import manifest
 from windtunnel.home import Home
@@ -42,8 +42,8 @@ class Child:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.spec = RunSpec.from_dict(atomic.read_json(folder / "spec.json") or {})
-        self.attempt = int((atomic.read_json(folder / "start.json") or {}).get("attempt", 1))
+        self.spec = RunSpec.from_dict(files.read_json(folder / "spec.json") or {})
+        self.attempt = int((files.read_json(folder / "start.json") or {}).get("attempt", 1))
         self.durations: dict[str, float] = {}
         self.spool = Spool(folder)
         self.tracking: Tracking | None = None
@@ -118,7 +118,7 @@ class Child:
         file = getattr(sys.modules.get(function.__module__), "__file__", None)
         found = environment.record(self.spec, Path(file).parent if file else None, self.attempt)
         self.spool.set_facts(environment.flatten(self.spec.params), environment.tags(self.spec, found))
-        atomic.write_json(self.folder / "environment.json", found)
+        files.write_json(self.folder / "environment.json", found)
 
     def _seed(self) -> None:
         random.seed(self.spec.seed)
@@ -159,7 +159,7 @@ class Child:
 
     def _trained(self) -> manifest.Manifest | None:
         """The model an earlier attempt has stored for exactly this task, if its bytes are still whole."""
-        noted = atomic.read_json(self.folder / "trained.json")
+        noted = files.read_json(self.folder / "trained.json")
         if noted is None or noted["fingerprint"] != self._fingerprint():
             return None
         found = manifest.Manifest.from_dict(noted["manifest"])
@@ -185,7 +185,7 @@ class Child:
                 staging=self.folder / "staging",
             )
             found = manifest.build(self.folder / MODEL)
-        atomic.write_json(
+        files.write_json(
             self.folder / "trained.json",
             {"fingerprint": self._fingerprint(), "manifest": found.to_dict(), "durations": self.durations},
         )
@@ -267,7 +267,7 @@ def main(arguments: list[str]) -> None:
         done = child.work()
         if child.shipper:
             child.shipper.stop()
-        atomic.write_json(folder / "result.json", canonical.loads(canonical.dumps(done.to_dict())))
+        files.write_json(folder / "result.json", canonical.loads(canonical.dumps(done.to_dict())))
         say(f"done in {sum(child.durations.values()):.1f} s: {child.durations}")
         code = 0
     except BaseException as error:
@@ -277,7 +277,7 @@ def main(arguments: list[str]) -> None:
         with suppress(Exception):
             traceback.print_exc()
         with suppress(Exception):
-            atomic.write_json(folder / "failure.json", {"failure": failure, "message": message})
+            files.write_json(folder / "failure.json", {"failure": failure, "message": message})
     with suppress(Exception):
         sys.stdout.flush()
         sys.stderr.flush()

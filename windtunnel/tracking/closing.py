@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from windtunnel.data import atomic
+from windtunnel import files
 from windtunnel.errors import TrainingError, UnavailableError
 from windtunnel.home import Home
 from windtunnel.tracking import lifelock, local
@@ -29,7 +29,7 @@ def intend(
     spool = Spool(folder)
     spool.append([MetricPoint(key, value, now, 0) for key, value in (metrics or {}).items()])
     spool.set_facts({}, {"wt.reason": reason, **tags})
-    atomic.write_json(folder / "closing.json", {"state": state, "end_time": now, "reason": reason})
+    files.write_json(folder / "closing.json", {"state": state, "end_time": now, "reason": reason})
 
 
 def close(folder: Path, spec: RunSpec, *, patience: float) -> bool:
@@ -38,11 +38,11 @@ def close(folder: Path, spec: RunSpec, *, patience: float) -> bool:
     Args:
         patience: seconds to keep trying while the server does not answer.
     """
-    wish: dict[str, Any] | None = atomic.read_json(folder / "closing.json")
+    wish: dict[str, Any] | None = files.read_json(folder / "closing.json")
     if wish is None or (folder / "closed.json").exists():
         return wish is not None
     if spec.tracking_uri is None:
-        atomic.write_json(folder / "closed.json", {"at": time.time(), "server": None})
+        files.write_json(folder / "closed.json", {"at": time.time(), "server": None})
         return True
     end = time.monotonic() + patience
     while True:
@@ -50,10 +50,10 @@ def close(folder: Path, spec: RunSpec, *, patience: float) -> bool:
             tracking = connect(spec.tracking_uri, timeout=5.0)
             Spool(folder).ship(tracking, spec.run_id)
             tracking.set_state(spec.run_id, wish["state"], wish["end_time"])
-            atomic.write_json(folder / "closed.json", {"at": time.time(), "server": spec.tracking_uri})
+            files.write_json(folder / "closed.json", {"at": time.time(), "server": spec.tracking_uri})
             return True
         except TrainingError as error:  # the run was deleted, or the credential is wrong: a person must look
-            atomic.write_json(folder / "closed.json", {"at": time.time(), "refused": error.message})
+            files.write_json(folder / "closed.json", {"at": time.time(), "refused": error.message})
             return False
         except UnavailableError:
             if time.monotonic() > end:
@@ -101,7 +101,7 @@ def _tend(home: Home, folder: Path, silent_for: float) -> str | None:
         return None
     try:
         found = local.status(home, folder.name, assume_dead=True)
-        spec = RunSpec.from_dict(atomic.read_json(folder / "spec.json") or {})
+        spec = RunSpec.from_dict(files.read_json(folder / "spec.json") or {})
         word = "closed"
         if not (folder / "exit.json").exists():
             if time.time() - (found.heartbeat or found.started_at or 0) < silent_for:

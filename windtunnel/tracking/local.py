@@ -28,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from windtunnel.data import atomic
+from windtunnel import files, procfs
 from windtunnel.errors import ResourceError, TransientError
 from windtunnel.home import Home
 from windtunnel.tracking import lifelock, processes
@@ -84,8 +84,8 @@ def start(home: Home, spec: RunSpec, *, env: Mapping[str, str] | None = None, re
         _bury(folder, before)
         attempt = before.attempt + 1
         token = secrets.token_hex(16)
-        atomic.write_json(folder / "spec.json", spec.to_dict(), mode=0o600)
-        atomic.write_json(
+        files.write_json(folder / "spec.json", spec.to_dict(), mode=0o600)
+        files.write_json(
             folder / "start.json", {"token": token, "attempt": attempt, "at": time.time(), "by": os.getpid()}
         )
         _spawn(folder, spec, lock, _environment(spec, token, env))
@@ -96,7 +96,7 @@ def start(home: Home, spec: RunSpec, *, env: Mapping[str, str] | None = None, re
 
 def _bury(folder: Path, before: RunStatus) -> None:
     """End what is left of an earlier attempt and put its papers aside."""
-    begun = atomic.read_json(folder / "start.json")
+    begun = files.read_json(folder / "start.json")
     if begun is None:
         return
     _end_leftovers(folder)
@@ -108,8 +108,8 @@ def _bury(folder: Path, before: RunStatus) -> None:
 
 
 def _end_leftovers(folder: Path, within: float = 10.0) -> None:
-    begun = atomic.read_json(folder / "start.json") or {}
-    child = atomic.read_json(folder / "child.json") or {}
+    begun = files.read_json(folder / "start.json") or {}
+    child = files.read_json(folder / "child.json") or {}
     if begun.get("token") and not processes.end_leftovers(begun["token"], child.get("pid"), child.get("start"), within):
         raise TransientError(
             f"processes of an earlier attempt of run {folder.name} do not die",
@@ -152,14 +152,14 @@ def status(home: Home, run_id: str, *, assume_dead: bool = False) -> RunStatus:
     folder = run_dir(home, run_id)
     # The lock is asked before the exit file is read: a runner writes that file before it lets go.
     living = not assume_dead and lifelock.held(folder)
-    begun = atomic.read_json(folder / "start.json")
-    over = atomic.read_json(folder / "exit.json")
+    begun = files.read_json(folder / "start.json")
+    over = files.read_json(folder / "exit.json")
     attempt = int((begun or {}).get("attempt", 0))
     if over is not None:
         return RunStatus.from_dict({**over, "run_id": run_id, "attempt": attempt})
-    beat = atomic.read_json(folder / "heartbeat.json") or {}
-    runner = atomic.read_json(folder / "runner.json") or {}
-    child = atomic.read_json(folder / "child.json") or {}
+    beat = files.read_json(folder / "heartbeat.json") or {}
+    runner = files.read_json(folder / "runner.json") or {}
+    child = files.read_json(folder / "child.json") or {}
     numbers = {
         "run_id": run_id, "attempt": attempt, "started_at": (begun or {}).get("at"), "heartbeat": beat.get("at"),
         "memory": beat.get("memory"), "peak_memory": beat.get("peak_memory"), "pid": runner.get("pid"),
@@ -183,7 +183,7 @@ def result(home: Home, run_id: str) -> RunResult | None:
     """What a succeeded run made; None before that."""
     if status(home, run_id).state != "succeeded":
         return None
-    plain = atomic.read_json(run_dir(home, run_id) / "result.json")
+    plain = files.read_json(run_dir(home, run_id) / "result.json")
     return RunResult.from_dict(plain) if plain else None
 
 
@@ -207,12 +207,12 @@ def cancel(home: Home, run_id: str, *, reason: str = "cancelled by a person") ->
     found = status(home, run_id)
     if found.state == "absent" or (found.ended and found.state != "lost"):
         return found
-    atomic.write_json(folder / "cancel.json", {"reason": reason, "at": time.time(), "by": os.getpid()})
+    files.write_json(folder / "cancel.json", {"reason": reason, "at": time.time(), "by": os.getpid()})
     end = time.monotonic() + CANCEL_WITHIN - 6
     told = False
     while lifelock.held(folder) and time.monotonic() < end:
-        runner = atomic.read_json(folder / "runner.json")
-        if not told and runner and processes.alive(runner["pid"], runner["start"]):
+        runner = files.read_json(folder / "runner.json")
+        if not told and runner and procfs.alive(runner["pid"], runner["start"]):
             processes.kill([runner["pid"]], signal.SIGTERM)
             told = True
         if (folder / "exit.json").exists():
@@ -232,9 +232,9 @@ def end_run(folder: Path, state: Literal["cancelled", "lost"], message: str) -> 
     _end_leftovers(folder, within=5.0)
     if (folder / "exit.json").exists():
         return
-    begun = atomic.read_json(folder / "start.json") or {}
+    begun = files.read_json(folder / "start.json") or {}
     failure: Failure = "cancelled" if state == "cancelled" else "transient"
-    atomic.write_json(
+    files.write_json(
         folder / "exit.json",
         {
             "run_id": folder.name, "state": state, "failure": failure, "exit_code": EXIT[failure],
@@ -256,8 +256,8 @@ def stop_all(home: Home, *, reason: str = "the stack was stopped") -> list[str]:
     ended = []
     for run_id in list(running(home)):
         folder = run_dir(home, run_id)
-        runner = atomic.read_json(folder / "runner.json")
-        if runner and processes.alive(runner["pid"], runner["start"]):
+        runner = files.read_json(folder / "runner.json")
+        if runner and procfs.alive(runner["pid"], runner["start"]):
             processes.kill([runner["pid"]], signal.SIGTERM)
         ended.append(run_id)
     end = time.monotonic() + GRACE + 10

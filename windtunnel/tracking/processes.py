@@ -1,6 +1,6 @@
-"""Processes of a run: who they are, what they hold, how they end. Linux only (``/proc``).
+"""Processes of a run: which they are, how they end. Linux only (``/proc``).
 
-A pid alone names nothing, for pids come back; a pid with its start time does. The processes of a run are
+The processes of a run are
 found in three ways, so that none gets away: descendants of the runner (which adopts orphans), the session of the
 child, and a token in the environment.
 """
@@ -14,43 +14,20 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from windtunnel import procfs
+
 TOKEN = "WINDTUNNEL_RUN_TOKEN"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def _stat(pid: int) -> list[str] | None:
-    """Fields of ``/proc/PID/stat`` from ``state`` on (the name before may hold spaces and brackets)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-
-
-def started(pid: int) -> int | None:
-    """Start time of a living process in clock ticks since boot; None when it is gone or a zombie."""
-    found = _stat(pid)
-    if found is None or found[0] in "ZX":
-        return None
-    return int(found[19])
-
-
-def alive(pid: int | None, start: int | None) -> bool:
-    """The very process: same pid and same start time."""
-    return pid is not None and start is not None and started(pid) == start
-
-
-def _all_pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 (hot loop)
-
-
 def descendants(root: int) -> list[int]:
     """Every living descendant of ``root``."""
     children: dict[int, list[int]] = {}
-    for pid in _all_pids():
-        found = _stat(pid)
-        if found and found[0] not in "ZX":
-            children.setdefault(int(found[1]), []).append(pid)
+    for pid in procfs.pids():
+        above = procfs.parent(pid)
+        if above is not None:
+            children.setdefault(above, []).append(pid)
     out, queue = [], [root]
     while queue:
         below = children.get(queue.pop(), [])
@@ -69,37 +46,24 @@ def leftovers(token: str, session: int | None = None, session_start: int | None 
     """
     needle = f"{TOKEN}={token}".encode()
     mine, found = os.getpid(), []
-    leader = started(session) if session else None
+    leader = procfs.started(session) if session else None
     recycled = leader is not None and leader != session_start
-    for pid in _all_pids():
+    for pid in procfs.pids():
         if pid == mine:
             continue
-        fields = _stat(pid)
-        if fields is None or fields[0] in "ZX":
+        fields = procfs.stat(pid)
+        if fields is None:
             continue
         of_session = bool(
-            session and not recycled and int(fields[3]) == session and int(fields[19]) >= (session_start or 0)
+            session
+            and not recycled
+            and int(fields[procfs.SESSION]) == session
+            and int(fields[procfs.START]) >= (session_start or 0)
         )
         with suppress(OSError):
             if of_session or needle in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 found.append(pid)
     return found
-
-
-def memory(pids: list[int]) -> int:
-    """Bytes held together: proportional set size, so that shared pages count once; RSS where the kernel hides it."""
-    total = 0
-    page = os.sysconf("SC_PAGE_SIZE")
-    for pid in pids:
-        try:
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_bytes().splitlines():
-                if line.startswith(b"Pss:"):
-                    total += int(line.split()[1]) * 1024
-                    break
-        except OSError:
-            with suppress(OSError, ValueError, IndexError):
-                total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
-    return total
 
 
 def kill(pids: list[int], sign: signal.Signals) -> None:

@@ -19,7 +19,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from windtunnel.data import atomic
+from windtunnel import files, procfs
 from windtunnel.tracking import closing, processes
 from windtunnel.tracking.contract import EXIT, FAILURE_OF_EXIT, Failure, RunSpec
 
@@ -106,8 +106,8 @@ class Runner:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.spec = RunSpec.from_dict(atomic.read_json(folder / "spec.json") or {})
-        self.begun: dict[str, Any] = atomic.read_json(folder / "start.json") or {}
+        self.spec = RunSpec.from_dict(files.read_json(folder / "spec.json") or {})
+        self.begun: dict[str, Any] = files.read_json(folder / "start.json") or {}
         self.memory_limit = int(self.spec.resources.get("memory") or 0) or None
         self.disk_limit = int(self.spec.resources.get("disk") or 0) or None
         self.log = CappedLog(folder / "log.txt")
@@ -122,7 +122,7 @@ class Runner:
         for sign in (signal.SIGTERM, signal.SIGINT):
             signal.signal(sign, self._asked_to_stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        atomic.write_json(self.folder / "runner.json", {"pid": os.getpid(), "start": processes.started(os.getpid())})
+        files.write_json(self.folder / "runner.json", {"pid": os.getpid(), "start": procfs.started(os.getpid())})
         began, kills = time.monotonic(), processes.oom_kills()
         try:
             child, output = self._spawn()
@@ -130,8 +130,8 @@ class Runner:
             self._finish("failed", "transient", f"the training process did not start: {error}", began)
             return
         # If this very write fails, the child is still found by its token.
-        atomic.write_json(
-            self.folder / "child.json", {"pid": child.pid, "start": processes.started(child.pid), "at": time.time()}
+        files.write_json(
+            self.folder / "child.json", {"pid": child.pid, "start": procfs.started(child.pid), "at": time.time()}
         )
         self._watch(child, output, began)
         state, failure, message = self._verdict(child.returncode, processes.oom_kills() > kills)
@@ -180,7 +180,7 @@ class Runner:
             now = time.monotonic()
             if now >= look_at:
                 look_at = now + (0.1 if near else LOOK_EVERY)
-                self.memory = processes.memory(processes.descendants(os.getpid()))
+                self.memory = procfs.memory(processes.descendants(os.getpid()))
                 self.peak = max(self.peak, self.memory)
             if self.doom is None:
                 over_memory = self.memory_limit is not None and self.memory > self.memory_limit
@@ -200,7 +200,7 @@ class Runner:
         child.wait()
         # Whatever the training left behind ends with it, then its last words are read.
         token = str(self.begun.get("token", ""))
-        started = (atomic.read_json(self.folder / "child.json") or {}).get("start")
+        started = (files.read_json(self.folder / "child.json") or {}).get("start")
         processes.end_leftovers(token, child.pid, started, within=5.0)
         processes.kill(processes.descendants(os.getpid()), signal.SIGKILL)
         self._pump(output, 4096)
@@ -228,7 +228,7 @@ class Runner:
     def _judge(self, elapsed: float) -> tuple[Failure, str] | None:
         """Why the run must end now, if it must."""
         # The order lies on disk: whoever gave it may have been killed before it could send a signal.
-        wish = atomic.read_json(self.folder / "cancel.json")
+        wish = files.read_json(self.folder / "cancel.json")
         if wish:
             return ("cancelled", str(wish.get("reason") or "cancelled"))
         if self.told:
@@ -253,12 +253,8 @@ class Runner:
 
     def _beat(self) -> None:
         try:
-            # No fsync: a heartbeat is worth nothing after a power cut.
-            temporary = self.folder / ".heartbeat.tmp"
-            temporary.write_text(
-                f'{{"at": {time.time()}, "memory": {self.memory}, "peak_memory": {self.peak}}}\n', encoding="utf-8"
-            )
-            temporary.replace(self.folder / "heartbeat.json")
+            beat = {"at": time.time(), "memory": self.memory, "peak_memory": self.peak}
+            files.write_json(self.folder / "heartbeat.json", beat, durable=False)
         except OSError:
             pass
 
@@ -271,7 +267,7 @@ class Runner:
             if (self.folder / "result.json").exists():
                 return "succeeded", None, "done"
             return "failed", "code", "the process ended with exit code 0 before its work was done: does it call exit()?"
-        said = atomic.read_json(self.folder / "failure.json") or {}
+        said = files.read_json(self.folder / "failure.json") or {}
         if code < 0:
             name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
             if -code == signal.SIGKILL:
@@ -311,7 +307,7 @@ class Runner:
         # A success is told when the MLflow run says so too; anything else must be known at once.
         if state == "succeeded":
             closing.close(self.folder, self.spec, patience=CLOSE_WITHIN)
-        atomic.write_json(self.folder / "exit.json", over)
+        files.write_json(self.folder / "exit.json", over)
         if state != "succeeded":
             closing.close(self.folder, self.spec, patience=CLOSE_WITHIN)
 

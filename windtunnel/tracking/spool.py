@@ -17,8 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from windtunnel import canonical
-from windtunnel.data import atomic
+from windtunnel import canonical, files
 from windtunnel.errors import TrainingError, UnavailableError
 from windtunnel.tracking.server import MetricPoint, Tracking
 
@@ -49,9 +48,9 @@ class Spool:
 
     def set_facts(self, params: dict[str, str], tags: dict[str, str]) -> None:
         """Merge parameters and tags into what is to be delivered."""
-        found = atomic.read_json(self._facts) or {"params": {}, "tags": {}}
+        found = files.read_json(self._facts) or {"params": {}, "tags": {}}
         merged = {"params": {**found["params"], **params}, "tags": {**found["tags"], **tags}}
-        atomic.write_json(self._facts, merged)
+        files.write_json(self._facts, merged)
 
     # -- reading
     def points(self, start: int = 0, limit: int | None = None) -> tuple[list[MetricPoint], int]:
@@ -80,7 +79,7 @@ class Spool:
 
     # -- delivering
     def _offset(self) -> int:
-        return int(atomic.read_json(self._sent) or 0)
+        return int(files.read_json(self._sent) or 0)
 
     def _refuse(self, text: str) -> None:
         with self._refused.open("a", encoding="utf-8") as stream:
@@ -99,8 +98,8 @@ class Spool:
         """Is anything not yet delivered?"""
         if self.metrics.exists() and self.metrics.stat().st_size > self._offset():
             return bool(self.points(self._offset(), 1)[0])
-        facts = atomic.read_json(self._facts)
-        return facts is not None and atomic.read_json(self._facts_sent) != canonical.digest(facts)
+        facts = files.read_json(self._facts)
+        return facts is not None and files.read_json(self._facts_sent) != canonical.digest(facts)
 
     def ship(self, tracking: Tracking, run_id: str, *, batches: int | None = None) -> None:
         """Deliver what waits, in order.
@@ -121,16 +120,16 @@ class Spool:
                     tracking.log_batch(run_id, points, {}, {})
                 except TrainingError as error:
                     self._refuse(f"{len(points)} metric values: {error.message}")
-                atomic.write_json(self._sent, end)
+                files.write_json(self._sent, end)
                 if batches is not None:
                     batches -= 1
 
     def _ship_facts(self, tracking: Tracking, run_id: str) -> None:
-        facts: dict[str, Any] | None = atomic.read_json(self._facts)
+        facts: dict[str, Any] | None = files.read_json(self._facts)
         if facts is None:
             return
         mark = canonical.digest(facts)
-        if atomic.read_json(self._facts_sent) == mark:
+        if files.read_json(self._facts_sent) == mark:
             return
         for kind in ("params", "tags"):
             items = list(facts[kind].items())
@@ -140,7 +139,7 @@ class Spool:
                     tracking.log_batch(run_id, [], part if kind == "params" else {}, part if kind == "tags" else {})
                 except TrainingError as error:
                     self._refuse(f"{kind} {', '.join(part)}: {error.message}")
-        atomic.write_json(self._facts_sent, mark)
+        files.write_json(self._facts_sent, mark)
 
 
 class Shipper:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from windtunnel import names
+from windtunnel import files, names
 from windtunnel.errors import WindtunnelError
 from windtunnel_examples.visits import traffic
 from windtunnel_examples.visits.demo.airflow_api import AirflowApi, DagRun
@@ -190,7 +190,7 @@ class Story:
             self.time[part] = self.time.get(part, 0.0) + time.monotonic() - began
 
     def _flow(self, told: traffic.Control) -> None:
-        traffic.write_json(traffic.control_file(self.facts.home), vars(told))
+        files.write_json(traffic.control_file(self.facts.home), vars(told), parents=True)
 
     def _train(self, name: str, recipe: str, conf: dict[str, Any]) -> DagRun:
         run_id = f"demo-{name}-{int(self.began)}"
