@@ -11,7 +11,7 @@ import tempfile
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -19,9 +19,6 @@ from windtunnel.errors import IntegrityError
 from windtunnel.evidence import manifest
 from windtunnel_mlflow import identity
 from windtunnel_mlflow.locations import MLMODEL
-
-if TYPE_CHECKING:
-    from windtunnel_mlflow.store import GovernedStore
 
 _logger = logging.getLogger(__name__)
 
@@ -57,10 +54,24 @@ def read_facts(repo: Any, location: str) -> dict[str, Any]:
         return {}
 
 
+class Unsealed(Protocol):
+    """What the sealer needs of the store; see ``GovernedStore`` for what each does."""
+
+    writes: Any
+
+    def pending_seals(self) -> list[tuple[str, int]]: ...
+
+    def location(self, model: str, version: int) -> str | None: ...
+
+    def seal(self, model: str, version: int, found: manifest.Manifest) -> None: ...
+
+    def fail_seal(self, model: str, version: int, reason: str) -> None: ...
+
+
 class Sealer:
     """A few threads that seal what the store hands them, each version once at a time."""
 
-    def __init__(self, store: GovernedStore, repo: Any, workers: int = 2) -> None:
+    def __init__(self, store: Unsealed, repo: Any, workers: int = 2) -> None:
         self._store = store
         self._repo = repo
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="windtunnel-seal")
