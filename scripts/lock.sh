@@ -3,7 +3,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 command -v uv >/dev/null 2>&1 || { echo "lock: needs uv, which resolves for several Pythons at once (pip install uv)" >&2; exit 1; }
-for name in main serving; do
-  UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-    "$@" "locks/$name.in" -o "locks/$name.txt"
-done
+compile() {
+  UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --universal --python-version 3.11 --generate-hashes "$@"
+}
+compile "$@" locks/main.in -o locks/main.txt
+# A model trained in one environment is loaded in the other: what it is made of has the same version in both.
+same=locks/shared.txt
+grep -E '^(mlflow|scikit-learn|skops|cloudpickle|joblib|numpy|scipy|pandas|pyarrow|pydantic|pydantic-core)==' locks/main.txt \
+  | sed 's/ *\\$//' > "$same"
+compile "$@" -c "$same" locks/serving.in -o locks/serving.txt
