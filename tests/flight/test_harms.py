@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from windtunnel import files
 from windtunnel.home import ENV_HOME
 from windtunnel_examples.visits import traffic
 from windtunnel_examples.visits.careless import HARMS
@@ -27,7 +28,7 @@ def asked(flight: Any) -> Iterator[AirflowApi]:
     api = AirflowApi(flight.urls["airflow"], "admin", flight.secret("airflow-admin"))
     api.unpause(WATCH, paused=True)
     told = traffic.Control(rate=25.0, cost_sharing=0.95)
-    traffic.write_json(traffic.control_file(flight.home), vars(told))
+    files.write_json(traffic.control_file(flight.home), vars(told))
     with _traffic(flight.home):
         yield api
     os.environ.pop(ENV_HOME, None)
