@@ -81,7 +81,7 @@ class Facts:
         return {str(version): int(n) for version, n in frame["version"].value_counts().items()}
 
     def loss_on(self, start: float, end: float, *, cost_sharing: bool) -> dict[str, tuple[float, int]]:
-        """(mean Poisson deviance, rows) by version on live, labelled members of one population."""
+        """(mean absolute error, rows) by version on live, labelled members of one population."""
         import pandas as pd
 
         from windtunnel.evaluation import metrics
@@ -94,7 +94,7 @@ class Facts:
         told = {}
         for version, part in rows.groupby("version"):
             loss = metrics.compute(
-                "poisson_deviance",
+                "mae",
                 pd.to_numeric(part["label"]).to_numpy(float),
                 pd.to_numeric(part["prediction"]).to_numpy(float),
             )
