@@ -157,7 +157,8 @@ class Story:
             (was, n_old), (is_, n_new) = live[old.version], live[new.version]
             require(
                 is_ < was,
-                f"live mean absolute error on cost-sharing members fell from {was:.2f} ({n_old} rows) to {is_:.2f} ({n_new} rows)",
+                f"live mean absolute error on cost-sharing members fell from {was:.2f} ({n_old} rows) "
+                f"to {is_:.2f} ({n_new} rows)",
                 step,
             )
 
