@@ -274,6 +274,8 @@ def interrupted_up(home: Path, after_s: float, number: signal.Signals = signal.S
     child = subprocess.Popen(
         [WINDTUNNEL, "--home", str(home), "up"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        # As in a terminal: a test run that is itself a background job ignores SIGINT, and its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         time.sleep(after_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,11 @@ class ProgramState:
     pid: int | None
     started_at: float | None
     message: str
+
+
+def _hear_sigint() -> None:
+    """A script's background job ignores SIGINT, and so would all it starts; Airflow ends its children only on it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Supervisor:
@@ -57,6 +63,7 @@ class Supervisor:
                 env=clean_environment(self.home),
                 start_new_session=True,
                 umask=0o077,
+                preexec_fn=_hear_sigint,
             )
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
