@@ -13,7 +13,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-NAMES = ("imports", "parse", "router", "server", "log", "memory")
+NAMES = ("imports", "parse", "router", "server", "log", "memory", "flight")
 DOC = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
