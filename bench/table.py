@@ -12,7 +12,7 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]] = field(default_factory=list)
-    demands: list[tuple[str, str, bool]] = field(default_factory=list)
+    demands: list[tuple[str, str, bool | None]] = field(default_factory=list)
     note: str = ""
 
     def add(self, *row: str) -> None:
@@ -25,13 +25,13 @@ class Table:
             raise ValueError(f"{self.title}: a row has {len(self.columns)} cells, found {row}")
         self.rows.append(row)
 
-    def demand(self, wanted: str, found: str, met: bool) -> None:
-        """What was to be shown, and whether it was."""
+    def demand(self, wanted: str, found: str, met: bool | None) -> None:
+        """What was to be shown, and whether it was; None when it could not be measured."""
         self.demands.append((wanted, found, met))
 
     @property
     def met(self) -> bool:
-        return all(met for _, _, met in self.demands)
+        return all(met is True for _, _, met in self.demands)
 
     def markdown(self) -> str:
         lines = [f"## {self.title}", ""]
@@ -39,5 +39,6 @@ class Table:
         lines += [f"| {' | '.join(row)} |" for row in self.rows]
         if self.demands:
             lines.append("")
-        lines += [f"- {'Met' if met else '**Missed**'}: {wanted}: {found}." for wanted, found, met in self.demands]
+        words = {True: "Met", False: "**Missed**", None: "**Not shown**, the machine was not quiet"}
+        lines += [f"- {words[met]}: {wanted}: {found}." for wanted, found, met in self.demands]
         return "\n".join(lines + (["", self.note] if self.note else []) + [""])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from bench import load
+from bench import load, quiet
 from bench.__main__ import HEAD, NAMES, kept
 from bench.pairs import paired
 from bench.table import Table
@@ -33,7 +35,40 @@ def test_a_table_says_what_was_missed() -> None:
     table.add("1", "2")
     table.demand("fast", "slow", False)
     assert not table.met
+    unknown = Table("U", ("a",))
+    unknown.demand("fast", "?", None)
+    assert not unknown.met and "**Not shown**" in unknown.markdown()
     assert "| 1 | 2 |" in table.markdown() and "**Missed**: fast: slow." in table.markdown()
+
+
+def test_what_was_measured_while_others_worked_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, others = [0.0], [0.0]
+    monkeypatch.setattr(quiet.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(quiet, "_busy", lambda: clock[0] + others[0])
+    monkeypatch.setattr(quiet, "_ours", lambda: clock[0])
+    shares = iter([0.0, 1.0, 0.1, 0.9, 0.0] + [1.0] * 99)
+
+    def once(n: int) -> int:
+        share = next(shares)
+        clock[0] += 10
+        others[0] += 10 * share
+        return n
+
+    found = quiet.measure(once, 3, 1000)
+    assert (found.values, found.left_out, found.quiet) == ([0, 1, 2], 2, True)
+    assert found.shows(True) is True and found.shows(False) is False
+    found = quiet.measure(once, 3, 60)
+    assert (len(found.values), found.quiet) == (6, False)
+    assert found.shows(True) is None, "a number of a shared machine shows nothing"
+
+
+def test_our_own_work_is_not_foreign() -> None:
+    """Real processes: a child of ours may use a core; what remains is what others use."""
+    code = "import time; end = time.monotonic() + 0.5\nwhile time.monotonic() < end: pass"
+    busy, ours = quiet._busy(), quiet._ours()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert quiet._ours() - ours > 0.3
+    assert (quiet._busy() - busy) - (quiet._ours() - ours) > -0.1
 
 
 def test_pairs_are_compared_pair_by_pair() -> None:
