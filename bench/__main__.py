@@ -1,6 +1,8 @@
-"""``python -m bench [NAME ...]``: run all benchmarks, or those named, and keep what they say in docs/benchmarks.md.
+"""``python -m bench [--quick] [NAME ...]``: run all benchmarks, or those named, and keep what they say in
+docs/benchmarks.md.
 
-Exit code 1 when a demand was missed.
+``--quick`` runs the studies (those that simulate, not measure) small, and keeps nothing. Exit code 1 when a demand was
+missed.
 """
 
 from __future__ import annotations
@@ -13,7 +15,23 @@ import sys
 from datetime import date
 from pathlib import Path
 
-NAMES = ("imports", "parse", "router", "server", "log", "memory", "flight")
+NAMES = (
+    "imports",
+    "parse",
+    "router",
+    "weights",
+    "server",
+    "log",
+    "looks",
+    "memory",
+    "flight",
+    "truth",
+    "detection",
+    "gates",
+    "plans",
+)
+#: They simulate: the same numbers on any machine.
+STUDIES = ("truth", "detection", "gates", "plans")
 DOC = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
@@ -43,14 +61,20 @@ def kept(page: str, name: str, text: str) -> str:
 
 
 def main() -> None:
-    names = sys.argv[1:] or NAMES
+    quick = "--quick" in sys.argv
+    names = [name for name in sys.argv[1:] if name != "--quick"] or list(STUDIES if quick else NAMES)
     for name in names:
         if name not in NAMES:
             sys.exit(f"unknown benchmark {name!r}; expected one of {', '.join(NAMES)}")
+        if quick and name not in STUDIES:
+            sys.exit(f"--quick is for studies ({', '.join(STUDIES)}), not for {name!r}")
     missed = []
     for name in names:
-        table = importlib.import_module(f"bench.{name}").run()
+        study = importlib.import_module(f"bench.{name}").run
+        table = study(quick=True) if quick else study()
         print(table.markdown(), flush=True)
+        if quick:
+            continue
         page = DOC.read_text(encoding="utf-8") if DOC.exists() else HEAD
         DOC.write_text(kept(page, name, table.markdown()), encoding="utf-8")
         if not table.met:

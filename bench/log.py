@@ -74,7 +74,7 @@ def count_lines(home: Home) -> float:
     found, began = 0, time.perf_counter()
     while found < LINES and time.perf_counter() < began + 60:
         meter.step(force=True)
-        found = sum(tally.requests for tally in meter.counters.models.get(rig.MODEL, {}).values())
+        found = sum(tally.requests for tally in meter.counters.models[rig.MODEL].arms.values())
     seconds = time.perf_counter() - began
     meter.close()
     if found != LINES:

@@ -141,10 +141,10 @@ def rig() -> Iterator[Rig]:
 
 
 @contextmanager
-def stub(answer: dict[str, Any]) -> Iterator[int]:
+def stub(answer: dict[str, Any], port: int | None = None) -> Iterator[int]:
     """The fastest server there is here: a second Envoy that answers ``answer`` by itself; yields its port."""
     with temporary_home() as home, ExitStack() as stack:
-        port = any_free()
+        port = port or any_free()
         home.root.mkdir(parents=True)
         route = {
             "match": {"prefix": "/"},

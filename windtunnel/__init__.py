@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from windtunnel.evidence import Outcome, Verdict
     from windtunnel.spec import (
+        Audience,
         Benchmark,
         Check,
         Data,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         ExtraStep,
         Feature,
         Gate,
+        Hours,
         Limits,
         Metric,
         Model,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
         Resources,
         Retrain,
         Rollout,
+        Segments,
         Serving,
         Slice,
         Step,
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Audience",
     "Benchmark",
     "Check",
     "Data",
@@ -46,6 +50,7 @@ __all__ = [
     "ExtraStep",
     "Feature",
     "Gate",
+    "Hours",
     "Limits",
     "Metric",
     "Model",
@@ -57,6 +62,7 @@ __all__ = [
     "Retrain",
     "Rollout",
     "Run",
+    "Segments",
     "Serving",
     "Slice",
     "Step",

@@ -14,6 +14,10 @@ _HOME = {
     "release_dag": "windtunnel_airflow.factory",
     "watch_dag": "windtunnel_airflow.factory",
     "steward_dag": "windtunnel_airflow.factory",
+    "control_dag": "windtunnel_airflow.controls",
+    "ChooseControlOperator": "windtunnel_airflow.controls",
+    "EvidenceOperator": "windtunnel_airflow.controls",
+    "OrderOperator": "windtunnel_airflow.controls",
     "WindtunnelHook": "windtunnel_airflow.hook",
     "WindtunnelRetryPolicy": "windtunnel_airflow.retry",
     "DataSnapshotOperator": "windtunnel_airflow.operators.data",
@@ -47,16 +51,19 @@ _HOME = {
 }
 
 __all__ = [
+    "ChooseControlOperator",
     "ClaimReleaseOperator",
     "CloseAbandonedRunsOperator",
     "DataCheckOperator",
     "DataSnapshotOperator",
     "DeployOperator",
     "EvaluateOperator",
+    "EvidenceOperator",
     "ExtraStepOperator",
     "GateSensor",
     "GateTrigger",
     "GoOnOperator",
+    "OrderOperator",
     "OutcomeOperator",
     "PolicySensor",
     "PolicyTrigger",
@@ -77,6 +84,7 @@ __all__ = [
     "WindtunnelHook",
     "WindtunnelRetryPolicy",
     "WithdrawOperator",
+    "control_dag",
     "lifecycle",
     "release_dag",
     "steward_dag",
@@ -85,6 +93,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from windtunnel_airflow.controls import ChooseControlOperator, EvidenceOperator, OrderOperator, control_dag
     from windtunnel_airflow.factory import lifecycle, release_dag, steward_dag, train_dag, watch_dag
     from windtunnel_airflow.hook import WindtunnelHook
     from windtunnel_airflow.operators.data import DataCheckOperator, DataSnapshotOperator

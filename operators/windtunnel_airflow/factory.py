@@ -14,6 +14,7 @@ from typing import Any
 from airflow.sdk import (
     DAG,
     Asset,
+    AssetAlias,
     AssetOrTimeSchedule,
     CronTriggerTimetable,
     DeltaTriggerTimetable,
@@ -30,7 +31,6 @@ from windtunnel.spec.base import parse_duration
 from windtunnel_airflow.base import describe
 from windtunnel_airflow.hook import WindtunnelHook
 from windtunnel_airflow.retry import default_args
-from windtunnel_airflow.rollouts import step_id
 from windtunnel_airflow.wiring import Wiring, wire
 
 #: Time schedules count from here; nothing before a DAG's creation is ever made up for (catchup is off).
@@ -231,6 +231,9 @@ def release_dag(
 ) -> DAG:
     """``MODEL.release``: claim -> policy -> deploy -> first release, or step by step behind gates -> champion.
 
+    The steps are the strategy's (``Rollout.exposures``): those of a canary, one switch for blue-green, copies for
+    shadow, none for all at once.
+
     Woken by ``windtunnel://MODEL/version``; the registry says which version is due. By hand, ``version`` names one.
     Whatever fails, or is ended by a person, ends with the candidate at 0 % (``rollback``, ``withdraw``), and the last
     task, ``outcome``, is green only when the version became champion.
@@ -269,9 +272,10 @@ def release_dag(
             **given,
         )
         deploy = DeployOperator(task_id="deploy", **given)
-        steps = model.rollout.steps
-        canary = f"{step_id(steps[0].weight)}.set_weight"
-        route = RouteOperator(task_id="route", first="first.promote", canary=canary, **given)
+        steps = model.rollout.exposures(model.serving.replicas)
+        # A plan without steps (all at once) goes straight to promotion.
+        onward = f"{steps[0].name}.set_weight" if steps else "promote"
+        route = RouteOperator(task_id="route", first="first.promote", canary=onward, **given)
         claim >> policy >> deploy >> route
 
         with TaskGroup("first", tooltip="No champion yet: 100 % on evaluation evidence, watched against the limits"):
@@ -290,8 +294,10 @@ def release_dag(
         before: Any = route
         exposed: list[Any] = []
         for index, step in enumerate(steps):
-            with TaskGroup(step_id(step.weight), tooltip=f"{step.weight} % for at least {step.hold}"):
-                weight = SetWeightOperator(task_id="set_weight", weight=step.weight, step=index, **given)
+            with TaskGroup(step.name, tooltip=f"{step.words} for {step.hold}"):
+                weight = SetWeightOperator(
+                    task_id="set_weight", weight=step.weight, mirror=step.mirror or 0, step=index, **given
+                )
                 gate = GateSensor(task_id="gate", step=index, deferrable=deferrable, **given)
                 before >> weight >> gate
             before = gate
@@ -312,7 +318,8 @@ def release_dag(
             promoted=[promote.output, first_promote.output],
             undone=[rollback.output, withdraw.output],
             watched=first_watch.output,
-            retries=0,
+            outlets=[AssetAlias(f"{asset_uri(model.name, 'champion')}/late")],
+            **patient,
             **given,
         )
         [promote, first_watch, withdraw, rollback] >> outcome

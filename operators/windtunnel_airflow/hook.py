@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from windtunnel.home import Home
 if TYPE_CHECKING:
     from windtunnel.registry.client import RegistryClient
     from windtunnel.serving.backend import ServingBackend
+    from windtunnel.serving.intent import Intents
+    from windtunnel.serving.looklog import LookLog
 
 #: Of a connection's extras only these are read; nothing else is passed on to any client.
 EXTRAS = ("home", "public_url", "timeout")
@@ -90,6 +93,22 @@ class WindtunnelHook(BaseHook):
         from windtunnel.serving.local import LocalBackend
 
         return LocalBackend(self.home)
+
+    def looks(self, model: str) -> LookLog:
+        """The look log of one model, beside its traffic."""
+        from windtunnel.serving.looklog import LookLog
+
+        return LookLog(self.home, model)
+
+    def intents(self) -> Intents:
+        """The promoting intents, beside the traffic."""
+        from windtunnel.serving.intent import Intents
+
+        return Intents(self.home)
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
 
     def mlflow_env(self) -> dict[str, str]:
         """Environment variables with which MLflow's own client reaches the server; holds the password."""

@@ -7,7 +7,7 @@ champion, by which plan, with which fencing token.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from windtunnel.errors import DescriptionError
 from windtunnel_airflow.gatekeeping import Watch
@@ -73,9 +73,10 @@ def make_claim(
         rollout: ``RolloutRecord``; when it was opened is the claim's time, also in a second try.
     """
     from windtunnel.rollout import Plan
+    from windtunnel.serving.values import values_of
 
     first = champion is None
-    plan = Plan.from_spec(model.rollout, first)
+    plan = Plan.from_spec(model.rollout, first, model.serving.replicas)
     quality = [gate.loss for gate in model.rollout.gates if gate.metric == "quality"]
     return {
         "model": model.name,
@@ -95,6 +96,10 @@ def make_claim(
         "keep_warm_s": model.rollout.keep_warm.total_seconds(),
         "losses": quality[0] if quality and not first else None,
         "predictions": not first and any(gate.metric == "prediction" for gate in model.rollout.gates),
+        "values": [value.to_dict() for value in values_of(model.rollout, plan)],
+        "audience": [model.rollout.audience.header, model.rollout.audience.value] if model.rollout.audience else None,
+        "segment_header": model.rollout.segments.header if model.rollout.segments else None,
+        "segments": list(model.rollout.segments.values) if model.rollout.segments else [],
         "claimed_at": float(rollout.opened_at),
         "correlation_id": story.correlation_id,
         "cause": story.cause,
@@ -117,6 +122,7 @@ def watch_of(claim: Mapping[str, Any], *, step: int, home: Home) -> Watch:
         lease_s=0.0 if claim["first"] else float(claim["lease_s"]),
         losses=claim.get("losses"),
         predictions=bool(claim.get("predictions")),
+        values=list(claim.get("values") or ()),
         correlation_id=claim["correlation_id"],
         digest=claim["digest"],
     )
@@ -128,19 +134,34 @@ def arm(model: str, version: str, digest: str, weight: int) -> Arm:
     return Arm(version=version, digest=digest, source=f"models:/{model}/{version}", weight=weight)
 
 
+def stage_of(
+    claim: Mapping[str, Any], what: Literal["deploy", "promote", "promoted", "withdrawn", "gone"] | int
+) -> int:
+    """How far the rollout is with this write (``Release.stage``): 0 while it is deployed, then step by step (``what``
+    is the step's index), then promotion, then its end. A write of an earlier stage comes too late."""
+    if isinstance(what, int):
+        return 1 + what
+    ends = {"deploy": 0, "promote": 1, "promoted": 2, "withdrawn": 3, "gone": 4}
+    return ends[what] + (len(claim["weights"]) if what != "deploy" else 0)
+
+
 def desired(
     claim: Mapping[str, Any],
     weight: int,
     settings: Mapping[str, Any],
     *,
     now: float | None,
+    stage: int,
+    mirror: int = 0,
     promoted: bool = False,
 ) -> Release:
     """Desired state with the candidate at ``weight`` percent.
 
     Args:
         settings: per version, see ``LocalBackend``.
-        now: the lease runs from here. A candidate without traffic needs none, however long it takes to load.
+        now: the lease runs from here. A candidate that no request can reach needs none, however long it takes to load.
+        stage: see ``stage_of``.
+        mirror: percent of the champion's requests that are copied to the candidate.
         promoted: the candidate is the champion now; the former one loses its traffic and is kept warm.
     """
     from windtunnel.serving.backend import Release
@@ -148,39 +169,48 @@ def desired(
     model, before = claim["model"], claim["champion"]
     candidate = arm(model, claim["version"], claim["digest"], 100 if promoted else weight)
     champion = arm(model, before["version"], before["digest"], 100 - weight) if before else None
+    # Testers come with the first step, and with a champion: without one everybody is sent to the candidate.
+    audience = claim.get("audience") if stage > 0 and before and not promoted else None
+    exposed = bool(weight or mirror or audience) and not promoted
     return Release(
         model=model,
         champion=candidate if promoted else champion,
         candidates=() if promoted else (candidate,),
         token=int(claim["token"]),
         rollout_id=claim["rollout_id"],
-        lease_until=None if promoted or now is None or weight == 0 else now + float(claim["lease_s"]),
+        lease_until=now + float(claim["lease_s"]) if exposed and now is not None else None,
+        lease_s=float(claim["lease_s"]),
         keep_warm_s=float(claim["keep_warm_s"]),
         correlation_id=claim["correlation_id"],
         settings=dict(settings),
+        mirror=mirror,
+        audience=(str(audience[0]), str(audience[1])) if audience else None,
+        segment_header=claim.get("segment_header"),
+        segments=tuple(claim.get("segments") or ()),
+        stage=stage,
     )
 
 
-def withdrawn(claim: Mapping[str, Any], settings: Mapping[str, Any]) -> Release:
-    """Desired state after the candidate is gone: the champion alone, or nothing where there was none."""
+def withdrawn(claim: Mapping[str, Any], *, gone: bool = False) -> Release:
+    """Desired state of a first release that is taken back: nothing serves.
+
+    Args:
+        gone: the version need not be named any more: the registry knows, or it never served. Until then it is, so
+            that the guard finds what is left to do.
+    """
     from windtunnel.serving.backend import Release
 
-    before = claim["champion"]
+    candidate = arm(claim["model"], claim["version"], claim["digest"], 0)
     return Release(
         model=claim["model"],
-        champion=arm(claim["model"], before["version"], before["digest"], 100) if before else None,
+        champion=None if gone else candidate,
         candidates=(),
         token=int(claim["token"]),
         rollout_id=claim["rollout_id"],
-        keep_warm_s=float(claim["keep_warm_s"]),
+        keep_warm_s=0.0,  # nobody goes back to what was withdrawn
         correlation_id=claim["correlation_id"],
-        settings={k: v for k, v in settings.items() if before and k == before["version"]},
+        stage=stage_of(claim, "gone" if gone else "withdrawn"),
     )
-
-
-def step_id(weight: int) -> str:
-    """Group of one step: ``step_05``, ``step_25``."""
-    return f"step_{weight:02d}"
 
 
 def sentence(claim: Mapping[str, Any] | None, promoted: Any, undone: Mapping[str, Any] | None) -> tuple[bool, str]:

@@ -56,17 +56,22 @@ class WindtunnelSensor(Windtunnel, BaseSensorOperator):
 
 
 class PolicySensor(WindtunnelSensor):
-    """Wait until policy misses nothing but the rollout's own evidence; then the release may touch traffic.
+    """Wait until policy misses nothing but the rollout's own evidence, and no person holds the release; then it may
+    touch traffic.
 
     Scans, benchmarks and, with the governed registry's approvals, people's answers arrive in their own time. At
     ``timeout`` the task fails for good and says what is missing.
     """
 
     def poke(self, context: Any) -> bool:
-        from windtunnel_airflow.policy import still_missing
+        from windtunnel_airflow.policy import held, still_missing
 
-        claim = need_claim(self.claim)
-        missing = still_missing(self.hook.registry.explain(claim["model"], claim["version"]))
+        claim, registry = need_claim(self.claim), self.hook.registry
+        missing = still_missing(registry.explain(claim["model"], claim["version"]))
+        try:
+            missing += held(registry, claim["model"], claim["version"])
+        except FencedError as error:
+            raise AirflowFailException(error.message) from error
         if missing:
             self.log.info("Policy still misses: %s", "; ".join(missing))
         return not missing
@@ -115,6 +120,12 @@ class GateSensor(WindtunnelSensor):
     def watch(self) -> Watch:
         return watch_of(need_claim(self.claim), step=self.step, home=self.home)
 
+    def orders(self, watch: Watch) -> Any:
+        """What people ordered of this rollout, as far as it is known."""
+        from windtunnel_airflow.orderbook import book
+
+        return book(self.windtunnel_conn_id, self.home).standing(watch.rollout_id, watch.model)
+
     @property
     def rhythm(self) -> float:
         """Seconds between two looks."""
@@ -125,7 +136,10 @@ class GateSensor(WindtunnelSensor):
         from windtunnel_airflow import gatekeeping
 
         watch = self.watch()
-        answer = gatekeeping.look(watch, self.hook.backend(), LookLog(self.home, watch.model), time.time())
+        orders = self.orders(watch)
+        answer = gatekeeping.look(
+            watch, self.hook.backend(), LookLog(self.home, watch.model), time.time(), orders=orders
+        )
         self.log.info("%s: %s", answer.action, answer.reason)
         return PokeReturnValue(is_done=answer.over, xcom_value=answer.to_dict())
 
@@ -134,7 +148,8 @@ class GateSensor(WindtunnelSensor):
         if self.deferrable:
             from windtunnel_airflow.triggers import GateTrigger
 
-            self.defer(trigger=GateTrigger(self.watch().to_dict(), self.rhythm), method_name="execute_complete")
+            trigger = GateTrigger(self.watch().to_dict(), self.rhythm, self.windtunnel_conn_id)
+            self.defer(trigger=trigger, method_name="execute_complete")
         self.poke_interval = self.rhythm
         try:
             found = super().execute(context)

@@ -9,13 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any, TypeVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from windtunnel.errors import FencedError, UnavailableError, WindtunnelError
 from windtunnel_airflow.gatekeeping import Answer, Watch
+
+T = TypeVar("T")
+
+#: Looks have threads of their own, more than a loop's own few: a router that hangs for some rollouts must not keep the
+#: others, nor anybody else's triggers, from looking.
+_LOOKS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="windtunnel-look")
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    """``asyncio.to_thread`` with our threads; the context goes along, by which Airflow finds the trigger's log."""
+    return await asyncio.get_running_loop().run_in_executor(_LOOKS, copy_context().run, call)
 
 
 class GateTrigger(BaseTrigger):
@@ -27,17 +40,22 @@ class GateTrigger(BaseTrigger):
     Args:
         watch: ``windtunnel_airflow.gatekeeping.Watch`` as a dictionary.
         look_every: seconds between two looks.
+        windtunnel_conn_id: connection to the registry, where people order; its credentials are read in the
+            triggerer, never stored.
     """
 
-    def __init__(self, watch: dict[str, Any], look_every: float) -> None:
+    def __init__(
+        self, watch: dict[str, Any], look_every: float, windtunnel_conn_id: str = "windtunnel_default"
+    ) -> None:
         super().__init__()
         self.watch = watch
         self.look_every = look_every
+        self.windtunnel_conn_id = windtunnel_conn_id
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
-            {"watch": self.watch, "look_every": self.look_every},
+            {"watch": self.watch, "look_every": self.look_every, "windtunnel_conn_id": self.windtunnel_conn_id},
         )
 
     def backend(self) -> Any:
@@ -47,6 +65,14 @@ class GateTrigger(BaseTrigger):
 
         return LocalBackend(Home.find(self.watch["home"]))
 
+    def orders(self) -> Any:
+        """What people ordered of this rollout, as far as it is known; blocking for two seconds at most."""
+        from windtunnel.home import Home
+        from windtunnel_airflow.orderbook import book
+
+        home = Home.find(self.watch["home"])
+        return book(self.windtunnel_conn_id, home).standing(self.watch["rollout_id"], self.watch["model"])
+
     def look(self) -> Answer:
         """One look; blocking, called in a thread."""
         from windtunnel.home import Home
@@ -55,13 +81,15 @@ class GateTrigger(BaseTrigger):
 
         watch = Watch.from_dict(self.watch)
         log = LookLog(Home.find(watch.home), watch.model)
-        return gatekeeping.look(watch, self.backend(), log, time.time())
+        # Orders are asked for first, so that the time of the look is that of its evidence.
+        orders = self.orders()
+        return gatekeeping.look(watch, self.backend(), log, time.time(), orders=orders)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         while True:
             started = time.monotonic()
             try:
-                answer = await asyncio.to_thread(self.look)
+                answer = await _in_thread(self.look)
             except FencedError as error:
                 yield TriggerEvent({"status": "fenced", "message": error.message})
                 return
@@ -128,9 +156,9 @@ class PolicyTrigger(BaseTrigger):
 
     def ask(self, client: Any) -> tuple[bool, list[str]]:
         """(only the rollout is missing, what is missing)."""
-        from windtunnel_airflow.policy import still_missing
+        from windtunnel_airflow.policy import held, still_missing
 
-        missing = still_missing(client.explain(self.model, self.version))
+        missing = [*still_missing(client.explain(self.model, self.version)), *held(client, self.model, self.version)]
         return not missing, missing
 
     async def run(self) -> AsyncIterator[TriggerEvent]:

@@ -18,7 +18,7 @@ from windtunnel.errors import WindtunnelError
 from windtunnel.home import Home
 from windtunnel_ui import reports
 from windtunnel_ui.rows import rows
-from windtunnel_ui.source import registry
+from windtunnel_ui.source import registry, said
 
 URL_PREFIX = "/windtunnel"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -37,9 +37,12 @@ def may_see(user: BaseUser, model: str) -> bool:
 
 def models_for(user: BaseUser) -> list[dict[str, Any]]:
     """The rows ``user`` may see."""
-    summaries = registry().models()
+    client = registry()
+    summaries = client.models()
     visible = [summary.name for summary in summaries if may_see(user, summary.name)]
-    return [row.to_dict() for row in rows(summaries, visible)]
+    running = [s.rollout for s in summaries if s.name in visible and s.rollout and not s.rollout.ended]
+    orders = client.orders() if running else None
+    return [row.to_dict() for row in rows(summaries, visible, orders, said(Home.find(), running))]
 
 
 def create_app() -> FastAPI:

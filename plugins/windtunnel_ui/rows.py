@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from windtunnel import names
 
 if TYPE_CHECKING:
+    from windtunnel.registry.orders import OrdersPage
     from windtunnel.registry.records import ModelSummary, RolloutRecord
 
 #: How each kind of state is coloured: the page has three colours and no more.
@@ -24,6 +25,9 @@ class Row:
     champion: str | None
     champion_since: str | None
     rollout: str | None
+    rollout_step: str | None
+    rollout_held: list[str]
+    rollout_said: str | None
     drift: str | None
     drift_tone: str
     drift_reason: str | None
@@ -48,6 +52,32 @@ def rollout_text(rollout: RolloutRecord | None) -> str | None:
     return f"version {rollout.version}{at}" + ("" if rollout.state == "running" else f" ({rollout.state})")
 
 
+def step_text(rollout: RolloutRecord | None) -> str | None:
+    """``step 2 of 4`` while one runs and has begun."""
+    if rollout is None or rollout.ended or rollout.step is None:
+        return None
+    steps = len(rollout.plan.get("steps") or ())
+    return f"step {rollout.step + 1}" + (f" of {steps}" if steps else "")
+
+
+def held(rollout: RolloutRecord | None, page: OrdersPage | None) -> list[str]:
+    """What people ordered that stands over a running rollout: freezes, a pause, orders the gates will obey."""
+    from windtunnel.registry.orders import standing
+
+    if rollout is None or rollout.ended or page is None:
+        return []
+    frozen = [freeze.sentence for freeze in page.freezes if freeze.holds(rollout.model, rollout.plan.get("owner"))]
+    holds = standing((order for order in page.orders if order.rollout_id == rollout.id), frozen)
+    said = [f"frozen: {sentence}" for sentence in holds.frozen]
+    if holds.paused:
+        said.append(f"paused by {holds.paused.sentence}")
+    if holds.abort:
+        said.append(f"abort ordered by {holds.abort.sentence}")
+    elif holds.promote:
+        said.append(f"promotion ordered by {holds.promote.sentence}")
+    return said
+
+
 def since(summary: ModelSummary) -> float | None:
     """When the champion became champion, where the newest rollout is the one that made it so."""
     rollout = summary.rollout
@@ -56,8 +86,18 @@ def since(summary: ModelSummary) -> float | None:
     return None
 
 
-def rows(summaries: Iterable[ModelSummary], visible: Iterable[str]) -> list[Row]:
-    """One row per model the reader may see, by name."""
+def rows(
+    summaries: Iterable[ModelSummary],
+    visible: Iterable[str],
+    orders: OrdersPage | None = None,
+    said: Mapping[str, str] | None = None,
+) -> list[Row]:
+    """One row per model the reader may see, by name.
+
+    Args:
+        orders: what stands of people's orders; None when it is not known.
+        said: by rollout, the sentence of its last decision.
+    """
     allowed = set(visible)
     made = []
     for summary in sorted(summaries, key=lambda s: s.name):
@@ -72,6 +112,9 @@ def rows(summaries: Iterable[ModelSummary], visible: Iterable[str]) -> list[Row]
                 champion=(champion.semver or f"version {champion.version}") if champion else None,
                 champion_since=when(since(summary)),
                 rollout=rollout_text(summary.rollout),
+                rollout_step=step_text(summary.rollout),
+                rollout_held=held(summary.rollout, orders),
+                rollout_said=(said or {}).get(summary.rollout.id) if summary.rollout else None,
                 drift=str(drift.outcome) if drift else None,
                 drift_tone=TONES.get(str(drift.outcome), "unsure") if drift else "unsure",
                 drift_reason=drift.reason if drift else None,

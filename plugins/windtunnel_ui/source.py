@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from windtunnel.errors import WindtunnelError
 from windtunnel.home import ENV_HOME, Home
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from windtunnel.registry.client import RegistryClient
+    from windtunnel.registry.records import RolloutRecord
 
 CONNECTION_ID = "windtunnel_default"
 
@@ -33,3 +37,18 @@ def registry() -> RegistryClient:
     return RegistryClient(
         f"{scheme}://{connection.host}:{connection.port}", connection.login or "", connection.password or ""
     )
+
+
+def said(home: Home, running: Iterable[RolloutRecord]) -> dict[str, str]:
+    """By rollout, the sentence of its last look; a look log that is elsewhere or cannot be read says nothing."""
+    from windtunnel.serving.looklog import LookLog
+
+    found: dict[str, str] = {}
+    for rollout in running:
+        try:
+            looks = LookLog(home, rollout.model).tail(rollout.id)
+            if looks:
+                found[rollout.id] = str(looks[-1]["decision"]["reason"])
+        except (OSError, KeyError, TypeError, WindtunnelError):
+            continue
+    return found

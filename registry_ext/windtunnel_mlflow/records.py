@@ -11,6 +11,7 @@ from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 from sqlalchemy import Row, and_, select
 from sqlalchemy.orm import Session
 
+from windtunnel.registry.orders import BOLD
 from windtunnel.spec.policy import Policy
 from windtunnel_mlflow import tables
 from windtunnel_mlflow.policy import Facts, Judged
@@ -126,4 +127,23 @@ def facts(session: Session, model: str, number: int, *, in_rollout: bool) -> Fac
         champion=champion(session, model),
         in_rollout=in_rollout,
         verdicts=judged,
+        ordered=_ordered(session, model, number),
     )
+
+
+def _ordered(session: Session, model: str, number: int) -> bool:
+    """Whether a person ordered the open rollout of this version to go on without the numbers."""
+    orders, rollouts = tables.orders, tables.rollouts
+    found = session.execute(
+        select(orders.c.seq)
+        .join(rollouts, rollouts.c.id == orders.c.rollout_id)
+        .where(
+            rollouts.c.model == model,
+            rollouts.c.version == number,
+            rollouts.c.state.in_(OPEN),
+            orders.c.kind.in_(sorted(BOLD)),
+            orders.c.claimed.is_(False),
+        )
+        .limit(1)
+    ).first()
+    return found is not None

@@ -12,7 +12,8 @@ from werkzeug.exceptions import HTTPException
 
 from windtunnel.errors import DescriptionError
 from windtunnel.names import check_model_name
-from windtunnel_mlflow import identity
+from windtunnel_mlflow import identity, orderroutes, web
+from windtunnel_mlflow.orders import Orders
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.service import Service
 from windtunnel_mlflow.store import PENDING
@@ -21,7 +22,6 @@ PREFIX = "/api/windtunnel/v1"
 
 #: Seconds a registration waits for its seal before it answers 202; the client then asks again.
 SEAL_WAIT = 5.0
-_MOST = 10_000
 
 
 def create_api(service: Service) -> Flask:
@@ -31,7 +31,9 @@ def create_api(service: Service) -> Flask:
     """
     api = Flask("windtunnel")
     api.before_request(_authenticate)
-    api.register_blueprint(_blueprint(service))
+    orders = Orders(service, web.may_edit_known)
+    api.register_blueprint(_blueprint(service, orders))
+    api.register_blueprint(orderroutes.blueprint(orders))
     api.register_error_handler(Refusal, _refused)
     api.register_error_handler(MlflowException, _mlflow_error)
     api.register_error_handler(HTTPException, _http_error)
@@ -61,47 +63,7 @@ def _http_error(error: HTTPException) -> tuple[Response, int]:
     return jsonify(body), error.code or 500
 
 
-def _body(*required: str) -> dict[str, Any]:
-    found = request.get_json(silent=True)
-    if not isinstance(found, dict):
-        raise Refusal("WT_REQUEST", "expected a JSON object as the request's body", status=400)
-    absent = [name for name in required if found.get(name) is None]
-    if absent:
-        raise Refusal("WT_REQUEST", f"the request lacks {', '.join(absent)}", status=400)
-    return found
-
-
-def _whole(value: Any, name: str) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise Refusal("WT_REQUEST", f"{name} is {value!r}; expected a whole number", status=400) from None
-
-
-def _limit() -> int:
-    return max(1, min(_MOST, _whole(request.args.get("limit", 100), "limit")))
-
-
-def _may_update(model: str) -> None:
-    """Registering needs MLflow's own right to change the model; anybody may start a new one, as in MLflow."""
-    actor = identity.actor()
-    if actor.trusted:
-        return
-    permission = auth._get_role_permission_or_default(
-        auth._role_permission_for(
-            username=actor.name,
-            resource_type="registered_model",
-            resource_key=model,
-            workspace_lookup_id=model,
-            workspace_fetcher=auth._get_model_registry_store().get_registered_model,
-            workspace_label="registered model",
-        )
-    )
-    if not permission.can_update:
-        raise Refusal("WT_ROLE", f"user {actor.name!r} may not change model {model!r}")
-
-
-def _blueprint(service: Service) -> Blueprint:
+def _blueprint(service: Service, orders: Orders) -> Blueprint:
     api = Blueprint("windtunnel", __name__)
     store = service.store
 
@@ -117,14 +79,14 @@ def _blueprint(service: Service) -> Blueprint:
 
     @api.post("/models/<model>/versions")
     def register(model: str) -> Any:
-        body = _body("source")
+        body = web.body("source")
         try:
             check_model_name(model)
         except DescriptionError as error:
             raise Refusal("WT_NAME", error.message, hint=error.hint, status=400) from error
         if store._model_exists(model):
             try:
-                _may_update(model)
+                web.may_update(model)
             except Refusal as refusal:
                 store.note_refusal(model, "register", refusal.code, detail={"message": refusal.plain})
                 raise
@@ -174,7 +136,7 @@ def _blueprint(service: Service) -> Blueprint:
 
     @api.post("/models/<model>/versions/<int:number>/withdraw")
     def withdraw(model: str, number: int) -> Any:
-        return service.withdraw(model, number, str(_body("reason")["reason"]))
+        return service.withdraw(model, number, str(web.body("reason")["reason"]))
 
     @api.get("/models/<model>/champion")
     def champion(model: str) -> Any:
@@ -190,13 +152,13 @@ def _blueprint(service: Service) -> Blueprint:
 
     @api.post("/verdicts")
     def post_verdict() -> Any:
-        return service.post_verdict(_body()), 201
+        return service.post_verdict(web.body()), 201
 
     @api.get("/models/<model>/verdicts")
     def verdicts(model: str) -> Any:
         args = request.args
         return {
-            "verdicts": service.verdicts(model, args.get("subject"), args.get("kind"), args.get("version"), _limit())
+            "verdicts": service.verdicts(model, args.get("subject"), args.get("kind"), args.get("version"), web.limit())
         }
 
     @api.get("/models/<model>/policy")
@@ -205,14 +167,14 @@ def _blueprint(service: Service) -> Blueprint:
 
     @api.put("/models/<model>/policy")
     def set_policy(model: str) -> Any:
-        return service.set_policy(model, _body())
+        return service.set_policy(model, web.body())
 
     @api.post("/models/<model>/rollouts")
     def open_rollout(model: str) -> Any:
-        body = _body("version", "holder")
+        body = web.body("version", "holder")
         return service.open_rollout(
             model,
-            _whole(body["version"], "version"),
+            web.whole(body["version"], "version"),
             body.get("plan") or {},
             str(body["holder"]),
             body.get("correlation_id"),
@@ -220,32 +182,34 @@ def _blueprint(service: Service) -> Blueprint:
 
     @api.get("/models/<model>/rollouts")
     def rollouts(model: str) -> Any:
-        return {"rollouts": service.rollouts(model, _limit())}
+        return {"rollouts": service.rollouts(model, web.limit())}
 
     @api.get("/rollouts/<identifier>")
     def rollout(identifier: str) -> Any:
-        return service.rollout(identifier)
+        return {**service.rollout(identifier), **orders.of_rollout(identifier)}
 
     @api.patch("/rollouts/<identifier>")
     def update_rollout(identifier: str) -> Any:
-        body = _body("token")
+        body = web.body("token")
         return service.update_rollout(
             identifier,
-            _whole(body["token"], "token"),
+            web.whole(body["token"], "token"),
             state=body.get("state"),
-            step=None if body.get("step") is None else _whole(body["step"], "step"),
+            step=None if body.get("step") is None else web.whole(body["step"], "step"),
             weight=None if body.get("weight") is None else float(body["weight"]),
             reason=body.get("reason"),
         )
 
     @api.post("/rollouts/<identifier>/promote")
     def promote(identifier: str) -> Any:
-        body = _body("token")
+        body = web.body("token")
         expected = body.get("expected_champion")
-        return service.promote(identifier, _whole(body["token"], "token"), None if expected is None else str(expected))
+        return service.promote(
+            identifier, web.whole(body["token"], "token"), None if expected is None else str(expected)
+        )
 
     @api.get("/audit")
     def audit() -> Any:
-        return {"audit": service.audit(request.args.get("model"), _limit())}
+        return {"audit": service.audit(request.args.get("model"), web.limit())}
 
     return api

@@ -412,6 +412,12 @@ class Service:
                 self.store._set_stage(change.session, model, number, ARCHIVED)
             return self._rollout(change, identifier)
 
+    def end(self, change: Change, current: dict[str, Any], state: str, reason: str) -> None:
+        """Write down that an open rollout was undone: ``rolled_back`` or ``withdrawn``, its candidate at 0."""
+        self._write(change, current, {"state": state, "reason": reason, "weight": 0})
+        self.store._set_state(change.session, str(current["model"]), int(current["version"]), state)
+        self.store._set_stage(change.session, str(current["model"]), int(current["version"]), ARCHIVED)
+
     def promote(self, identifier: str, token: int, expected_champion: str | None) -> dict[str, Any]:
         """Make the rollout's version champion: alias, stages, history and rollout in one transaction."""
         found = self.rollout(identifier)

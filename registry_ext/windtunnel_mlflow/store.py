@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from windtunnel import canonical
 from windtunnel.evidence.manifest import Manifest
-from windtunnel_mlflow import audit, identity, locations, records, semver, tables
+from windtunnel_mlflow import audit, identity, locations, records, semver, tables, wayback
 from windtunnel_mlflow.guard import Writes
 from windtunnel_mlflow.migrate import upgrade
 from windtunnel_mlflow.policy import missing
@@ -484,6 +484,7 @@ class GovernedStore(SqlAlchemyStore):  # type: ignore[misc]
                     hint="release another version, or withdraw it, first",
                 )
             self._refuse_open_rollout(change.session, name, number)
+            wayback.refuse(change.session, name, number, time.time())
             row = change.session.execute(select(_V).where(_V.c.model == name, _V.c.version == number)).first()
             if row is not None:
                 self._mark_deleted(change.session, row, time.time())

@@ -127,3 +127,45 @@ policies = Table(
     Column("actor", String(256), nullable=False),
     Column("updated_at", Float, nullable=False),
 )
+
+orders = Table(
+    "wt_orders",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("rollout_id", String(64), nullable=False),
+    # The caller's own, so that an order sent twice is one order.
+    Column("key", String(128), nullable=False),
+    Column("model", NAME, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("step", Integer),
+    Column("reason", Text, nullable=False),
+    # Who wants it. ``actor`` is the user behind the request's credential, ``via`` how we know (see ``orders``).
+    Column("by", String(256), nullable=False),
+    Column("actor", String(256), nullable=False),
+    Column("via", String(16), nullable=False),
+    Column("claimed", Boolean, nullable=False),
+    Column("done_at", Float),
+    Column("at", Float, nullable=False),
+    UniqueConstraint("rollout_id", "key", name="wt_orders_key"),
+    Index("wt_orders_rollout", "rollout_id", "seq"),
+    sqlite_autoincrement=True,
+)
+
+freezes = Table(
+    "wt_freezes",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("scope", String(16), nullable=False),
+    # The owner or the model; empty for all.
+    Column("target", NAME, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("by", String(256), nullable=False),
+    Column("actor", String(256), nullable=False),
+    Column("claimed", Boolean, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("lifted_at", Float),
+    Column("lifted_by", String(256)),
+    Column("lifted_reason", Text),
+    Index("wt_freezes_standing", "lifted_at"),
+)

@@ -18,6 +18,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 THEIRS = {"sea", "my_models", "visits"}
 
 
+#: The rest of a description of which a page shows a part.
+PART_OF = """name: visits
+owner: me
+data: {source: x.csv, time: t, target: y, features: [{name: a}]}
+training: {entry_point: "visits.train:train"}
+"""
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_is_code(page: Path, blocks: Callable[[Path], list[Any]]) -> None:
     for block in blocks(page):
@@ -36,7 +44,7 @@ def test_code_is_code(page: Path, blocks: Callable[[Path], list[Any]]) -> None:
         elif block.language == "yaml":
             from windtunnel.spec.load import loads
 
-            loads(block.code, where)
+            loads(block.code if "\nname: " in f"\n{block.code}" else f"{PART_OF}{block.code}", where)
         else:
             assert block.language in ("mermaid", "text"), f"{where}: {block.language} is not looked at"
 

@@ -10,9 +10,9 @@ import windtunnel
 HEAVY = ("mlflow", "pandas", "numpy", "scipy", "evidently", "great_expectations", "airflow", "httpx", "pydantic")
 
 PUBLIC = {
-    "Benchmark", "Check", "Data", "Drift", "Evaluation", "ExtraStep", "Feature", "Gate", "Limits", "Metric", "Model",
-    "Monitoring", "Outcome", "Performance", "Policy", "Resources", "Retrain", "Rollout", "Run", "Serving", "Slice",
-    "Step", "Training", "Verdict", "load_model",
+    "Audience", "Benchmark", "Check", "Data", "Drift", "Evaluation", "ExtraStep", "Feature", "Gate", "Hours", "Limits",
+    "Metric", "Model", "Monitoring", "Outcome", "Performance", "Policy", "Resources", "Retrain", "Rollout", "Run",
+    "Segments", "Serving", "Slice", "Step", "Training", "Verdict", "load_model",
 }  # fmt: skip
 
 

@@ -82,6 +82,39 @@ def test_release_follows_a_version_event(describe: Callable[..., Any]) -> None:
     assert [outlet.uri for outlet in dag.task_dict["rollback"].outlets] == ["windtunnel://small/rollback"]
 
 
+STRATEGIES = [
+    ({}, ["step_05", "step_25", "step_50", "step_75"]),
+    ({"preset": "fast"}, ["step_10", "step_50", "step_100"]),
+    ({"bake": "5m", "steps": [{"weight": 20, "hold": "1m"}]}, ["step_20", "step_100"]),
+    ({"strategy": "blue_green"}, ["step_100"]),
+    ({"strategy": "shadow"}, ["mirror_100"]),
+    ({"strategy": "rolling"}, ["step_25", "step_50", "step_75"]),
+    ({"strategy": "ab", "gates": [{"metric": "errors", "margin": 0.01, "superior": 0.0}]}, ["step_50"]),
+    ({"strategy": "all_at_once"}, []),
+    ({"strategy": "all_at_once", "bake": "5m"}, ["step_100"]),
+    ({"steps": [{"weight": 0, "mirror": 50, "hold": "1m"}, {"weight": 10, "hold": "1m"}]}, ["mirror_50", "step_10"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("rollout", "groups"), STRATEGIES, ids=[str(row[0].get("strategy", i)) for i, row in enumerate(STRATEGIES)]
+)
+def test_a_release_has_the_steps_of_its_strategy(
+    describe: Callable[..., Any], rollout: dict[str, Any], groups: list[str]
+) -> None:
+    """DEMAND ROL-1: set weight and gate for each exposure, in order, then promotion."""
+    dag = lifecycle(describe(rollout=rollout, serving={"replicas": 4, "sticky": "x-user"}))["small.release"]
+    chain = ["route", *(f"{group}.{task}" for group in groups for task in ("set_weight", "gate")), "promote"]
+    assert set(pairwise(chain)) <= edges(dag)
+    assert {t.split(".")[0] for t in dag.task_dict if t.endswith(".gate")} == set(groups)
+    assert all((f"{group}.gate", "rollback") in edges(dag) for group in groups)
+    assert dag.task_dict["route"].canary == chain[1]
+    weights = [dag.task_dict[f"{group}.set_weight"] for group in groups]
+    assert [(task.step, f"mirror_{task.mirror}" if task.mirror else f"step_{task.weight:02d}") for task in weights] == [
+        *enumerate(groups)
+    ]
+
+
 def test_whatever_fails_in_a_release_ends_in_rollback(describe: Callable[..., Any]) -> None:
     """DEMAND ROL-6: every task that can leave a candidate in traffic has a way back behind it."""
     dag = lifecycle(describe())["small.release"]

@@ -16,13 +16,13 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from windtunnel.errors import FencedError, TransientError, UnavailableError
 from windtunnel.home import Home
-from windtunnel.rollout import Plan, RolloutState, disagreements
+from windtunnel.rollout import Plan, RolloutState, disagreements, entered
 from windtunnel.serving.backend import ArmStatus, ArmTraffic, Observed, Traffic
 from windtunnel.serving.looklog import LookLog
 from windtunnel.spec import Rollout
 from windtunnel.stats.histogram import Histogram, bucket
 from windtunnel_airflow import GateSensor
-from windtunnel_airflow.gatekeeping import Answer, Watch, entered, look, settled
+from windtunnel_airflow.gatekeeping import Answer, Watch, look, settled
 from windtunnel_airflow.triggers import GateTrigger
 
 STEPS = [{"weight": 10, "hold": "2s", "min_requests": 5}, {"weight": 50, "hold": "2s", "min_requests": 5}]
@@ -78,7 +78,9 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def watch(home: Home) -> Watch:
-    rollout = Rollout.model_validate({"steps": STEPS, "gates": [{"metric": "errors", "margin": 0.02}]})
+    rollout = Rollout.model_validate(
+        {"steps": STEPS, "gates": [{"metric": "errors", "margin": 0.02}], "prove": "no_harm"}
+    )
     return Watch(
         home=str(home.root), model="small", version="2", champion="1", rollout_id="r1", token=7,
         plan=Plan.from_spec(rollout, False).to_dict(), step=0, lease_s=30.0, correlation_id="c", digest="sha256:two",

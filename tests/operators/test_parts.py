@@ -28,7 +28,16 @@ from windtunnel_airflow.operators.train import parse_params
 from windtunnel_airflow.plain import plain
 from windtunnel_airflow.policy import still_missing
 from windtunnel_airflow.retry import WindtunnelRetryPolicy
-from windtunnel_airflow.rollouts import desired, make_claim, need_claim, read_claim, sentence, watch_of, withdrawn
+from windtunnel_airflow.rollouts import (
+    desired,
+    make_claim,
+    need_claim,
+    read_claim,
+    sentence,
+    stage_of,
+    watch_of,
+    withdrawn,
+)
 from windtunnel_airflow.samples import keep_sample, settings_for
 from windtunnel_airflow.story import Story, story_of
 
@@ -155,7 +164,7 @@ def test_a_claim_travels_as_json(describe: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("weight", [0, 5, 100])
 def test_desired_states_are_whole(describe: Callable[..., Any], champion: str | None, weight: int) -> None:
     claim = claim_of(describe, champion)
-    wanted = desired(claim, weight, {}, now=100.0)
+    wanted = desired(claim, weight, {}, now=100.0, stage=0)
     assert sum(arm.weight for arm in wanted.arms()) == (100 if champion else weight)
     assert wanted.lease_until == (100.0 + claim["lease_s"] if weight else None)
     assert (wanted.token, wanted.rollout_id) == (7, "r1")
@@ -163,14 +172,22 @@ def test_desired_states_are_whole(describe: Callable[..., Any], champion: str | 
 
 def test_after_promotion_the_candidate_is_the_champion(describe: Callable[..., Any]) -> None:
     claim = claim_of(describe, "1")
-    after = desired(claim, 100, {}, now=None, promoted=True)
+    after = desired(claim, 100, {}, now=None, stage=stage_of(claim, "promoted"), promoted=True)
     assert [(arm.version, arm.weight) for arm in after.arms()] == [("2", 100)]
     assert after.lease_until is None
     assert after.keep_warm_s == 86_400.0
-    before = withdrawn(claim, {"1": {}, "2": {}})
-    assert [(arm.version, arm.weight) for arm in before.arms()] == [("1", 100)]
-    assert set(before.settings) == {"1"}
-    assert withdrawn(claim_of(describe, None), {}).arms() == ()
+    first = claim_of(describe, None)
+    assert [(arm.version, arm.weight) for arm in withdrawn(first).arms()] == [("2", 0)]
+    assert withdrawn(first, gone=True).arms() == ()
+
+
+def test_stages_of_a_release_rise(describe: Callable[..., Any]) -> None:
+    """DEMAND ROL-7: a write of an earlier stage is refused, so each stage must be above the one before."""
+    claim = claim_of(describe, "1")
+    steps = list(range(len(claim["weights"])))
+    stages = [stage_of(claim, what) for what in ("deploy", *steps, "promote", "promoted", "withdrawn", "gone")]
+    assert stages == sorted(set(stages))
+    assert stages[0] == 0
 
 
 def test_a_first_release_holds_no_lease_while_it_is_watched(describe: Callable[..., Any], tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ from fastapi.testclient import TestClient
 
 from windtunnel.errors import UnavailableError
 from windtunnel.evidence import Kind, Outcome, Verdict
+from windtunnel.home import Home
+from windtunnel.registry.orders import FreezeRecord, OrderRecord, OrdersPage
 from windtunnel.registry.records import ModelSummary, PostedVerdict, RolloutRecord, VersionRecord
+from windtunnel.serving.looklog import LookLog
 
 
 @pytest.fixture
@@ -50,8 +53,11 @@ ROLLOUT = RolloutRecord("r1", "visits", "3", "2", 4, "airflow", "running", 0.0, 
 DRIFT = Verdict("visits", Kind.DRIFT, Outcome.FAIL, "lncoins moved by 0.54 <b>", "sha256:aa", created_at=1.0)
 
 
-def serve(monkeypatch: pytest.MonkeyPatch, summaries: list[ModelSummary]) -> None:
-    monkeypatch.setattr("windtunnel_ui.app.registry", lambda: SimpleNamespace(models=lambda: summaries))
+def serve(monkeypatch: pytest.MonkeyPatch, summaries: list[ModelSummary], page: OrdersPage | None = None) -> None:
+    orders = page or OrdersPage(0, (), ())
+    monkeypatch.setattr(
+        "windtunnel_ui.app.registry", lambda: SimpleNamespace(models=lambda: summaries, orders=lambda: orders)
+    )
 
 
 def test_the_page_shows_champion_rollout_and_drift(signed_in: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,6 +66,35 @@ def test_the_page_shows_champion_rollout_and_drift(signed_in: TestClient, monkey
     page = signed_in.get("/models").text
     for text in ("visits", "1.1.0", "version 3 at 25 %", "FAIL", "lncoins moved by 0.54 &lt;b&gt;"):
         assert text in page
+
+
+def test_a_running_rollout_says_its_step_who_holds_it_and_what_was_decided(
+    signed_in: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """DEMAND ROL-8: seen in the UI, too."""
+    monkeypatch.setenv("WINDTUNNEL_HOME", str(tmp_path))
+    log = LookLog(Home(tmp_path), "visits")
+    log.append({"rollout_id": "r1", "at": 1.0, "decision": {"action": "hold", "reason": "errors 0.1 % <of> 900"}})
+    plan = {"steps": [{"weight": 5}, {"weight": 25}, {"weight": 50}], "owner": "team-blue"}
+    rollout = replace(ROLLOUT, step=1, plan=plan)
+    orders = (
+        OrderRecord(1, "r1", "visits", "3", "pause", "call centre <i>", "ann", 1.0),
+        OrderRecord(2, "r2", "other", "3", "abort", "not this one", "ann", 1.0),
+    )
+    freezes = (
+        FreezeRecord("f", "owner", "team-blue", "black friday", "bob", 1.0),
+        FreezeRecord("g", "model", "other", "elsewhere", "bob", 1.0),
+    )
+    serve(monkeypatch, [summary("visits", champion=CHAMPION, rollout=rollout)], OrdersPage(2, orders, freezes))
+    page = signed_in.get("/models").text
+    for text in (
+        "version 3 at 25 %", "step 2 of 3", "paused by ann: call centre &lt;i&gt;", "black friday",
+        "errors 0.1 % &lt;of&gt; 900",
+    ):  # fmt: skip
+        assert text in page, page
+    assert "not this one" not in page and "elsewhere" not in page
+    row = signed_in.get("/api/models").json()["models"][0]
+    assert (row["rollout_step"], len(row["rollout_held"])) == ("step 2 of 3", 2)
 
 
 def test_a_model_one_may_not_see_is_not_there(signed_in: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

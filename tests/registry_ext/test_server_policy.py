@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -374,3 +375,28 @@ def test_the_audit_tells_the_story_and_is_whole(service: RegistryClient, two: st
     for row in plain:
         row["detail"] = canonical.dumps(row["detail"]).decode()
     assert audit.broken(plain) is None
+
+
+def test_the_way_back_is_kept_for_as_long_as_the_plan_says(
+    service: RegistryClient, hands: Any, helpers: Any, two: str
+) -> None:
+    """DEMAND ROL-12: the former champion cannot be deleted while it is kept warm, by whatever client."""
+
+    def fly(number: int, plan: dict[str, Any]) -> None:
+        rollout = service.open_rollout(two, number, plan=plan, holder=f"run-{number}", correlation_id=None)
+        helpers.judge(service, service.version(two, number), "rollout")
+        service.update_rollout(rollout.id, rollout.token, state="promoting", weight=100)
+        service.promote(rollout.id, rollout.token, rollout.champion)
+
+    def delete(number: int) -> httpx.Response:
+        body = {"name": two, "version": str(number)}
+        return hands.http.request("DELETE", "/api/2.0/mlflow/model-versions/delete", json=body)
+
+    fly(2, {"keep_warm_s": 3.0})
+    refused = delete(1)
+    assert refused.status_code == 403
+    assert "WT_WAY_BACK" in refused.text and "goes back to" in refused.text
+    time.sleep(3.1)
+    assert delete(1).status_code == 200
+    fly(3, {})
+    assert delete(2).status_code == 403

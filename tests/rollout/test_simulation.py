@@ -1,18 +1,17 @@
-"""Whole releases by the hundred, with seeds: what the default rules do to good and to harmful versions.
+"""Whole releases one by one, with seeds: ``decide`` over counters and rows as a router and a log would give them.
 
-The numbers printed here are the ones in docs/explanation/gates.md; ``pytest -m long`` prints those of 10,000 runs.
+A sample only. What the rules do in thousands of releases is shown in batches: ``test_studies.py``, ``bench/gates.py``.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from windtunnel.rollout import Plan, RolloutState, decide
+from windtunnel.rollout import Plan
 from windtunnel.rollout.simulate import Behaviour, Run, Scenario, simulate
 from windtunnel.spec.rollout import Gate, Rollout, Step
 
@@ -26,6 +25,7 @@ LAPSE = Plan.from_spec(
             Gate(metric="quality", margin=0.1),
             Gate(metric="prediction", margin=0.15),
         ],
+        prove="no_harm",  # there is no time to prove anything
         look_every="2s",
         lease="30s",
     ),
@@ -43,10 +43,8 @@ HARMS = {
 }
 
 
-def ordinary(margin: float = 0.005, look_every: int = 30) -> Plan:
-    """ROL-1's canary: 5 % 10 min, 25 % 30, 50 % 60, 75 % 30."""
-    gates = [Gate(metric="errors", margin=margin), Gate(metric="latency", margin=0.05)]
-    return Plan.from_spec(Rollout(gates=gates, look_every=look_every, lease=3 * look_every), False)
+#: ROL-1's canary, looked at each minute.
+ORDINARY = Plan.from_spec(Rollout(look_every="60s", lease="180s"), False)
 
 
 @dataclass(frozen=True)
@@ -78,83 +76,33 @@ def study(name: str, plan: Plan, scenario: Scenario, runs: int, seed: int = 0) -
 
 
 def test_time_lapse_an_equal_version_passes() -> None:
-    """40 requests/s, so 2 a second reach the candidate at 5 %: it still passes in at least 95 % of runs."""
-    found = study("time-lapse, equal", LAPSE, Scenario(40.0, GOOD, GOOD, label_delay_s=2.0), 300)
-    assert found.share("promote") >= 0.95
-    assert found.harm <= 0.05
-
-
-@pytest.mark.parametrize("rate", [30.0, 60.0])
-def test_time_lapse_at_other_rates(rate) -> None:
-    found = study(f"time-lapse, equal, {rate:g} req/s", LAPSE, Scenario(rate, GOOD, GOOD, label_delay_s=2.0), 50)
+    """40 requests/s, so 2 a second reach the candidate at 5 %."""
+    found = study("time-lapse, equal", LAPSE, Scenario(40.0, GOOD, GOOD, label_delay_s=2.0), 20)
     assert found.share("promote") >= 0.9
-    assert found.harm <= 0.05
+    assert found.harm <= 0.1
 
 
 @pytest.mark.parametrize("name", HARMS)
 def test_time_lapse_harm_is_rolled_back(name) -> None:
-    found = study(f"time-lapse, {name}", LAPSE, Scenario(40.0, GOOD, HARMS[name], label_delay_s=2.0), 60)
+    found = study(f"time-lapse, {name}", LAPSE, Scenario(40.0, GOOD, HARMS[name], label_delay_s=2.0), 10)
     # At the end of this short plan 744 requests have met a loss half as high again: about the least that can be seen.
-    assert found.harm >= (0.8 if name == "loss x1.5" else 0.95)
+    assert found.harm >= (0.5 if name == "loss x1.5" else 0.8)
     if name.startswith(("crash", "latency", "errors")):
         assert found.harm == 1.0
     if name.startswith("crash"):
         assert max(run.exposed for run in found.runs) <= 20
 
 
-def test_ordinary_scale_an_equal_version_is_left_alone() -> None:
-    """20 requests/s, both 0.8 % errors with the day's swing of 50 %."""
-    found = study("ordinary, same 0.8 %", ordinary(), Scenario(20.0, swing=0.5), 40)
-    assert found.harm <= 0.05
-
-
-def test_ordinary_scale_five_percent_is_caught_in_minutes() -> None:
-    found = study("ordinary, 0.8 -> 5 %", ordinary(), Scenario(20.0, candidate=Behaviour(errors=0.05)), 60)
-    assert found.harm == 1.0
-    assert statistics.median(run.seconds for run in found.runs) <= 600
-
-
-def test_ordinary_scale_twice_the_errors_with_no_margin() -> None:
-    plan, twice = ordinary(margin=0.0), Behaviour(errors=0.016)
-    found = study("ordinary, 0.8 -> 1.6 %, margin 0", plan, Scenario(20.0, candidate=twice), 40)
-    assert found.harm >= 0.95
-
-
-def test_one_look_takes_about_a_millisecond(world) -> None:
-    """Two gates and a limit, as in the default plan; generous, since the machine is shared."""
-    w = world()
-    w.look()
-    for _ in range(3):
-        w.tick()
-    state, evidence = w.state, w.evidence()
-    w.serve("1", 100)
-    w.serve("2", 20)
-    evidence, now = w.evidence(), w.now + 10
-    spent = []
-    for _ in range(200):
-        begun = time.perf_counter()
-        decide(w.plan, state, evidence, now)
-        spent.append(time.perf_counter() - begun)
-    print(f"\none look: median {1000 * statistics.median(spent):.2f} ms")
-    assert isinstance(state, RolloutState)
-    assert statistics.median(spent) < 0.003
-
-
-@pytest.mark.long
-@pytest.mark.timeout(7200)
-def test_ten_thousand_time_lapse_releases() -> None:
-    """DEMAND ROL-4 for the whole plan: P(rolled back for harm | no worse) <= alpha, four gates and a limit together."""
-    found = study("time-lapse, equal", LAPSE, Scenario(40.0, GOOD, GOOD, label_delay_s=2.0), 10_000, seed=1)
-    assert found.harm <= LAPSE.alpha
-    assert found.share("promote") >= 0.95
-    for name, harm in HARMS.items():
-        harmful = study(f"time-lapse, {name}", LAPSE, Scenario(40.0, GOOD, harm, label_delay_s=2.0), 2_000, seed=1)
-        assert harmful.harm >= (0.85 if name == "loss x1.5" else 0.95)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(7200)
-def test_ten_thousand_ordinary_releases() -> None:
-    """DEMAND ROL-4: the default canary at 20 requests/s, a look a minute."""
-    found = study("ordinary, same 0.8 %", ordinary(look_every=60), Scenario(20.0, swing=0.5), 10_000, seed=1)
-    assert found.harm <= 0.05
+@pytest.mark.parametrize(
+    ("scenario", "row"),
+    [
+        (Scenario(20.0, swing=0.5), "pass-last"),
+        (Scenario(20.0, candidate=Behaviour(errors=0.05)), "harm"),
+        (Scenario(20.0, candidate=Behaviour(errors=0.016)), "harm"),
+    ],
+    ids=["equal", "5 %", "twice the errors"],
+)
+def test_ordinary_scale(scenario, row) -> None:
+    """The default plan at 20 requests/s; thousands of them are flown in batches (test_studies.py, bench/gates.py)."""
+    found = study("ordinary", ORDINARY, scenario, 3)
+    assert [run.decision.row for run in found.runs] == [row] * 3

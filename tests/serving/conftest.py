@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ import pytest
 
 from windtunnel.evidence import manifest
 from windtunnel.home import Home
-from windtunnel.serving import desired, envoy, servers
+from windtunnel.serving import desired, envoy, meter, servers
 from windtunnel.serving.backend import Arm
 from windtunnel.serving.local import LocalBackend
 from windtunnel.stackfile import StackFile, make_socket_folder, supervisor_socket
@@ -268,10 +269,15 @@ def served() -> Iterator[Served]:
     folder = Path(tempfile.mkdtemp(prefix="wts-"))
     port = servers.free_port(set(), os.getpid())
     found = Served(make_home(folder / "home", port), port)
+    stop = threading.Event()
+    counting = threading.Thread(target=meter.run, args=(found.home, stop), daemon=True)
     try:
         found.start()
+        counting.start()
         yield found
     finally:
+        stop.set()
+        counting.join()
         pids = found.pids() if found.process else []
         found.stop()
         wait_until(lambda: not any(alive(pid) for pid in pids), 20, "the end of the servers")
@@ -305,7 +311,12 @@ class Kit:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"1": settings(), "2": settings({"memory": "600Mi"}), "8": settings(), "9": settings()}
+        more = {version: settings() for version in ("1", "3", "8", "9")}
+        return {**more, "2": settings({"memory": "600Mi"})}
+
+    def ask(self, headers: dict[str, str]) -> str | None:
+        answer = self.served.infer(self.model, headers=headers)
+        return answer.version if answer.status == 200 else None
 
     def arm(self, n: int, weight: int) -> Arm:
         return (self.saved.good if n == 1 else self.saved.trouble).arm(str(n), weight)

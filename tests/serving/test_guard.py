@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,21 +22,10 @@ from windtunnel.errors import FencedError, RefusedError, UnavailableError
 from windtunnel.home import ENV_HOME, Home
 from windtunnel.serving import intent
 from windtunnel.serving.backend import Arm, ArmStatus, Observed, Release
-from windtunnel.serving.guard import (
-    INTENT_PATIENCE_S,
-    Clock,
-    Guard,
-    Sighting,
-    Standing,
-    heartbeat_path,
-    leased,
-    overdue,
-    promoted,
-    run,
-    settle,
-    sight,
-)
+from windtunnel.serving.guard import SETTLE_GRACE_S, Guard, heartbeat_path, run
 from windtunnel.serving.intent import Intent
+from windtunnel.serving.lease import Clock, Sighting, leased, overdue, sight
+from windtunnel.serving.settling import INTENT_PATIENCE_S, Case, Standing, case_of, lawful, settle
 
 MODEL = "visits"
 
@@ -77,6 +67,13 @@ def test_a_clock_set_back_keeps_no_dead_rollout_alive() -> None:
     seen = sight(observed(lease_until=1030.0), Clock(1000.0, 50.0), None)
     assert overdue(observed(lease_until=1030.0), Clock(1000.0 - 36_000, 79.9), seen) is None
     assert overdue(observed(lease_until=1030.0), Clock(1000.0 - 35_970, 80.1), seen)
+
+
+def test_a_clock_set_back_before_the_guard_looks_makes_no_lease_longer() -> None:
+    """A guard that was restarted meets the lease for the first time, hours early by the clock."""
+    seen = sight(observed(lease_until=1030.0), Clock(1000.0 - 36_000, 50.0), None, 30.0)
+    assert overdue(observed(lease_until=1030.0), Clock(1000.0 - 36_000 + 29, 79.0), seen) is None
+    assert overdue(observed(lease_until=1030.0), Clock(1000.0 - 36_000 + 31, 81.0), seen)
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 5), st.floats(-1e5, 1e5), st.booleans()), max_size=40))
@@ -125,18 +122,31 @@ def test_only_exposed_candidates_are_under_the_lease(wanted: Release | None, lea
     assert leased(MODEL, wanted).lease_until == lease
 
 
-def test_promoted_makes_the_candidate_champion() -> None:
-    final = promoted(release(100), "2")
+def test_the_registrys_champion_gets_the_traffic() -> None:
+    final = lawful(release(100, audience=("x-tester", "yes")), "2")
     assert final
     assert final.champion == Arm(version="2", digest="d", source="s", weight=100)
     assert (final.candidates, final.lease_until, final.token, final.rollout_id) == ((), None, 3, "r1")
-    assert promoted(final, "2") == final
-    assert promoted(final, "7") is None
+    assert (final.mirror, final.audience, final.stage) == (0, None, 1)
+    assert lawful(final, "2") is final
+    assert lawful(release(100), "7") is None
+    nobody = lawful(release(100), None)
+    assert nobody
+    assert nobody.arms() == ()
 
 
-# -- intents: pure
+# -- settling: pure
 
 INTENT = Intent(MODEL, "r1", 3, "2", "1", "promoting", 900.0)
+CASE = Case(MODEL, "r1", 3, "2", True)
+
+
+def test_what_may_have_to_be_settled() -> None:
+    assert case_of(MODEL, INTENT, release(100, token=5)) == Case(MODEL, "r1", 5, "2", True)
+    assert case_of(MODEL, INTENT, release(100, token=5, rollout_id="r2")) == CASE
+    assert case_of(MODEL, None, release(0)) == Case(MODEL, "r1", 3, "2", False)
+    for wanted in (None, release(), release(5), release(0, mirror=10), release(0, rollout_id=None)):
+        assert case_of(MODEL, None, wanted) is None
 
 
 @pytest.mark.parametrize("over", [False, True])
@@ -146,10 +156,14 @@ INTENT = Intent(MODEL, "r1", 3, "2", "1", "promoting", 900.0)
 def test_settling(over: bool, aborted: str | None, other: bool, rollout: str | None) -> None:
     """Every combination: never an undo of what is committed, never a finish of what is not, nothing blindly."""
     state = observed(rollout_id="r2" if other else "r1", aborted=aborted)
-    action = settle(INTENT, state, over, None if rollout is None else Standing(rollout))
+    action = settle(CASE, state, over, None if rollout is None else Standing(rollout))
     if other:
         assert action == "drop"
-    elif (not over and aborted is None) or rollout is None:
+    elif rollout is None:
+        assert action == "wait"
+    elif rollout in ("rolled_back", "withdrawn"):
+        assert action == "undo", "nobody can hold what is closed"
+    elif not over and aborted is None:
         assert action == "wait"
     else:
         assert action == ("finish" if rollout == "promoted" else "undo")
@@ -162,6 +176,11 @@ def test_settling(over: bool, aborted: str | None, other: bool, rollout: str | N
 class Record:
     state: str
     version: str = "1"
+    champion: str | None = "1"
+    token: int = 3
+    opened_at: float = 900.0
+    correlation_id: str | None = "c"
+    plan: dict[str, Any] = field(default_factory=dict)  # of somebody's own: nothing is written to the look log
 
 
 @dataclass
@@ -170,6 +189,7 @@ class FakeRegistry:
     down: bool = False
     commit_first: bool = False  # the holder commits just before we roll back
     calls: list[str] = field(default_factory=list)
+    verdicts_: list[Any] = field(default_factory=list)
 
     def rollout(self, rollout_id: str) -> Record:
         if self.down:
@@ -177,7 +197,7 @@ class FakeRegistry:
         return Record(self.state)
 
     def champion(self, model: str) -> Record:
-        return Record("champion")
+        return Record("champion", "2" if self.state == "promoted" else "1")
 
     def update_rollout(self, rollout_id: str, token: int, *, state: str, reason: str) -> None:
         if self.commit_first:
@@ -186,6 +206,16 @@ class FakeRegistry:
             raise RefusedError("it is promoted", code="WT_ROLLOUT_ENDED")
         self.state = state
         self.calls.append(f"{state} {token}")
+
+    def withdraw(self, model: str, version: str, reason: str) -> None:
+        self.calls.append(f"withdraw {version}")
+
+    def verdicts(self, model: str, *, subject: str, kind: str) -> list[Any]:
+        return [SimpleNamespace(verdict=verdict) for verdict in self.verdicts_]
+
+    def post_verdict(self, verdict: Any) -> str:
+        self.verdicts_.append(verdict)
+        return str(verdict.id)
 
 
 @dataclass
@@ -215,7 +245,7 @@ class FakeBackend:
             wanted.lease_until,
         )
 
-    def abort(self, model: str, reason: str, by: str) -> Observed:
+    def abort(self, model: str, reason: str, by: str, *, token: int | None = None) -> Observed:
         assert self.release
         self.calls.append(f"abort by {by}: {reason}")
         self.aborted = reason
@@ -225,11 +255,15 @@ class FakeBackend:
         return observed(aborted=reason, lease_until=None)
 
     def apply(self, release: Release) -> Observed:
-        if self.aborted:
+        if self.aborted and (release.candidates or release.stage <= (self.release.stage if self.release else 0)):
             raise FencedError("the rollout was aborted")
+        self.aborted = None
         self.calls.append("apply")
         self.release = release
         return self.observe(release.model)
+
+    def lagging(self, model: str) -> bool:
+        return False
 
     def sweep(self, now: float) -> None:
         self.swept += 1
@@ -269,7 +303,7 @@ def test_a_rollout_nobody_watches_is_taken_to_zero_once(tmp_path: Path) -> None:
     world.after(100)
     assert len(world.backend.calls) == 1
     assert world.backend.calls[0].startswith("abort by guard: lease ended")
-    assert world.status["acts"][-1]["action"] == "abort"
+    assert [act["action"] for act in world.status["acts"]] == ["abort", "tell"]
     assert world.status["models"][MODEL]["lease_until"] is None
     assert world.backend.swept == 4
 
@@ -293,23 +327,57 @@ def test_one_damaged_model_leaves_the_others_guarded(tmp_path: Path) -> None:
     assert "damaged" in world.status["models"]["aaa"]["error"]
 
 
-def test_a_promotion_in_progress_is_not_undone_blindly(tmp_path: Path) -> None:
-    """Registry down, lease ended: 100 % stays; when the registry is back, it is settled."""
+def test_a_promotion_in_progress_is_not_undone_while_the_registry_can_say(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.promote()
+    world.registry.state = "promoted"
+    world.after(SETTLE_GRACE_S + 5)
+    assert world.backend.calls == ["apply"], "no detour over the former champion"
+    assert world.backend.release == lawful(release(100), "2")
+    assert intent.read(world.home, MODEL) is None
+
+
+@pytest.mark.parametrize("state", ["promoted", "promoting"])
+def test_with_the_registry_down_users_come_first(tmp_path: Path, state: str) -> None:
+    """Lease ended, nobody there, and nobody knows whether it was committed: back to the champion. When the registry
+    answers, what it says is done."""
     world = World(tmp_path)
     world.promote()
     world.registry.down = True
-    for _ in range(3):
-        world.after(20)
-    assert world.backend.calls == []
+    world.after(11)
+    world.after(1)
+    assert [call.split(":")[0] for call in world.backend.calls] == ["abort by guard"]
     assert "waits for the registry" in world.status["errors"][MODEL]
     assert intent.read(world.home, MODEL)
-    world.registry.down, world.registry.state = False, "promoted"
+    world.registry.down, world.registry.state = False, state
     world.after(1)
-    assert world.backend.calls == ["apply"]
-    assert world.backend.release == promoted(release(100), "2")
     assert intent.read(world.home, MODEL) is None
+    assert world.backend.release
+    if state == "promoted":
+        assert world.backend.calls[1:] == ["apply"]
+        assert world.backend.release.champion == Arm("2", "d", "s", 100)
+    else:
+        assert world.backend.calls[1:] == []
+        assert world.registry.calls == ["rolled_back 3"]
+        (verdict,) = world.registry.verdicts_
+        assert (str(verdict.outcome), verdict.version, verdict.subject) == ("INCONCLUSIVE", "2", "d")
     world.after(1)
     assert world.status["errors"] == {}
+
+
+def test_what_was_rolled_back_while_the_registry_was_down_is_told_later(tmp_path: Path) -> None:
+    """DEMAND ROL-6"""
+    world = World(tmp_path)
+    world.registry.down = True
+    world.after(11)
+    assert world.backend.aborted
+    world.after(100)
+    assert world.registry.calls == []
+    world.registry.down = False
+    world.after(1)
+    world.after(100)
+    assert world.registry.calls == ["rolled_back 3"]
+    assert len(world.registry.verdicts_) == 1
 
 
 def test_a_promotion_that_was_never_committed_is_undone_registry_first(tmp_path: Path) -> None:
@@ -351,7 +419,7 @@ def test_only_the_clearing_was_left(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.promote()
     world.registry.state = "promoted"
-    final = promoted(release(100), "2")
+    final = lawful(release(100), "2")
     world.backend.release = final
     world.after(1)
     assert intent.read(world.home, MODEL), "its holder has time to clear it"
@@ -371,15 +439,28 @@ def test_an_intent_of_another_rollout_is_dropped(tmp_path: Path) -> None:
     assert len(world.backend.calls) == 1
 
 
-def test_what_cannot_be_settled_is_said(tmp_path: Path) -> None:
-    """Promoted in the registry, but a person had aborted it: two truths, and no power to choose."""
+def test_promoted_in_the_registry_and_aborted_by_a_person_follows_the_registry(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.promote()
     world.registry.state = "promoted"
     world.backend.abort(MODEL, "looks wrong", "ada")
     world.after(1)
+    assert world.backend.release
+    assert world.backend.release.champion == Arm("2", "d", "s", 100)
+    assert intent.read(world.home, MODEL) is None
     world.after(1)
-    assert "FencedError" in world.status["errors"][MODEL]
+    assert world.status["acts"][-1]["action"] == "finish"
+
+
+def test_what_cannot_be_settled_is_said(tmp_path: Path) -> None:
+    """The registry's champion is a version that was never deployed here."""
+    world = World(tmp_path)
+    world.promote()
+    world.registry.state = "promoted"
+    world.registry.champion = lambda model: Record("champion", "7")  # type: ignore[method-assign]
+    world.after(11)
+    world.after(1)
+    assert "version 7" in world.status["errors"][MODEL]
     assert intent.read(world.home, MODEL)
 
 
@@ -408,13 +489,15 @@ def test_it_runs_and_beats_until_told_to_stop(tmp_path: Path) -> None:
 
 def test_the_process_guards_the_local_backend(tmp_path: Path) -> None:
     """``python -m windtunnel.serving.guard`` on a home whose router, registry and Airflow are all down."""
-    from windtunnel.serving.desired import State, StateFile
+    from windtunnel.serving.desired import Server, State, StateFile
     from windtunnel.serving.local import LocalBackend
 
     home = Home(tmp_path)
     file = StateFile(home, MODEL)
     with file.locked():
-        file.write(State(release(5, lease_until=time.time() + 1.0)))
+        up = {version: Server("d", "s", 1, proven=True) for version in "12"}
+        routed = ("1",) * 95 + ("2",) * 5
+        file.write(State(release(5, lease_until=time.time() + 1.0), slots=routed, servers=up))
     process = subprocess.Popen(
         [sys.executable, "-m", "windtunnel.serving.guard"],
         env=os.environ | {ENV_HOME: str(tmp_path)},
@@ -432,6 +515,7 @@ def test_the_process_guards_the_local_backend(tmp_path: Path) -> None:
         assert state.aborted["reason"].startswith("lease ended")
         assert state.release.champion
         assert state.release.champion.weight == 100
+        assert state.weights == {"1": 100}
         with pytest.raises(FencedError):
             LocalBackend(home).renew(MODEL, 3, time.time() + 60)
         process.send_signal(signal.SIGTERM)

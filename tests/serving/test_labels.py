@@ -138,3 +138,53 @@ def test_joined_keeps_every_prediction_and_says_the_coverage(tmp_path: Path) -> 
     assert list(again.frame.columns) == ["prediction_id", "prediction", "label", "label_time", "revision", "source"]
     assert again.frame["label"].iloc[0] == -1.0
     assert joined(log, labels, MODEL, 0, 1).coverage is None
+
+
+# -- figures
+
+
+def test_a_figure_lives_beside_the_labels(tmp_path: Path) -> None:
+    """DEMAND MON-12: a business figure has its own name; labels and other figures do not see it."""
+    labels = Labels(tmp_path)
+    labels.append(MODEL, [label("a", "yes")])
+    assert labels.append(MODEL, [label("a", 12.5), label("b", 0)], figure="revenue") == 2
+    labels.append(MODEL, [label("a", True)], figure="stayed")
+    assert labels.read(MODEL)["label"].tolist() == ["yes"]
+    revenue = labels.read(MODEL, figure="revenue").set_index("prediction_id")["label"]
+    assert revenue.to_dict() == {"a": 12.5, "b": 0.0}
+    assert labels.read(MODEL, figure="stayed")["label"].tolist() == [True]
+    assert len(labels.read(MODEL, figure="unheard_of")) == 0
+    assert labels.figures(MODEL) == ["revenue", "stayed"]
+
+
+def test_figures_are_corrected_and_merged_like_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DEMAND MON-12, MON-5"""
+    monkeypatch.setattr(labels_module, "_MERGE_FILES", 4)
+    labels = Labels(tmp_path)
+    labels.append(MODEL, [label("a", 5.0, revision=1)], figure="revenue")
+    labels.append(MODEL, [label("a", 99.0, at=200.0)], figure="revenue")  # late, but of an older revision
+    for n in range(10):
+        labels.append(MODEL, [label(f"p{n}", float(n))], figure="revenue")
+        labels.append(MODEL, [label(f"p{n}", -1.0)])
+    found = labels.read(MODEL, figure="revenue").set_index("prediction_id")["label"]
+    assert found["a"] == 5.0
+    assert len(found) == 11
+    assert labels.read(MODEL)["label"].tolist() == [-1.0] * 10
+    assert len(list((tmp_path / MODEL).glob("*.parquet"))) <= 8
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "says"),
+    [
+        ("Revenue", 1.0, "no name of a figure"),
+        ("../x", 1.0, "no name of a figure"),
+        ("a.b", 1.0, "no name of a figure"),
+        ("revenue", "12 EUR", "finite number, found '12 EUR'"),
+        ("revenue", float("inf"), "finite number"),
+        ("revenue", None, "finite number"),
+    ],
+)
+def test_a_bad_figure_is_named_and_nothing_is_added(tmp_path: Path, figure: str, value: Any, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        Labels(tmp_path).append(MODEL, [label("good"), label("bad", value)], figure=figure)
+    assert not list(tmp_path.rglob("*.parquet"))

@@ -24,6 +24,7 @@ from windtunnel.errors import FencedError, IntegrityError, ServingError
 from windtunnel.serving import artifacts, desired, local
 from windtunnel.serving.backend import Observed, Release
 from windtunnel.serving.local import LocalBackend, reconcile_all
+from windtunnel.serving.servers import ProcessStatus
 
 pytestmark = pytest.mark.real
 
@@ -315,6 +316,108 @@ def test_a_former_champion_stays_warm_and_takes_over_at_once(kit: Kit) -> None:
     assert weights(kit.backend.apply(asked(kit, 100, 0))) == {"1": 100}
     assert time.monotonic() - began < 5, "the way back is warm"
     assert kit.served.pid("wt-visits-1") == pid
+
+
+def test_the_last_answer_of_a_candidate_comes_within_five_seconds_of_the_abort(kit: Kit) -> None:
+    """DEMAND ROL-6: measured under load, users and testers; and nobody's request fails."""
+    kit.backend.apply(asked(kit, 50, 50, audience=("x-tester", "1")))
+    last: list[float] = []
+    answers: Counter[int] = Counter()
+    stop = threading.Event()
+
+    def load(headers: dict[str, str]) -> None:
+        while not stop.is_set():
+            answer = kit.served.infer(kit.model, headers=headers)
+            answers[answer.status] += 1
+            if answer.version == "2":
+                last.append(time.monotonic())
+
+    clients = [threading.Thread(target=load, args=(headers,)) for headers in ({}, {"x-tester": "1"})]
+    for client in clients:
+        client.start()
+    time.sleep(1)
+    decided = time.monotonic()
+    kit.backend.abort(kit.model, "breach", "guard")
+    time.sleep(3)
+    stop.set()
+    for client in clients:
+        client.join()
+    assert set(answers) == {200} and answers[200] > 100
+    late = max(last) - decided
+    print(f"last answer of the candidate {late * 1000:.0f} ms after the decision, {answers[200]} requests")
+    assert -1 < late < 5
+
+
+@pytest.mark.parametrize("kind", ["mirror", "audience"])
+def test_copies_and_testers_begin_only_with_a_candidate_that_is_ready(kit: Kit, kind: str) -> None:
+    """DEMAND SRV-2: what was proven once and has died since is waited for, as if it got traffic."""
+    release = asked(kit, 100, 0, **{"mirror": {"mirror": 100}, "audience": {"audience": ("x-tester", "1")}}[kind])
+    pid = kit.served.pid("wt-visits-2")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    kit.wait_until(lambda: not kit.alive(pid), 5, "its end")
+    seen = kit.backend.apply(release)
+    assert seen.arms["2"].ready
+    assert kit.backend.apply(release) == seen
+
+
+def test_a_server_whose_death_was_not_seen_yet_is_started_once_more(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting what seems to run does nothing; found dead a moment later, it is not given up."""
+    release, pid = asked(kit, 75, 25), kit.served.pid("wt-visits-2")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    kit.wait_until(lambda: not kit.alive(pid), 5, "its end")
+    manager, starts = kit.backend.manager, []
+    start, status = manager.start, manager.status
+
+    def unseen(program: Any) -> None:
+        if program.name == "wt-visits-2":
+            starts.append(program.name)
+        if program.name != "wt-visits-2" or len(starts) > 1:
+            start(program)
+
+    def dead_between(name: str) -> ProcessStatus:
+        between = name == "wt-visits-2" and len(starts) == 1
+        return ProcessStatus("failed", message="Bad exit code -1") if between else status(name)
+
+    monkeypatch.setattr(manager, "start", unseen)
+    monkeypatch.setattr(manager, "status", dead_between)
+    assert kit.backend.apply(release).arms["2"].ready
+    assert len(starts) == 2
+
+
+def test_the_way_back_is_checked_before_it_is_needed(kit: Kit) -> None:
+    """DEMAND ROL-12: bytes, server and a real inference of the version that would take over."""
+    begun = asked(kit, 0, 100)
+    kit.backend.apply(begun)
+    assert kit.backend.check_target(kit.model) == [], "the champion, while a candidate has everything"
+    kit.backend.apply(
+        Release(kit.model, kit.arm(2, 100), token=begun.token, rollout_id=begun.rollout_id, settings=kit.settings)
+    )
+    assert kit.backend.check_target(kit.model) == [], "the former champion, which is warm"
+
+    [victim] = list(artifacts.Folder.of(kit.served.home, kit.model, "1").model.rglob("MLmodel"))
+    whole = victim.read_bytes()
+    victim.chmod(0o600)
+    victim.write_bytes(whole + b"# changed\n")
+    [problem] = kit.backend.check_target(kit.model)
+    assert "version 1" in problem and "MLmodel" in problem
+    victim.write_bytes(whole)
+
+    pid = kit.served.pid("wt-visits-1")
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert kit.backend.check_target(kit.model) == ["visits version 1: its server is not ready"]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    kit.wait_until(lambda: kit.backend.check_target(kit.model) == [], 20, "its recovery")
+    assert kit.served.pid("wt-visits-1") == pid, "nothing was moved or restarted"
+
+    assert weights(kit.backend.apply(asked(kit, 100))) == {"1": 100}
+    kit.backend.sweep(time.time() + 90_000)
+    [problem] = kit.backend.check_target(kit.model)
+    assert problem.startswith("visits has no version to go back to")
 
 
 def test_a_version_that_changed_on_disk_is_not_loaded_again(kit: Kit) -> None:

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from windtunnel import canonical
 from windtunnel.errors import DescriptionError
 from windtunnel.home import Home
-from windtunnel.serving import intent
+from windtunnel.serving import intent, looklog
 from windtunnel.serving.looklog import LookLog
 
 
@@ -161,3 +163,130 @@ def test_a_file_that_is_no_intent_is_none(tmp_path: Path) -> None:
     for text in ("", "[]", "{}", '{"rollout_id": "r", "token": "x"}'):
         intent.path(home, "visits").write_text(text)
         assert intent.read(home, "visits") is None
+
+
+# -- what a gate goes on from
+
+
+def _look(rollout: str, n: int, action: str, step: int = 0) -> dict[str, Any]:
+    state = {"step": step, "n": n, "gates": {"errors": {"sums": [n, 2 * n]}}}
+    decision = {"action": action, "outcome": "PASS", "reason": f"look {n}", "numbers": {"n": n}, "state": state}
+    return {"rollout_id": rollout, "at": float(n), "evidence": {"rows": n}, "decision": decision}
+
+
+def _tail_of_everything(log: LookLog, rollout: str) -> list[dict[str, Any]]:
+    """The same from all looks: what ``tail`` must be, whatever it remembers."""
+    looks = log.read(rollout)
+    kept = []
+    for look in looks[:-1]:
+        decision = look["decision"]
+        if decision["action"] != "hold":
+            gist = {**decision, "state": {"step": decision["state"]["step"]}}
+            kept.append({"rollout_id": rollout, "at": look["at"], "decision": gist})
+    return [*kept, *looks[-1:]]
+
+
+_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["hold", "hold", "hold", "advance", "roll_back"])),
+        st.tuples(st.sampled_from(["ask", "restart", "tear", "damage", "gone"]), st.just("")),
+    ),
+    max_size=25,
+)
+
+
+@given(_STEPS)
+@settings(max_examples=60, deadline=None)
+def test_a_tail_is_the_same_from_memory_and_from_the_file(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]
+) -> None:
+    """DEMAND ROL-6: whatever happens to the file or to the process, looks go on from the same place."""
+    log = LookLog(Home(tmp_path_factory.mktemp("tails")), "visits")
+    for n, (what, action) in enumerate(steps):
+        match what:
+            case "ask":
+                log.tail("a")
+            case "restart":
+                looklog._tails.clear()
+            case "tear" if log.path.exists():
+                with log.path.open("ab") as file:
+                    file.write(b'{"rollout_id": "a", "torn')
+            case "damage" if log.path.exists():
+                with log.path.open("ab") as file:
+                    file.write(b'{"rollout_id": "a", "advance" \x00\n')
+            case "gone" if log.path.exists():
+                log.path.unlink()
+            case "a" | "b":
+                log.append(_look(what, n, action, n))
+            case _:
+                pass
+        for rollout in "ab":
+            assert log.tail(rollout) == _tail_of_everything(log, rollout)
+
+
+def test_a_look_that_was_taken_back_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An append whose fsync fails is no look, also when somebody asks in that moment."""
+    log = LookLog(Home(tmp_path), "visits")
+    log.append(_look("r", 0, "hold"))
+    log.tail("r")
+    seen: list[list[dict[str, Any]]] = []
+    asking = threading.Thread(target=lambda: seen.append(log.tail("r")))
+
+    def failing(descriptor: int) -> None:
+        asking.start()
+        asking.join(0.2)
+        raise OSError(5, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(OSError):
+            log.append(_look("r", 1, "advance"))
+    asking.join()
+    log.append(_look("r", 2, "hold"))
+    assert [look["at"] for look in seen[0]] == [0.0]
+    assert [look["at"] for look in log.tail("r")] == [2.0]
+
+
+def test_a_tail_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cost of a look must not grow with the looks before it."""
+    log = LookLog(Home(tmp_path), "visits")
+    parsed = 0
+    real = canonical.loads
+
+    def counting(data: bytes | str) -> Any:
+        nonlocal parsed
+        parsed += 1
+        return real(data)
+
+    monkeypatch.setattr(canonical, "loads", counting)
+    most = 0
+    for n in range(50):
+        log.append(_look("r", n, "advance" if n == 10 else "hold"))
+        parsed = 0
+        assert [look["at"] for look in log.tail("r")] == [*([10.0] if n > 10 else []), float(n)]
+        most = max(most, parsed)
+    assert most <= 3
+
+
+def test_only_so_many_rollouts_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looklog, "REMEMBERED", 3)
+    looklog._tails.clear()
+    log = LookLog(Home(tmp_path), "visits")
+    for n in range(10):
+        log.append(_look(f"r{n}", n, "hold"))
+        assert [look["at"] for look in log.tail(f"r{n}")] == [float(n)]
+    assert len(looklog._tails) == 3
+    assert [look["at"] for look in log.tail("r0")] == [0.0]
+
+
+def test_a_look_with_a_number_that_is_none_can_be_gone_on_from(tmp_path: Path) -> None:
+    """NaN is not equal to itself: the look after one must not be refused for ever."""
+    log = LookLog(Home(tmp_path), "visits")
+    odd = {**_look("r", 0, "hold"), "evidence": {"at": math.nan}}
+    assert log.append(odd, after=None)
+    for n, read in enumerate([lambda: log.tail("r")[-1], lambda: log.read("r")[-1]], start=1):
+        assert log.append({**_look("r", n, "hold"), "evidence": {"at": math.nan}}, after=read())
+    assert not log.append(_look("r", 9, "hold"), after=odd)
+    assert not log.append(_look("r", 9, "hold"), after=None)
+    assert log.append(_look("other", 9, "hold"), after=None)
+    assert log.append(_look("r", 10, "hold"), after=log.read("r")[-1])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from windtunnel.serving import routing
-from windtunnel.serving.routing import ModelRoute, Upstream, assign
+from windtunnel.home import Home
+from windtunnel.serving import envoy, routing
+from windtunnel.serving.routing import ModelRoute, Routed, Upstream, assign
 
 
 def test_a_cluster_is_loopback_bounded_and_retries_nothing() -> None:
@@ -77,6 +79,111 @@ def test_two_arms_are_two_weighted_clusters_out_of_a_hundred() -> None:
         },
     }
     assert routing.routed_weights(resource) == {"visits": {"1": 95, "2": 5}}
+
+
+def _set(key: str, value: str) -> dict[str, object]:
+    return {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def test_a_mirrored_model_copies_a_percentage_to_the_listener_of_copies() -> None:
+    model = ModelRoute("visits", ("1",) * 100, mirror=("2", 35), segment_header="X-Country")
+    [resource] = routing.routes([model])["resources"]
+    route = resource["virtual_hosts"][0]["routes"][1]
+    assert route["route"]["request_mirror_policies"] == [
+        {
+            "cluster": "windtunnel.shadow",
+            "runtime_fraction": {"default_value": {"numerator": 35, "denominator": "HUNDRED"}},
+        }
+    ]
+    assert route["request_headers_to_add"] == [
+        _set("x-windtunnel-segment", "%REQ(x-country)%"),
+        _set("x-windtunnel-copy-cluster", "visits.v2"),
+        _set("x-windtunnel-copy-version", "2"),
+    ]
+    assert routing.routed(resource) == {"visits": Routed({"1": 100}, ("2", 35), None)}
+
+
+def test_an_audience_is_a_route_before_the_weighted_one_and_is_never_copied() -> None:
+    model = ModelRoute(
+        "visits", ("1",) * 100, 2.5, mirror=("2", 100), audience=("X-Tester", "yes", "2"), segment_header="x-country"
+    )
+    [resource] = routing.routes([model])["resources"]
+    routes = resource["virtual_hosts"][0]["routes"]
+    assert [route["name"] for route in routes] == [
+        "health", "audience:visits", "infer:visits", "ready:visits", "nowhere",
+    ]  # fmt: skip
+    assert routes[1] == {
+        "name": "audience:visits",
+        "match": {
+            "path": "/v2/models/visits/infer",
+            "headers": [
+                {"name": ":method", "string_match": {"exact": "POST"}},
+                {"name": "x-tester", "string_match": {"exact": "yes"}},
+            ],
+        },
+        "route": {"cluster": "visits.v2", "timeout": "2.500s"},
+        "request_headers_to_add": [
+            _set("x-windtunnel-segment", "%REQ(x-country)%"),
+            _set("x-windtunnel-audience", "true"),
+            _set("x-windtunnel-version", "2"),
+        ],
+        "response_headers_to_add": [_set("x-windtunnel-version", "2")],
+    }
+    assert routing.routed(resource)["visits"].audience == ("x-tester", "yes", "2")
+
+
+def test_where_nothing_serves_there_is_no_audience_either() -> None:
+    [resource] = routing.routes([ModelRoute("visits", audience=("x-tester", "yes", "2"))])["resources"]
+    assert [route["name"] for route in resource["virtual_hosts"][0]["routes"]] == [
+        "health", "infer:visits", "ready:visits", "nowhere",
+    ]  # fmt: skip
+
+
+def test_copies_go_where_the_route_that_made_them_says_and_are_marked() -> None:
+    assert routing.shadow_routes() == {
+        "name": "windtunnel-shadow",
+        "virtual_hosts": [
+            {
+                "name": "copies",
+                "domains": ["*"],
+                "request_headers_to_remove": ["x-windtunnel-copy-cluster", "x-windtunnel-copy-version"],
+                "routes": [
+                    {
+                        "name": "shadow",
+                        "match": {"prefix": "/"},
+                        "route": {"cluster_header": "x-windtunnel-copy-cluster", "timeout": "0s"},
+                        "request_headers_to_add": [
+                            _set("x-windtunnel-shadow", "true"),
+                            _set("x-windtunnel-version", "%REQ(x-windtunnel-copy-version)%"),
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def test_the_bootstrap_listens_for_clients_on_loopback_and_for_copies_on_a_private_socket(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    config = envoy.bootstrap_config(home, 8085)
+    listeners = {item["name"]: item for item in config["static_resources"]["listeners"]}
+    assert listeners["inference"]["address"] == {"socket_address": {"address": "127.0.0.1", "port_value": 8085}}
+    assert listeners["shadow"]["address"] == {"pipe": {"path": str(envoy.shadow_socket(home)), "mode": 0o600}}
+    managers = {name: item["filter_chains"][0]["filters"][0]["typed_config"] for name, item in listeners.items()}
+    removed = managers["inference"]["early_header_mutation_extensions"][0]["typed_config"]["mutations"]
+    assert {item["remove"] for item in removed} == {
+        "x-request-id", "x-windtunnel-version", "x-windtunnel-shadow", "x-windtunnel-audience",
+        "x-windtunnel-copy-cluster", "x-windtunnel-copy-version",
+    }  # fmt: skip
+    assert managers["shadow"]["generate_request_id"] is False, "a copy keeps the id of its request"
+    assert managers["shadow"]["access_log"] == managers["inference"]["access_log"], "one log, written by one hand"
+    [cluster] = config["static_resources"]["clusters"]
+    assert cluster["name"] == routing.SHADOW_CLUSTER
+    [endpoint] = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    assert endpoint["endpoint"]["address"] == {"pipe": {"path": str(envoy.shadow_socket(home))}}
+    assert min(value for key, value in cluster["circuit_breakers"]["thresholds"][0].items() if key != "max_retries") > (
+        1_000_000
+    ), "what is refused here would not be counted: the candidate's own cluster refuses"
 
 
 def test_a_model_nothing_serves_answers_503_with_retry_after() -> None:

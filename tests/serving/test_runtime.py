@@ -143,6 +143,44 @@ def test_every_answered_request_is_in_the_prediction_log_with_what_was_sent(both
     assert refused.headers["x-request-id"] not in rows, "no prediction was made: the router counts it"
 
 
+def test_copies_and_testers_are_marked_in_the_prediction_log(kit: Kit) -> None:
+    """DEMAND ROL-1, ROL-14: a copy is a prediction of both versions, and the candidate's reached nobody."""
+    began, token = time.time() - 1, kit.next_token()
+    release = Release(
+        kit.model,
+        kit.arm(1, 100),
+        (kit.arm(2, 0),),
+        token=token,
+        rollout_id=f"copies-{token}",
+        settings=kit.settings,
+        mirror=100,
+        audience=("x-tester", "1"),
+        segment_header="x-country",
+    )
+    kit.backend.apply(release)
+    user = kit.served.infer(kit.model, headers={"x-country": "de", "x-windtunnel-audience": "true"})
+    tester = kit.served.infer(kit.model, headers={"x-country": "us", "x-tester": "1", "x-windtunnel-shadow": "true"})
+    assert (user.version, tester.version) == ("1", "2")
+    log, wanted, deadline = PredictionLog(kit.served.home.predictions), {}, time.monotonic() + 15
+    while len(wanted) < 3 and time.monotonic() < deadline:
+        frame = log.read(kit.model, began, time.time() + 60)
+        rows = frame[frame["correlation_id"].isna()].to_dict("records")
+        ids = {user.headers["x-request-id"]: "user", tester.headers["x-request-id"]: "tester"}
+        wanted = {(ids[r["request_id"]], r["version"]): r for r in rows if r["request_id"] in ids}
+        time.sleep(0.2)
+    marks = {
+        key: (bool(row["shadow"]), None if row["arm"] != row["arm"] else row["arm"], row["segment"])
+        for key, row in wanted.items()
+    }
+    assert marks == {
+        ("user", "1"): (False, None, "de"),
+        ("user", "2"): (True, None, "de"),
+        ("tester", "2"): (False, "audience", "us"),
+    }
+    [first, second] = [wanted["user", version]["prediction_id"] for version in "12"]
+    assert first != second and first == user.json["parameters"]["prediction_ids"][0]
+
+
 def test_a_probe_of_the_backend_is_no_prediction(both: Kit) -> None:
     port = both.backend.desired(both.model) and _port(both, "1")
     began = time.time()

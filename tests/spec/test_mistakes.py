@@ -61,8 +61,30 @@ BAD = [
     ("alpha: 0.05", "alpha: 0.7", 16, ["rollout.alpha: expected less than 0.5, found 0.7"]),
     ("alpha: 0.05", "steps:\n    - {weight: 50, hold: 1m}\n    - {weight: 5, hold: 1m}", 15, ["steps must rise"]),
     ("alpha: 0.05", "lease: 5s", 15, ["lease", "at least three times look_every"]),
-    ("alpha: 0.05", "gates:\n    - metric: error\n      margin: 1", 17, ["'errors', 'latency', 'quality' or 'prediction'"]),
-    ("alpha: 0.05", "strategy: bluegreen", 16, ["expected 'canary', found 'bluegreen'"]),
+    ("alpha: 0.05", "gates:\n    - metric: error\n      margin: 1", 17, ["'quality', 'prediction' or 'value'"]),
+    ("alpha: 0.05", "strategy: rolling", 16, ["serving.replicas of 2 to 100, found 1"]),
+    ("alpha: 0.05", "strategy: ab\n  gates: [{metric: errors, margin: 0.01, superior: 0}]", 16, ["set serving.sticky"]),
+    ("alpha: 0.05", "strategy: ab", 15, ["give one gate a 'superior' margin"]),
+    ("alpha: 0.05", "strategy: blue_green\n  limits: {error_rate: null}", 15, ["set limits.error_rate"]),
+    ("alpha: 0.05", "strategy: shadow\n  steps: [{weight: 5, hold: 1m}]", 15, ["mirrored steps only"]),
+    ("alpha: 0.05", "strategy: all_at_once\n  steps: [{weight: 5, hold: 1m}]", 15, ["makes its own steps"]),
+    ("alpha: 0.05", "steps: []", 15, ["a canary needs steps"]),
+    ("alpha: 0.05", "steps: [{weight: 150, hold: 1m}]", 16, ["weight: expected less than or equal to 100, found 150"]),
+    ("alpha: 0.05", "steps: [{weight: 5, hold: -1m}]", 16, ["expected a duration such as"]),
+    ("alpha: 0.05", "steps: [{weight: 0, hold: 1m}]", 16, ["a weight above 0, or mirror"]),
+    ("alpha: 0.05", "steps: [{weight: 5, mirror: 5, hold: 1m}]", 16, ["a mirrored step has weight 0"]),
+    ("alpha: 0.05", "steps: [{weight: 5, hold: 1m, at_most: 30s}]", 16, ["at_most", "not be shorter than hold"]),
+    ("alpha: 0.05", "steps: [{weight: 5, hold: 1m, min_requests: 9, max_requests: 8}]", 16, ["could never pass"]),
+    ("alpha: 0.05", "gates: [{metric: errors, margin: 0}]", 15, ["could never finish", "set 'within'"]),
+    ("alpha: 0.05", "gates: [{metric: value, margin: 0}]", 16, ["a figure or a source"]),
+    ("alpha: 0.05", "gates: [{metric: value, margin: 1, figure: revenue}]", 16, ["bounds low < high"]),
+    ("alpha: 0.05", "segments: {values: [eu, eu]}", 16, ["expected different names"]),
+    ("alpha: 0.05", "segments: {values: [other]}", 16, ["choose another name"]),
+    ("alpha: 0.05", "audience: {header: x-windtunnel-version, value: '1'}", 16, ["a request header of your own"]),
+    ("alpha: 0.05", "hours: [{start: '17:00', end: '09:00'}]", 16, ["write a night as two windows"]),
+    ("alpha: 0.05", "hours: [{timezone: Mars/Base}]", 16, ["expected a time zone such as", "Mars/Base"]),
+    ("alpha: 0.05", "alpha: 0", 16, ["rollout.alpha: expected greater than 0, found 0"]),
+    ("alpha: 0.05", "strategy: bluegreen", 16, ["'blue_green'", "found 'bluegreen'"]),
     ("owner: health", "owner: health\nschedule: every day", 3, ["expected cron", "found 'every day'"]),
     ("owner: health", "owner: health\nmonitoring: {drift: {features: [sex]}}", 3, ["'sex' is no feature"]),
     ("owner: health", "owner: health\nmonitoring:\n  performance:\n    metric: rsme", 5, ["did you mean 'rmse'"]),
@@ -157,7 +179,7 @@ def test_pydantic_s_own_ways_raise_pydantic_s_own_errors() -> None:
     with pytest.raises(ValidationError):
         wt.Rollout.model_validate({"alfa": 1})
     with pytest.raises(ValidationError) as caught:
-        wt.Model.model_validate({"rollout": {"steps": [{"weight": 0, "hold": "1m"}]}})
+        wt.Model.model_validate({"rollout": {"steps": [{"weight": -1, "hold": "1m"}]}})
     assert ("rollout", "steps", 0, "weight") in [error["loc"] for error in caught.value.errors()]
 
 

@@ -10,14 +10,16 @@ from windtunnel.errors import StackError
 from windtunnel.home import Home
 from windtunnel.stack import dags
 
+ALWAYS = {"windtunnel_steward.py", "windtunnel_control.py"}
 
-def test_the_steward_is_everywhere_and_examples_only_when_wanted(tmp_path: Path) -> None:
+
+def test_the_houses_own_are_everywhere_and_examples_only_when_wanted(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    assert "visits" in dags.examples() and "steward" not in dags.examples()
+    assert "visits" in dags.examples() and not {"steward", "control"} & dags.examples()
     dags.place(home, ())
-    assert {path.name for path in home.dags.glob("*.py")} == {"windtunnel_steward.py"}
+    assert {path.name for path in home.dags.glob("*.py")} == ALWAYS
     dags.place(home, ("visits", "of-an-older-version"))
-    assert {path.name for path in home.dags.glob("*.py")} == {"windtunnel_steward.py", "windtunnel_visits.py"}
+    assert {path.name for path in home.dags.glob("*.py")} == ALWAYS | {"windtunnel_visits.py"}
 
 
 def test_a_persons_own_files_are_never_touched(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from windtunnel.cli import (
     down,
     guard,
     logs,
+    rehearse,
     rollout,
     schema,
     setup_serving,
@@ -56,7 +57,7 @@ def _common(
     context.obj = home
 
 
-for module in (up, down, status, logs, doctor, uninstall, setup_serving, demo, check, schema, guard):
+for module in (up, down, status, logs, doctor, uninstall, setup_serving, demo, check, schema, guard, rehearse):
     app.command(name=module.NAME)(module.command)
 app.add_typer(rollout.app, name="rollout")
 

@@ -13,6 +13,7 @@ import httpx
 from windtunnel import canonical
 from windtunnel.errors import FencedError, IntegrityError, NotFoundError, RefusedError, RegistryError, UnavailableError
 from windtunnel.evidence import Verdict
+from windtunnel.registry.ordercalls import OrderCalls
 from windtunnel.registry.records import (
     AuditRecord,
     ChampionRecord,
@@ -31,7 +32,7 @@ SEAL_TIMEOUT = 600.0
 _CONNECT_RETRIES = 2
 
 
-class RegistryClient:
+class RegistryClient(OrderCalls):
     """A connection to one registry, usable from many threads.
 
     Args:

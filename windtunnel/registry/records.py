@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from windtunnel import canonical
 from windtunnel.evidence import Verdict
+from windtunnel.registry.orders import OrderRecord
 
 
 class _Plain:
@@ -77,6 +78,8 @@ class RolloutRecord(_Plain):
         token: fencing token; a holder whose token is not this one any more must stop writing.
         state: running, promoting, promoted, rolled_back or withdrawn.
         plan: as given when it was opened.
+        orders: what people ordered of it, oldest first, where one rollout was asked for.
+        frozen: sentences of the freezes over it, likewise.
     """
 
     id: str
@@ -94,6 +97,16 @@ class RolloutRecord(_Plain):
     plan: dict[str, Any] = field(default_factory=dict)
     correlation_id: str | None = None
     ended_at: float | None = None
+    orders: tuple[OrderRecord, ...] = ()
+    frozen: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> RolloutRecord:
+        """From the server's JSON; ``orders`` and ``frozen`` come with a single rollout only."""
+        known = {f.name for f in fields(cls)}
+        kept = {key: value for key, value in plain.items() if key in known}
+        orders = tuple(OrderRecord.from_dict(order) for order in plain.get("orders") or ())
+        return cls(**{**kept, "orders": orders, "frozen": tuple(plain.get("frozen") or ())})
 
     @property
     def ended(self) -> bool:

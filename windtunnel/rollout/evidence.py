@@ -8,8 +8,8 @@ shape (``TrafficLike``), or as its own ``Counters`` when they come back from the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
 
 from windtunnel.stats.histogram import Histogram
 
@@ -228,16 +228,43 @@ class PredictionNumbers:
 
 
 @dataclass(frozen=True, slots=True)
+class Order:
+    """What a person ordered, for one step of one rollout.
+
+    Attributes:
+        kind: ``skip`` the rest of this step, or ``promote`` now.
+        step: index of the step it was given in; it holds for no other.
+        by, reason: who and why.
+    """
+
+    kind: Literal["skip", "promote"]
+    step: int
+    by: str
+    reason: str
+
+    @property
+    def words(self) -> str:
+        return f"by order of {self.by}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything one look found. What is None is not known, and not known is not good.
 
     Attributes:
-        traffic: the router's counters, or None with ``traffic_error`` saying why they could not be read.
+        traffic: the router's counters, or None with ``traffic_error`` saying why they could not be read. In a
+            mirrored step the candidate's are of its mirrored requests.
         quality, prediction: numbers for those gates; None when there are none (yet); ``*_error`` says why not.
+        values: numbers of the value gates by gate name; ``values_error`` says why there are none.
+        segments: the router's counters by segment.
         observed_weight: the candidate's percent of traffic as the router has it.
+        observed_mirror: percent of requests copied to the candidate as the router has it.
         ready: the candidate's server says it is ready.
         digest_ok: the candidate's content is what was registered.
         aborted: why the rollout was taken to 0 by the guard or a person, if it was.
+        frozen: why no step may begin, if rollouts are frozen.
+        paused: who paused this rollout and why, if somebody did.
+        order: what a person ordered.
     """
 
     traffic: TrafficLike | None = None
@@ -250,6 +277,13 @@ class Evidence:
     ready: bool | None = None
     digest_ok: bool | None = None
     aborted: str | None = None
+    values: Mapping[str, QualityNumbers] = field(default_factory=dict)
+    values_error: Mapping[str, str] = field(default_factory=dict)
+    segments: Mapping[str, TrafficLike] = field(default_factory=dict)
+    observed_mirror: int | None = None
+    frozen: str | None = None
+    paused: str | None = None
+    order: Order | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -264,6 +298,13 @@ class Evidence:
             "ready": self.ready,
             "digest_ok": self.digest_ok,
             "aborted": self.aborted,
+            "values": {name: numbers.to_dict() for name, numbers in self.values.items()},
+            "values_error": dict(self.values_error),
+            "segments": {name: Counters.of(counters).to_dict() for name, counters in self.segments.items()},
+            "observed_mirror": self.observed_mirror,
+            "frozen": self.frozen,
+            "paused": self.paused,
+            "order": asdict(self.order) if self.order else None,
         }
 
     @classmethod
@@ -281,4 +322,11 @@ class Evidence:
             ready=plain.get("ready"),
             digest_ok=plain.get("digest_ok"),
             aborted=plain.get("aborted"),
+            values={name: QualityNumbers.from_dict(q) for name, q in (plain.get("values") or {}).items()},
+            values_error=dict(plain.get("values_error") or {}),
+            segments={name: Counters.from_dict(c) for name, c in (plain.get("segments") or {}).items()},
+            observed_mirror=plain.get("observed_mirror"),
+            frozen=plain.get("frozen"),
+            paused=plain.get("paused"),
+            order=Order(**plain["order"]) if plain.get("order") else None,
         )

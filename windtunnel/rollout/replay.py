@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from windtunnel.rollout.decide import decide
@@ -22,6 +23,15 @@ def resume(looks: Sequence[dict[str, Any]]) -> RolloutState | None:
     return Decision.from_dict(looks[-1]["decision"]).state if looks else None
 
 
+def entered(state: RolloutState, step: int) -> RolloutState:
+    """``state`` at ``step``: unchanged, or moved on when a person let the gates between pass without a look (ROL-8)."""
+    if state.step >= step:
+        return state
+    return replace(
+        state, step=step, entered_at=None, lost_s=0.0, inconclusive_since=None, step_requests=0, step_champion=0
+    )
+
+
 def replay(plan: Plan, looks: Sequence[dict[str, Any]]) -> list[Decision]:
     """Decide every look again from its evidence alone, in order.
 
@@ -36,6 +46,8 @@ def replay(plan: Plan, looks: Sequence[dict[str, Any]]) -> list[Decision]:
     state = RolloutState.begin(champion=first.champion, candidate=first.candidate, at=first.started_at)
     decisions: list[Decision] = []
     for look in looks:
+        if look.get("entered") is not None:
+            state = entered(state, int(look["entered"]))
         decision = decide(plan, state, Evidence.from_dict(look["evidence"]), look["at"])
         decisions.append(decision)
         state = decision.state

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from windtunnel.rollout.evidence import ArmCounters
+from windtunnel.rollout.evidence import ArmCounters, Counters
 from windtunnel.stats.compare import OneSample, TwoSample
 from windtunnel.stats.shift import ShiftTest
 
@@ -21,6 +21,10 @@ class Reading:
     at: float
     champion: ArmCounters
     candidate: ArmCounters
+
+    @classmethod
+    def of(cls, counters: Counters, champion: str | None, candidate: str) -> Reading:
+        return cls(counters.epoch, counters.at, counters.arm(champion), counters.arm(candidate))
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -89,6 +93,7 @@ class RolloutState:
         step_requests, step_champion: requests of candidate and champion since this step was entered.
         origin: counters at the rollout's first look.
         base: counters at the start of the block still open (a block closes when both arms have requests).
+        segments: the same for each judged segment.
         last: counters at the last look.
         gates, limits: state of each gate and absolute limit, by name.
         loss_bound, prediction_edges: fixed at the first look that could make them; hand them to ``numbers``.
@@ -109,6 +114,7 @@ class RolloutState:
     step_champion: int = 0
     origin: Reading | None = None
     base: Reading | None = None
+    segments: Mapping[str, Reading] = field(default_factory=dict)
     last: Reading | None = None
     gates: Mapping[str, GateState] = field(default_factory=dict)
     limits: Mapping[str, OneSample] = field(default_factory=dict)
@@ -152,6 +158,7 @@ class RolloutState:
             "step_champion": self.step_champion,
             "origin": self.origin.to_dict() if self.origin else None,
             "base": self.base.to_dict() if self.base else None,
+            "segments": {name: reading.to_dict() for name, reading in self.segments.items()},
             "last": self.last.to_dict() if self.last else None,
             "gates": {name: gate.to_dict() for name, gate in self.gates.items()},
             "limits": {name: limit.to_dict() for name, limit in self.limits.items()},
@@ -169,6 +176,7 @@ class RolloutState:
         kept = dict(plain)
         for key in ("origin", "base", "last"):
             kept[key] = Reading.from_dict(plain[key]) if plain[key] else None
+        kept["segments"] = {name: Reading.from_dict(r) for name, r in plain.get("segments", {}).items()}
         kept["gates"] = {name: GateState.from_dict(gate) for name, gate in plain["gates"].items()}
         kept["limits"] = {name: OneSample.from_dict(limit) for name, limit in plain["limits"].items()}
         kept["prediction_edges"] = tuple(plain["prediction_edges"]) if plain["prediction_edges"] else None

@@ -2,7 +2,8 @@
 
 What a line counts as is decided here and nowhere else. A response of 500 or more is the model's error, and
 so is one that broke off, timed out or never came. A client that went away (flag ``DC``) is the client's
-doing; how long it waited is in the latency, so slowness shows all the same.
+doing; how long it waited is in the latency, so slowness shows all the same. A copied request's client is the
+router itself, which leaves when the model's time-out is over: that is the model's error.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from windtunnel.names import MODEL_NAME
+from windtunnel.serving.routing import AUDIENCE, SHADOW
 from windtunnel.stats.histogram import BOUNDS, Histogram, bucket
 
 #: Envoy's response flags that say the answer broke off or never came, whatever status was already sent:
@@ -25,6 +28,10 @@ BROKEN = frozenset({"UF", "UC", "UR", "LR", "UT", "UPE", "UMSDR", "DT", "NC", "N
 OVERLOAD = "UO"
 #: Flags of a client that went away or spoke no HTTP.
 CLIENT_GONE = frozenset({"DC", "DR", "DPE"})
+#: A segment that is counted under its own name; anything else a client sends is ``other``.
+SEGMENT = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+#: Whose request it was: divided by weight, sent by an audience's header, or a copy whose answer nobody gets.
+Kind = Literal["split", "audience", "shadow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,8 @@ class Entry:
     client_error: bool
     overload: bool
     disconnect: bool
+    kind: Kind = "split"
+    segment: str | None = None
 
 
 @dataclass(slots=True)
@@ -101,8 +110,9 @@ def parse(line: str) -> Entry | None:
     flags = set(raw.split(",")) if raw else set()
     micros = _number(plain.get("duration_us"))
     latency = micros / 1000 if micros is not None else _number(plain.get("duration_ms"))
-    gone = bool(flags & CLIENT_GONE)
-    error = status >= 500 or (not gone and (status == 0 or bool(flags & BROKEN) or OVERLOAD in flags))
+    kind = _kind(plain.get("route"))
+    gone = kind != "shadow" and bool(flags & CLIENT_GONE)
+    error = status >= 500 or (not gone and (status == 0 or bool(flags & (BROKEN | CLIENT_GONE | {OVERLOAD}))))
     return Entry(
         model=model,
         version=version,
@@ -112,7 +122,17 @@ def parse(line: str) -> Entry | None:
         client_error=not error and (gone or 400 <= status < 500),
         overload=OVERLOAD in flags,
         disconnect=gone,
+        kind=kind,
+        segment=_said(plain.get("segment")),
     )
+
+
+def _kind(route: Any) -> Kind:
+    """Whose request it was, by the name of its route (``routing``)."""
+    name = str(route or "")
+    if name == SHADOW:
+        return "shadow"
+    return "audience" if name.startswith(f"{AUDIENCE}:") else "split"
 
 
 def _said(value: Any) -> str | None:

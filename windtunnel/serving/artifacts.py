@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,6 +170,35 @@ def fetch_version(home: Home, record: VersionRecord) -> Path:
         folder = ensure(home, record.model, arm, Folder(copies / record.version))
         os.utime(folder.path)
         return folder.model
+
+
+def read_mlmodel(home: Home, model: str, arm: Arm) -> bytes:
+    """The ``MLmodel`` file of a version: of the verified copy if there is one, else that file alone from its source.
+
+    It is enough to compare signatures before a version of any size is fetched; whoever loads it verifies all of it.
+
+    Raises:
+        IntegrityError: it is not what was sealed, or there is none.
+        UnavailableError, ServingError: like ``ensure``.
+    """
+    folder = Folder.of(home, model, arm.version)
+    if folder.digest() == arm.digest and (folder.model / "MLmodel").is_file():
+        return (folder.model / "MLmodel").read_bytes()
+    source, expected = _locate(home, model, arm)
+    parts = urlsplit(source)
+    with tempfile.TemporaryDirectory(prefix="windtunnel-") as scratch:
+        target = Path(scratch) / "MLmodel"
+        if parts.scheme in ("", "file"):
+            target = Path(unquote(parts.path) if parts.scheme else source) / "MLmodel"
+        elif parts.scheme == "mlflow-artifacts":
+            _download(home, f"{unquote(parts.path).strip('/')}/MLmodel", target)
+        else:
+            raise ServingError(f"cannot read a model from {source}")
+        if not target.is_file():
+            raise IntegrityError(f"{model} version {arm.version} has no MLmodel file in {source}")
+        if expected is not None and expected.files.get("MLmodel", ("",))[0] != manifest.sha256_file(target):
+            raise IntegrityError(f"the MLmodel file of {model} version {arm.version} is not the one that was sealed")
+        return target.read_bytes()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ guard, a person) can never mix their writes. The fencing token lives here, where
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
@@ -21,6 +21,7 @@ from windtunnel.names import check_model_name
 from windtunnel.serving import routing
 from windtunnel.serving.artifacts import file_lock
 from windtunnel.serving.backend import Arm, Release
+from windtunnel.serving.checks import check
 from windtunnel.spec.serving import Serving
 
 
@@ -54,7 +55,7 @@ class State:
         release: what was last asked for and accepted; after an abort with its candidates at 0.
         aborted: ``{rollout_id, token, reason, by, at}`` once the release's rollout was aborted.
         slots: version by routing slot, as last given to the router.
-        route: time-out and sticky header as last given to the router.
+        route: time-out, sticky header, mirror, audience and segment header as last given to the router.
         servers: by version, those deployed.
         warm: version to the time after which its server may go.
         failed: why the last attempt to reach ``release`` was given up.
@@ -104,17 +105,27 @@ def accept(state: State, release: Release) -> State:
     """``release`` becomes what is wanted; nothing is routed yet.
 
     Raises:
-        FencedError: its token is older than the last, or its rollout was aborted.
-        ServingError: its weights cannot be, or one version stands twice.
+        FencedError: its token is older than the last, its rollout has come further, or was aborted. What the registry
+            made of an aborted rollout, a champion alone of a later stage, is accepted.
+        ServingError: its weights cannot be, one version stands twice, or what it asks for beside them cannot be.
     """
-    _check_weights(release)
+    check(release)
     old = state.release
     if release.token < old.token:
         raise FencedError(
             f"{release.model}: token {release.token} is older than {old.token}, which another holder wrote",
             hint="this rollout was taken over: stop writing",
         )
-    if state.aborted and (release.rollout_id == state.aborted["rollout_id"] or release.token <= state.aborted["token"]):
+    if release.token == old.token and release.rollout_id == old.rollout_id and release.stage < old.stage:
+        raise FencedError(
+            f"{release.model}: rollout {release.rollout_id} is at stage {old.stage}, this write is of {release.stage}",
+            hint="another try of this release has gone further: what this one wants is done",
+        )
+    follows = not release.candidates and release.stage > old.stage
+    same = state.aborted and (
+        release.rollout_id == state.aborted["rollout_id"] or release.token <= state.aborted["token"]
+    )
+    if state.aborted and same and not follows:
         raise FencedError(
             f"{release.model}: rollout {state.aborted['rollout_id']} was aborted by {state.aborted['by']}: "
             f"{state.aborted['reason']}",
@@ -123,20 +134,50 @@ def accept(state: State, release: Release) -> State:
     return replace(state, release=release, aborted=None, failed=None)
 
 
-def abort(state: State, reason: str, by: str, now: float) -> State:
-    """Candidates at 0, the champion alone; the same state when no candidate is deployed."""
+def abort(state: State, reason: str, by: str, now: float, token: int | None = None) -> State:
+    """Candidates at 0, the champion alone; the same state when no candidate is deployed.
+
+    Args:
+        token: of the holder who asks; the same state when another one holds the rollout by now. None: anybody.
+    """
     release = state.release
-    if not release.candidates or state.aborted:
+    if not release.candidates or state.aborted or (token is not None and token < release.token):
         return state
-    champion = replace(release.champion, weight=routing.SLOTS) if release.champion else None
+    champion = _safe(state)
     stopped = replace(
         release,
         champion=champion,
         candidates=tuple(replace(arm, weight=0) for arm in release.candidates),
         lease_until=None,
+        mirror=0,
+        audience=None,
     )
     mark = {"rollout_id": release.rollout_id, "token": release.token, "reason": reason, "by": by, "at": now}
     return routed(replace(state, release=stopped, aborted=mark), now)
+
+
+def _safe(state: State) -> Arm | None:
+    """The champion with all traffic. One that was only just asked for and has never answered is not safe: then
+    the version, other than a candidate, that the router gives most to; nothing where nothing serves."""
+    wanted = state.release.champion
+    if wanted is None:
+        return None
+    known = state.servers.get(wanted.version)
+    if wanted.version not in state.slots and not (known and known.proven and known.digest == wanted.digest):
+        candidates = {arm.version for arm in state.release.candidates}
+        others = {v: n for v, n in state.weights.items() if v in state.servers and v not in candidates}
+        if others:
+            version = max(others, key=lambda v: others[v])
+            server = state.servers[version]
+            return Arm(version, server.digest, server.source, routing.SLOTS)
+        if not state.slots:  # nothing serves, so nothing is lost when nothing goes on serving
+            return replace(wanted, weight=0)
+    return replace(wanted, weight=routing.SLOTS)
+
+
+def lagging(state: State) -> bool:
+    """The router divides otherwise than is wanted: somebody is applying, or died in the middle of it."""
+    return state.weights != {version: weight for version, weight in state.wanted.items() if weight}
 
 
 def renew(state: State, token: int, until: float) -> State:
@@ -213,7 +254,15 @@ def model_route(state: State) -> routing.ModelRoute:
         timeout_s=float(state.route.get("timeout_s", 10.0)),
         sticky=state.route.get("sticky"),
         ready_from=heaviest,
+        mirror=_known(state, state.route.get("mirror"), 0),
+        audience=_known(state, state.route.get("audience"), 2),
+        segment_header=state.route.get("segment_header"),
     )
+
+
+def _known(state: State, target: Sequence[Any] | None, at: int) -> Any:
+    """Where mirror or audience goes, if that version has a server."""
+    return tuple(target) if target and target[at] in state.servers else None
 
 
 def _route(state: State, slots: tuple[str, ...]) -> dict[str, Any]:
@@ -224,23 +273,21 @@ def _route(state: State, slots: tuple[str, ...]) -> dict[str, Any]:
     champion = state.release.champion
     first = champion.version if champion and champion.version in settings else next(iter(settings))
     longest = max(serving.timeout.total_seconds() for serving in settings.values())
-    return {"timeout_s": longest, "sticky": settings[first].sticky}
+    return {"timeout_s": longest, "sticky": settings[first].sticky} | _beside(state.release, slots)
 
 
-def _check_weights(release: Release) -> None:
-    check_model_name(release.model)
-    arms = release.arms()
-    if len({arm.version for arm in arms}) != len(arms):
-        raise ServingError(f"{release.model}: a version stands twice among {[arm.version for arm in arms]}")
-    for arm in arms:
-        if not arm.version or not arm.version.replace(".", "").replace("_", "").isalnum() or arm.version[0] == ".":
-            raise ServingError(f"{release.model}: {arm.version!r} cannot be a version", hint="expected e.g. '3'")
-    weights = [arm.weight for arm in arms]
-    if any(weight < 0 for weight in weights) or sum(weights) not in (0, routing.SLOTS):
-        raise ServingError(
-            f"{release.model}: weights {weights} sum to {sum(weights)}",
-            hint="expected whole percents that sum to 100, or to 0 when nothing may serve",
-        )
+def _beside(release: Release, slots: tuple[str, ...]) -> dict[str, Any]:
+    """What the route does beside the weights; the keys that are needed only. A candidate that has all slots needs no
+    audience: there is nobody else to tell its requests from."""
+    found: dict[str, Any] = {}
+    candidate = release.candidates[0].version if release.candidates else None
+    if candidate and release.mirror:
+        found["mirror"] = [candidate, release.mirror]
+    if candidate and release.audience and set(slots) != {candidate}:
+        found["audience"] = [release.audience[0].lower(), release.audience[1], candidate]
+    if release.segment_header:
+        found["segment_header"] = release.segment_header.lower()
+    return found
 
 
 # -- file
@@ -310,11 +357,15 @@ def from_dict(plain: Mapping[str, Any]) -> State:
     release = dict(plain["release"])
     champion = release.pop("champion")
     candidates = release.pop("candidates")
+    audience = release.pop("audience", None)
+    segments = release.pop("segments", ())
     return State(
         release=Release(
             **release,
             champion=Arm(**champion) if champion else None,
             candidates=tuple(Arm(**arm) for arm in candidates),
+            audience=tuple(audience) if audience else None,
+            segments=tuple(segments),
         ),
         aborted=plain["aborted"],
         slots=tuple(version for version, count in plain["slots"] for _ in range(count)),

@@ -20,8 +20,17 @@ the request has ended:
 ``bytes_in, bytes_out``, ``method``, ``path``
 ``correlation_id``   header ``x-correlation-id``; ``client``: header ``x-windtunnel-client``
 
-``route``            ``infer:MODEL``, or null when no model of that name is routed
+``route``            ``infer:MODEL``: the weights chose the version; ``audience:MODEL``: a tester's header
+                     did; ``shadow``: a copy whose answer nobody gets (same ``request_id`` as the
+                     request, ``model`` and ``version`` are the candidate's); null when no model of
+                     that name is routed
+``segment``          header ``x-windtunnel-segment``, which the router sets from the release's segment
+                     header; at most 41 characters
 ===================  ==========================================================================
+
+Copies of requests (``Release.mirror``) leave by a unix socket of the router's own and come in again at a second
+listener, which sends them to the candidate and logs them like any request: errors and latency of copies are
+measured by the same hand. Nobody waits for them.
 """
 
 from __future__ import annotations
@@ -45,6 +54,13 @@ CLIENT_HEADER = "x-windtunnel-client"
 #: Largest request body the router lets through; beyond it the answer is 413.
 MAX_BODY = 16 * 2**20
 _TYPE = "type.googleapis.com/envoy."
+_ROUTER_FILTER = {
+    "name": "envoy.filters.http.router",
+    "typed_config": {
+        "@type": f"{_TYPE}extensions.filters.http.router.v3.Router",
+        "suppress_envoy_headers": False,
+    },
+}
 
 
 def folder(home: Home) -> Path:
@@ -55,6 +71,11 @@ def folder(home: Home) -> Path:
 def admin_socket(home: Home) -> Path:
     """Envoy's admin socket, mode 0600; in a short private folder when the home's path is too long for one."""
     return socket_path(home, folder(home) / "admin.sock")
+
+
+def shadow_socket(home: Home) -> Path:
+    """Where copied requests come in again, mode 0600: no client can pass for a copy."""
+    return socket_path(home, folder(home) / "shadow.sock")
 
 
 def command(home: Home) -> list[str]:
@@ -93,7 +114,8 @@ def bootstrap(home: Home, port: int) -> None:
     place = folder(home)
     place.mkdir(parents=True, exist_ok=True)
     place.chmod(0o700)
-    make_socket_folder(admin_socket(home))
+    for path in (admin_socket(home), shadow_socket(home)):
+        make_socket_folder(path)
     if not (place / "cds.json").exists():
         files.write_json(place / "cds.json", routing.clusters([]))
     if not (place / "rds.json").exists():
@@ -126,8 +148,23 @@ def bootstrap_config(home: Home, port: int) -> dict[str, Any]:
                             ]
                         }
                     ],
-                }
-            ]
+                },
+                {
+                    "name": "shadow",
+                    "address": {"pipe": {"path": str(shadow_socket(home)), "mode": 0o600}},
+                    "filter_chains": [
+                        {
+                            "filters": [
+                                {
+                                    "name": "envoy.filters.network.http_connection_manager",
+                                    "typed_config": _shadow_manager(home),
+                                }
+                            ]
+                        }
+                    ],
+                },
+            ],
+            "clusters": [routing.shadow_cluster(str(shadow_socket(home)))],
         },
     }
 
@@ -155,7 +192,7 @@ def _connection_manager(home: Home) -> dict[str, Any]:
                 "name": "envoy.http.early_header_mutation.header_mutation",
                 "typed_config": {
                     "@type": f"{_TYPE}extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-                    "mutations": [{"remove": "x-request-id"}],
+                    "mutations": [{"remove": name} for name in ("x-request-id", *routing.RESERVED_HEADERS)],
                 },
             }
         ],
@@ -176,14 +213,22 @@ def _connection_manager(home: Home) -> dict[str, Any]:
                     "max_request_bytes": MAX_BODY,
                 },
             },
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {
-                    "@type": f"{_TYPE}extensions.filters.http.router.v3.Router",
-                    "suppress_envoy_headers": False,
-                },
-            },
+            _ROUTER_FILTER,
         ],
+    }
+
+
+def _shadow_manager(home: Home) -> dict[str, Any]:
+    """Copies: the request id stays the request's, so that both log lines and both predictions can be joined."""
+    return {
+        "@type": f"{_TYPE}extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "shadow",
+        "codec_type": "HTTP2",
+        "route_config": routing.shadow_routes(),
+        "use_remote_address": False,
+        "generate_request_id": False,
+        "access_log": [_access_log(home)],
+        "http_filters": [_ROUTER_FILTER],
     }
 
 
@@ -214,6 +259,7 @@ def _access_log(home: Home) -> dict[str, Any]:
                     "route": "%ROUTE_NAME%",
                     "correlation_id": f"%REQ({CORRELATION_HEADER}):128%",
                     "client": f"%REQ({CLIENT_HEADER}):128%",
+                    "segment": f"%REQ({routing.SEGMENT_HEADER}):41%",
                 },
                 "omit_empty_values": False,
             },
@@ -299,7 +345,11 @@ class Router:
         return None
 
     def weights(self) -> dict[str, dict[str, int]]:
-        """Percent by model and version as Envoy has them now.
+        """Percent by model and version as Envoy has them now; raises like ``routed``."""
+        return {model: found.weights for model, found in self.routed().items()}
+
+    def routed(self) -> dict[str, routing.Routed]:
+        """What Envoy does with each model's requests now.
 
         Raises:
             UnavailableError: Envoy does not answer.
@@ -307,7 +357,7 @@ class Router:
         for item in (self._dump("RoutesConfigDump") or {}).get("dynamic_route_configs", []):
             config = item.get("route_config", {})
             if config.get("name") == routing.ROUTE_CONFIG:
-                return routing.routed_weights(config)
+                return routing.routed(config)
         return {}
 
     def alive(self) -> bool:

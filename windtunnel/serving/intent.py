@@ -10,6 +10,8 @@ Promotion spans two places. Whoever promotes
 
 Whoever finds an intent whose holder is gone (the guard, or the next holder) finishes or undoes it, so
 that both places change or neither (ROL-7): promoted in the registry, go on with 4; else back.
+
+Fencing holds here too: a holder that was taken over neither replaces nor clears what the later one wrote.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from windtunnel import files
+from windtunnel.errors import FencedError
 from windtunnel.home import Home
 from windtunnel.names import check_model_name
+from windtunnel.serving.artifacts import file_lock
 
 PROMOTING = "promoting"
 
@@ -60,12 +64,10 @@ def begin(
     """Write the intent durably, before traffic or registry move. Writing the same one again keeps the first.
 
     Raises:
+        FencedError: a later holder is promoting already.
         OSError: it cannot be written; nothing may be promoted then.
     """
-    found = read(home, model)
-    if found and (found.rollout_id, found.token, found.candidate) == (rollout_id, token, candidate):
-        return found
-    intent = Intent(
+    wanted = Intent(
         model=model,
         rollout_id=rollout_id,
         token=token,
@@ -76,8 +78,34 @@ def begin(
     )
     file = path(home, model)
     file.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(file, asdict(intent))
-    return intent
+    with file_lock(_lock(file)):
+        kept = merged(read(home, model), wanted)
+        if kept is wanted:
+            files.write_json(file, asdict(wanted))
+    return kept
+
+
+def merged(found: Intent | None, wanted: Intent) -> Intent:
+    """The intent that stands after ``begin``: the one found when it is the same, else the one wanted.
+
+    Raises:
+        FencedError: the one found has a higher token.
+    """
+    if found is None:
+        return wanted
+    if found.token > wanted.token:
+        raise FencedError(
+            f"{wanted.model}: token {wanted.token} is older than {found.token}, whose holder is promoting version "
+            f"{found.candidate}",
+            hint="this rollout was taken over: stop writing",
+        )
+    same = (found.rollout_id, found.token, found.candidate) == (wanted.rollout_id, wanted.token, wanted.candidate)
+    return found if same else wanted
+
+
+def ours(found: Intent | None, token: int | None) -> bool:
+    """Whether a holder with ``token`` may clear what it found; None stands for anybody."""
+    return found is not None and (token is None or found.token <= token)
 
 
 def read(home: Home, model: str) -> Intent | None:
@@ -99,9 +127,39 @@ def read(home: Home, model: str) -> Intent | None:
         return None  # written by nobody we know; the file is whole or absent, so this is not a torn one
 
 
-def clear(home: Home, model: str) -> None:
-    """Remove the intent: traffic and registry agree. Clearing none is fine."""
+def clear(home: Home, model: str, token: int | None = None) -> None:
+    """Remove the intent: traffic and registry agree. Clearing none is fine.
+
+    Args:
+        token: of the holder who clears; a later holder's intent is left. None: whatever stands there.
+    """
     file = path(home, model)
-    if file.exists():
-        file.unlink(missing_ok=True)
-        files.sync_folder(file.parent)
+    if not file.exists():
+        return
+    with file_lock(_lock(file)):
+        if token is None or ours(read(home, model), token):
+            file.unlink(missing_ok=True)
+            files.sync_folder(file.parent)
+
+
+def _lock(file: Path) -> Path:
+    return file.with_name(".intent.lock")
+
+
+class Intents:
+    """The intents of one home, for those who are given the place where they lie."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def begin(self, model: str, *, rollout_id: str, token: int, candidate: str, champion: str | None) -> Intent:
+        """See ``begin``."""
+        return begin(self._home, model, rollout_id=rollout_id, token=token, candidate=candidate, champion=champion)
+
+    def read(self, model: str) -> Intent | None:
+        """See ``read``."""
+        return read(self._home, model)
+
+    def clear(self, model: str, token: int | None = None) -> None:
+        """See ``clear``."""
+        clear(self._home, model, token)

@@ -2,10 +2,15 @@
 
 A label names its prediction by ``prediction_id`` and carries a ``revision``: the highest one counts, and of
 equal ones the latest ``label_time``. Appending the same labels again changes nothing.
+
+A *figure* is a number of another name that is joined the same way: what a prediction earned, whether the customer
+stayed (MON-12). Its rows look like labels and are kept beside them, one set of files per figure.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 LABEL_COLUMNS = ("prediction_id", "label", "label_time", "revision", "source")
 #: When a model has more files than this, ``append`` merges them.
 _MERGE_FILES = 200
+_FIGURE = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,73 +56,103 @@ class Joined:
 
 
 class Labels:
-    """Labels below ``root`` (``HOME/labels``): ``MODEL/*.parquet``, each file whole or absent."""
+    """Labels below ``root`` (``HOME/labels``): ``MODEL/*.parquet``, each file whole or absent.
+
+    A figure's files have its name before the suffix: ``MODEL/*.revenue.parquet``.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
-    def append(self, model: str, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> int:
+    def append(self, model: str, rows: pd.DataFrame | Sequence[Mapping[str, Any]], *, figure: str | None = None) -> int:
         """Add labels; when this returns they are on the disk, all or none.
 
         Args:
             rows: ``prediction_id``, ``label`` (number, boolean or text; not null), ``label_time`` (seconds since the
                 epoch, or a time with a zone); ``revision`` (0 when not given), ``source`` (empty when not given).
+            figure: these are no labels but values (finite numbers, in ``label``) of this figure.
 
         Returns:
             How many were added.
 
         Raises:
-            DataError: a row lacks its id, label or time, or labels mix numbers and text; nothing was added.
+            DataError: a row lacks its id, label or time, labels mix numbers and text, a figure is no finite number
+                or its name none of small letters, digits and '_'; nothing was added.
             OSError: the disk is full; nothing was added.
         """
         folder = self.root / check_model_name(model)
-        table = _table(model, _records(rows))
+        records = _records(rows)
+        if figure is not None:
+            _check_figure(model, figure, records)
+        table = _table(model, records)
         if table.num_rows == 0:
             return 0
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, table)
-        if len(list(folder.glob("*.parquet"))) > _MERGE_FILES:
-            self._merge(folder)
+        _write(folder, table, figure)
+        if len(self.files(model, figure)) > _MERGE_FILES:
+            self._merge(folder, figure)
         return int(table.num_rows)
 
+    def files(self, model: str, figure: str | None = None) -> list[Path]:
+        """The files of the labels, or of one figure, by time of arrival."""
+        found = (self.root / check_model_name(model)).glob("*.parquet")
+        return sorted(path for path in found if not path.name.startswith(".") and _figure_of(path) == figure)
+
+    def figures(self, model: str) -> list[str]:
+        """Names of the figures there are rows of."""
+        found = {_figure_of(path) for path in (self.root / check_model_name(model)).glob("*.parquet")}
+        return sorted(name for name in found if name is not None)
+
     def read(
-        self, model: str, start: float | datetime | None = None, *, ids: Iterable[str] | None = None
+        self,
+        model: str,
+        start: float | datetime | None = None,
+        *,
+        ids: Iterable[str] | None = None,
+        figure: str | None = None,
     ) -> pd.DataFrame:
         """The label that counts of each prediction.
 
         Args:
             start: only labels that came (``label_time``) at or after this.
             ids: only labels of these predictions.
+            figure: the values of this figure instead.
         """
-        return self.table(model, start, ids=ids).to_pandas()
+        return self.table(model, start, ids=ids, figure=figure).to_pandas()
 
-    def table(self, model: str, start: float | datetime | None = None, *, ids: Iterable[str] | None = None) -> pa.Table:
+    def table(
+        self,
+        model: str,
+        start: float | datetime | None = None,
+        *,
+        ids: Iterable[str] | None = None,
+        figure: str | None = None,
+    ) -> pa.Table:
         """``read`` as an Arrow table."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        folder = self.root / check_model_name(model)
         for _ in range(5):
             try:
-                found = _load(sorted(folder.glob("*.parquet")))
+                found = load(self.files(model, figure))
                 break
             except FileNotFoundError:
                 continue  # merged between the listing and the reading
         else:
-            raise DataError(f"the labels of model {model!r} in {folder} change faster than they can be read")
+            raise DataError(f"the labels of model {model!r} in {self.root} change faster than they can be read")
         if ids is not None:
             found = found.filter(pc.is_in(found.column("prediction_id"), pa.array(list(ids), pa.string())))
         # The label that counts is chosen first: an old one that was corrected does not come back through ``start``.
-        latest = _latest(found)
+        latest = newest(found)
         if start is not None:
             since = pa.scalar(round(seconds(start) * 1e6), columns.arrow_type("time"))
             latest = latest.filter(pc.greater_equal(latest.column("label_time"), since))
         return latest
 
-    def _merge(self, folder: Path) -> None:
+    def _merge(self, folder: Path, figure: str | None = None) -> None:
         """Put all files into one. Killed in between, some labels are there twice, which changes nothing."""
-        paths = sorted(folder.glob("*.parquet"))
-        _write(folder, _load(paths))
+        paths = self.files(folder.name, figure)
+        _write(folder, load(paths), figure)
         for path in paths:
             path.unlink(missing_ok=True)
 
@@ -198,16 +234,45 @@ def _table(model: str, records: list[Mapping[str, Any]]) -> pa.Table:
     )
 
 
-def _write(folder: Path, table: pa.Table) -> None:
-    parquet.write(folder / f"{time.time_ns():020d}-{secrets.token_hex(4)}.parquet", table)
+def _check_figure(model: str, figure: str, records: list[Mapping[str, Any]]) -> None:
+    if not _FIGURE.fullmatch(figure):
+        raise DataError(f"{figure!r} is no name of a figure", hint="expected small letters, digits and '_': 'revenue'")
+    for number, row in enumerate(records):
+        value = columns.plain(row.get("label"))
+        if not isinstance(value, (bool, int, float)) or not math.isfinite(value):
+            raise DataError(
+                f"row {number} of {len(records)} of figure {figure!r} for model {model!r}: "
+                f"expected a finite number, found {value!r}",
+                hint="leave the row out until it is known; what came to nothing is 0",
+            )
 
 
-def _load(paths: list[Path]) -> pa.Table:
+def _figure_of(path: Path) -> str | None:
+    """The figure whose rows are in a file; None for labels."""
+    return path.name.removesuffix(".parquet").partition(".")[2] or None
+
+
+def _write(folder: Path, table: pa.Table, figure: str | None = None) -> None:
+    name = f"{time.time_ns():020d}-{secrets.token_hex(4)}"
+    parquet.write(folder / (f"{name}.{figure}.parquet" if figure else f"{name}.parquet"), table)
+
+
+def load(paths: list[Path]) -> pa.Table:
     """All labels as they came: by file, which carry the time of arrival in their names."""
-    import pyarrow as pa
+    return together([_read(path) for path in paths])
+
+
+def _read(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
-    tables = [pq.read_table(path, partitioning=None) for path in paths]
+    with pq.ParquetFile(path) as file:
+        return file.read(use_threads=False)
+
+
+def together(tables: list[pa.Table]) -> pa.Table:
+    """Labels of several files, in the given order."""
+    import pyarrow as pa
+
     kinds = {"prediction_id": "string", "label": "null", "label_time": "time", "revision": "int64", "source": "string"}
     if not tables:
         return columns.conform(pa.table({}), kinds)
@@ -215,7 +280,7 @@ def _load(paths: list[Path]) -> pa.Table:
     return pa.concat_tables([columns.conform(table, kinds) for table in tables])
 
 
-def _latest(table: pa.Table) -> pa.Table:
+def newest(table: pa.Table) -> pa.Table:
     """One label per prediction: highest revision, then latest ``label_time``, then last to arrive."""
     import pyarrow as pa
     import pyarrow.compute as pc

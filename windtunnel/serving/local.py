@@ -51,7 +51,7 @@ from windtunnel.home import Home
 from windtunnel.loopback import is_free
 from windtunnel.serving import artifacts, desired, envoy, routing, servers
 from windtunnel.serving.artifacts import Folder
-from windtunnel.serving.backend import Arm, ArmStatus, Observed, Release, Traffic
+from windtunnel.serving.backend import Arm, ArmStatus, Capability, Observed, Release, Traffic
 from windtunnel.serving.desired import Server, State, StateFile
 from windtunnel.serving.servers import ServerManager, SupervisorServers
 
@@ -69,6 +69,8 @@ class LocalBackend:
         clock: seconds since the epoch.
     """
 
+    capabilities: frozenset[Capability] = frozenset({"mirror", "audience", "segments", "several", "sticky"})
+
     def __init__(
         self, home: Home, manager: ServerManager | None = None, *, clock: Callable[[], float] = time.time
     ) -> None:
@@ -78,6 +80,12 @@ class LocalBackend:
         self.clock = clock
 
     # -- the contract
+
+    def refusals(self, release: Release) -> list[str]:
+        """See ``ServingBackend.refusals``."""
+        from windtunnel.serving.mismatch import release_refusals
+
+        return release_refusals(self.home, release)
 
     def apply(self, release: Release) -> Observed:
         """See ``ServingBackend.apply``."""
@@ -103,8 +111,8 @@ class LocalBackend:
             UnavailableError: the router or the supervisor does not answer.
         """
         state = StateFile(self.home, model).read()
-        weights = self.router.weights().get(model, {}) if state.servers or state.release.arms() else {}
-        return self._observed(state, weights)
+        routed = self.router.routed().get(model) if state.servers or state.release.arms() else None
+        return self._observed(state, routed or routing.Routed())
 
     def renew(self, model: str, token: int, until: float) -> None:
         """See ``ServingBackend.renew``."""
@@ -112,34 +120,44 @@ class LocalBackend:
         with file.locked() as state:
             file.write(desired.renew(state, token, until))
 
-    def abort(self, model: str, reason: str, by: str) -> Observed:
+    def abort(self, model: str, reason: str, by: str, *, token: int | None = None) -> Observed:
         """See ``ServingBackend.abort``. Done in milliseconds, also with the router down.
 
         Nothing happens when no candidate is deployed.
         """
         file = StateFile(self.home, model)
         with file.locked() as state:
-            aborted = desired.abort(state, reason, by, self.clock())
+            aborted = desired.abort(state, reason, by, self.clock(), token)
             if aborted.aborted:
                 file.write(aborted)
                 self._publish_routes()
         try:
             self.router.await_routes(_ABORT_ACKNOWLEDGED_S)
-            weights = self.router.weights().get(model, {})
+            routed = self.router.routed().get(model) or routing.Routed()
         except UnavailableError:  # nothing flows; it will start without the candidates
-            weights = {}
-        return self._observed(aborted, weights)
+            routed = routing.Routed()
+        return self._observed(aborted, routed)
 
     def desired(self, model: str) -> Release | None:
         """The release that was last accepted (after an abort: with its candidates at 0); None when there was none."""
         release = StateFile(self.home, model).read().release
         return release if release.arms() else None
 
+    def lagging(self, model: str) -> bool:
+        """Whether the router was told otherwise than is wanted: an ``apply`` is under way, or died."""
+        return desired.lagging(StateFile(self.home, model).read())
+
     def traffic(self, model: str) -> Traffic:
         """See ``ServingBackend.traffic``."""
         from windtunnel.serving.meter import read_traffic
 
         return read_traffic(self.home, model)
+
+    def check_target(self, model: str) -> list[str]:
+        """Why the version that a rollback would go to could not take over now; see ``target.check_target``."""
+        from windtunnel.serving.target import check_target
+
+        return check_target(self.home, model)
 
     # -- upkeep, for whoever looks after the house
 
@@ -297,6 +315,7 @@ class LocalBackend:
         limit = server.serving.ready_within.total_seconds()
         deadline = time.monotonic() + limit
         rows = server.settings.get("warmup") or []
+        again = False
         while True:
             fence.check(file.read())
             try:
@@ -312,6 +331,11 @@ class LocalBackend:
             status, note = self.manager.status(name), folder.read_note("failed")
             fresh = note is not None and note["at"] >= began
             why = str(note["message"]) if note and fresh else status.message
+            if status.state != "running" and not fresh and not again:
+                # It died before the supervisor saw it, so that starting it did nothing: start it once more.
+                again = True
+                self._run(file.model, arm.version, server, folder)
+                continue
             if status.state != "running" and why.startswith("integrity"):
                 raise IntegrityError(f"{file.model} version {arm.version}: {why}")
             if status.state != "running" or fresh:
@@ -390,15 +414,17 @@ class LocalBackend:
 
     # -- reading back
 
-    def _observed(self, state: State, weights: dict[str, int]) -> Observed:
+    def _observed(self, state: State, routed: routing.Routed) -> Observed:
         versions = dict.fromkeys([*(arm.version for arm in state.release.arms()), *state.servers])
         return Observed(
             model=state.model,
-            arms={version: self._status(state, version, weights.get(version, 0)) for version in versions},
+            arms={version: self._status(state, version, routed.weights.get(version, 0)) for version in versions},
             token=state.release.token,
             rollout_id=state.release.rollout_id,
             aborted=str(state.aborted["reason"]) if state.aborted else None,
             lease_until=state.release.lease_until,
+            mirror=routed.mirror[1] if routed.mirror else 0,
+            audience=routed.audience[:2] if routed.audience else None,
         )
 
     def _status(self, state: State, version: str, weight: int) -> ArmStatus:
@@ -444,7 +470,8 @@ def _fenced(model: str, token: int, newer: int) -> FencedError:
 
 
 def _must_be_ready(state: State, arm: Arm) -> bool:
-    """Whether traffic may move only once this arm is ready: it is new, or gets more traffic than it has.
+    """Whether traffic may move only once this arm is ready: it is new, or gets more traffic than it has, or of
+    another kind (copies, an audience).
 
     A champion that serves already is not waited for when it takes back what a candidate had.
     """
@@ -452,6 +479,11 @@ def _must_be_ready(state: State, arm: Arm) -> bool:
     if server is None or server.digest != arm.digest or not server.proven:
         return True
     now = state.weights.get(arm.version, 0)
+    first = next(iter(state.release.candidates), None)
+    if first and first.version == arm.version:
+        new = (state.release.mirror, "mirror"), (state.release.audience, "audience")
+        if any(asked and kind not in state.route for asked, kind in new):
+            return True
     return arm.weight > now and not (server.served and now > 0)
 
 

@@ -19,19 +19,24 @@ import os
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from windtunnel import files
 from windtunnel.home import Home
 from windtunnel.loopback import UnixConnection
 from windtunnel.names import MODEL_NAME
 from windtunnel.serving import publish
-from windtunnel.serving.accesslog import Tail, Tally, parse
-from windtunnel.serving.traffic import DEAD_AFTER_S, read_recent, read_traffic, recent_path, traffic_path
+from windtunnel.serving.accesslog import Tail
+from windtunnel.serving.counters import Counters, Counts
+from windtunnel.serving.traffic import (
+    DEAD_AFTER_S,
+    NamedSegments,
+    read_recent,
+    read_traffic,
+    recent_path,
+    traffic_path,
+)
 
 __all__ = ["DEAD_AFTER_S", "Meter", "main", "read_recent", "read_traffic", "run"]
 
@@ -44,81 +49,7 @@ PUBLISH_S = 0.5
 #: The live log is rotated at this size; so many rotated ones are kept.
 ROTATE_BYTES = 64 * 2**20
 KEEP = 2
-#: Seconds of history for the eyes.
-RECENT_S = 900
-#: Beyond so many versions of a model, those that nobody has called for the longest are let go.
-MAX_VERSIONS = 200
 _SWEEP_S = 5.0
-
-
-@dataclass(slots=True)
-class Counters:
-    """All that the meter knows: pure, without clock or disk.
-
-    Attributes:
-        epoch: changes when counting starts again from zero.
-        models: model to version to counts.
-        malformed: lines that were no JSON object; other: lines that name no version.
-    """
-
-    epoch: str = field(default_factory=lambda: uuid.uuid4().hex)
-    models: dict[str, dict[str, Tally]] = field(default_factory=dict)
-    malformed: int = 0
-    other: int = 0
-    recent: dict[str, dict[str, dict[int, list[int]]]] = field(default_factory=dict)
-
-    def add(self, line: str) -> None:
-        """Count one line; a line nobody understands is counted as that."""
-        try:
-            entry = parse(line)
-        except (ValueError, RecursionError):
-            self.malformed += 1
-            return
-        if entry is None:
-            self.other += 1
-            return
-        arms = self.models.setdefault(entry.model, {})
-        tally = arms.get(entry.version)
-        if tally is None:
-            tally = arms[entry.version] = Tally()
-        tally.add(entry)
-        pair = self.recent.setdefault(entry.model, {}).setdefault(entry.version, {}).setdefault(entry.second, [0, 0])
-        pair[0] += 1
-        pair[1] += entry.error
-
-    def forget(self, now: float) -> None:
-        """Let go of seconds and versions that are long past."""
-        for versions in self.recent.values():
-            for seconds in versions.values():
-                for second in [second for second in seconds if second < now - RECENT_S]:
-                    del seconds[second]
-        for arms in self.models.values():
-            for version in sorted(arms, key=lambda version: arms[version].last)[: max(0, len(arms) - MAX_VERSIONS)]:
-                del arms[version]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but ``recent``."""
-        return {
-            "epoch": self.epoch,
-            "malformed": self.malformed,
-            "other": self.other,
-            "models": {
-                model: {version: tally.to_dict() for version, tally in arms.items()}
-                for model, arms in self.models.items()
-            },
-        }
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> Counters:
-        return cls(
-            epoch=str(plain["epoch"]),
-            malformed=int(plain["malformed"]),
-            other=int(plain["other"]),
-            models={
-                model: {version: Tally.from_dict(tally) for version, tally in arms.items()}
-                for model, arms in plain["models"].items()
-            },
-        )
 
 
 class Meter:
@@ -143,12 +74,14 @@ class Meter:
         home.access_log.parent.mkdir(parents=True, exist_ok=True)
         self.counters, positions = self._restore()
         self._tail = Tail(home.access_log, positions)
+        self._named = NamedSegments(home)
         self._kept: dict[str, int] | None = None
         self._published_at = float("-inf")
 
     def step(self, *, force: bool = False) -> None:
         """Read what came; keep and publish it when that is due, or with ``force``."""
         began = self._clock()
+        self._learn_segments()
         for lines in self._tail.poll():
             for line in lines:
                 self.counters.add(line)
@@ -160,6 +93,12 @@ class Meter:
 
     def close(self) -> None:
         self._tail.close()
+
+    def _learn_segments(self) -> None:
+        """Which segments each model's release names, where clients send any at all."""
+        for model, counts in self.counters.models.items():
+            if counts.segments or counts.shadow_segments:
+                self.counters.named[model] = self._named.of(model)
 
     def _restore(self) -> tuple[Counters, dict[str, int]]:
         plain = files.read_json(self._state_path, broken_ok=True)
@@ -183,7 +122,7 @@ class Meter:
         positions = self._tail.positions()
         if positions == self._kept:
             return
-        files.write_json(self._state_path, {"v": 1, **self.counters.to_dict(), "files": positions})
+        files.write_json(self._state_path, {**self.counters.to_dict(), "files": positions})
         self._kept = positions
 
     def _publish(self, at: float) -> None:
@@ -194,7 +133,7 @@ class Meter:
                 "model": model,
                 "epoch": self.counters.epoch,
                 "at": at,
-                "arms": {version: tally.to_dict() for version, tally in self.counters.models.get(model, {}).items()},
+                **self.counters.models.get(model, Counts()).to_dict(),
             }
             files.write_json(traffic_path(self.home, model), plain, durable=False)
             recent = self.counters.recent.get(model)

@@ -6,7 +6,7 @@ Nothing here touches the disk or a socket, so each shape of configuration is a g
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +19,21 @@ SLOTS = 100
 #: Headers of ours that only the router may set; what a client sends under these names is dropped.
 VERSION_HEADER = "x-windtunnel-version"
 PROBE_HEADER = "x-windtunnel-probe"
+#: Marks a copied request; the server logs its rows as ``shadow``.
+SHADOW_HEADER = "x-windtunnel-shadow"
+#: Marks a tester's request; the server logs its rows with arm ``audience``, and no gate compares them.
+AUDIENCE_HEADER = "x-windtunnel-audience"
+#: Value that the request is counted by; set from the release's own header where there is one.
+SEGMENT_HEADER = "x-windtunnel-segment"
+#: Tell the listener of copies where a copy shall go; a client's own are dropped before any route is chosen.
+_COPY_CLUSTER = "x-windtunnel-copy-cluster"
+_COPY_VERSION = "x-windtunnel-copy-version"
+#: What no client may say.
+RESERVED_HEADERS = (VERSION_HEADER, SHADOW_HEADER, AUDIENCE_HEADER, _COPY_CLUSTER, _COPY_VERSION)
+#: Copies go through a listener of their own, so that they are counted like requests and apart from them.
+SHADOW_CLUSTER = "windtunnel.shadow"
+#: Routes by which the access log tells whose request it was: ``infer:MODEL``, ``audience:MODEL``, ``shadow``.
+INFER, AUDIENCE, SHADOW = "infer", "audience", "shadow"
 
 _TYPE = "type.googleapis.com/envoy."
 #: A server closes an idle connection after 75 s (``launch.py``); Envoy must let go first, or a request
@@ -56,6 +71,9 @@ class ModelRoute:
         timeout_s: the router answers 504 after this.
         sticky: request header whose value keeps a user in one slot.
         ready_from: version whose readiness stands for the model's.
+        mirror: ``(version, percent)``: that share of the requests is copied to that version.
+        audience: ``(header, value, version)``: requests with that header go to that version.
+        segment_header: request header whose value the access log carries.
     """
 
     model: str
@@ -63,6 +81,18 @@ class ModelRoute:
     timeout_s: float = 10.0
     sticky: str | None = None
     ready_from: str | None = None
+    mirror: tuple[str, int] | None = None
+    audience: tuple[str, str, str] | None = None
+    segment_header: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What a route configuration does with one model's requests; see ``ModelRoute``."""
+
+    weights: dict[str, int] = field(default_factory=dict)
+    mirror: tuple[str, int] | None = None
+    audience: tuple[str, str, str] | None = None
 
 
 def assign(before: Sequence[str], weights: Mapping[str, int]) -> tuple[str, ...]:
@@ -151,6 +181,8 @@ def routes(models: Iterable[ModelRoute]) -> dict[str, Any]:
         }
     ]
     for model in sorted(models, key=lambda m: m.model):
+        if model.slots and model.audience:
+            listed.append(_audience(model, model.audience))
         listed += [_infer(model), _ready(model)]
     listed.append(
         {
@@ -174,24 +206,114 @@ def routes(models: Iterable[ModelRoute]) -> dict[str, Any]:
     )
 
 
-def routed_weights(route_config: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Percent by model and version, read back from a route configuration (``routes`` or Envoy's config dump)."""
-    found: dict[str, dict[str, int]] = {}
+def shadow_routes() -> dict[str, Any]:
+    """Where the listener of copies sends them: to the cluster that the route which made the copy names."""
+    return {
+        "name": "windtunnel-shadow",
+        "virtual_hosts": [
+            {
+                "name": "copies",
+                "domains": ["*"],
+                "request_headers_to_remove": [_COPY_CLUSTER, _COPY_VERSION],
+                "routes": [
+                    {
+                        "name": SHADOW,
+                        "match": {"prefix": "/"},
+                        # Who made the copy keeps its time: it gives up after the model's time-out.
+                        "route": {"cluster_header": _COPY_CLUSTER, "timeout": "0s"},
+                        "request_headers_to_add": [
+                            _set(SHADOW_HEADER, "true"),
+                            _set(VERSION_HEADER, f"%REQ({_COPY_VERSION})%"),
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def shadow_cluster(path: str) -> dict[str, Any]:
+    """The cluster of the listener of copies, on the unix socket ``path``.
+
+    It bounds nothing: the candidate's own cluster does, whose refusals are counted as such.
+    """
+    unbounded = 1 << 20
+    return {
+        "name": SHADOW_CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": SHADOW_CLUSTER,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": path}}}}]}],
+        },
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": unbounded,
+                    "max_pending_requests": unbounded,
+                    "max_requests": unbounded,
+                    "max_retries": 0,
+                }
+            ]
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{_TYPE}extensions.upstreams.http.v3.HttpProtocolOptions",
+                # A copy is a stream, not a connection: a candidate that hangs costs no file descriptor here.
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
+    }
+
+
+def routed(route_config: Mapping[str, Any]) -> dict[str, Routed]:
+    """By model, read back from a route configuration (``routes`` or Envoy's config dump)."""
+    found: dict[str, Routed] = {}
     for host in route_config.get("virtual_hosts", []):
         for route in host.get("routes", []):
             kind, _, model = str(route.get("name", "")).partition(":")
-            if kind != "infer":
-                continue
-            weights = found.setdefault(model, {})
-            for part in route.get("route", {}).get("weighted_clusters", {}).get("clusters", []):
-                version = str(part["name"]).removeprefix(names.arm_id(model, ""))
-                weights[version] = weights.get(version, 0) + int(part.get("weight", 0))
+            action = route.get("route", {})
+            before = found.get(model, Routed())
+            if kind == AUDIENCE:
+                found[model] = replace(before, audience=_read_audience(route, model))
+            elif kind == INFER:
+                weights: dict[str, int] = {}
+                for part in action.get("weighted_clusters", {}).get("clusters", []):
+                    version = _version(model, part["name"])
+                    weights[version] = weights.get(version, 0) + int(part.get("weight", 0))
+                found[model] = replace(before, weights=weights, mirror=_read_mirror(route))
     return found
+
+
+def routed_weights(route_config: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Percent by model and version, read back from a route configuration (``routes`` or Envoy's config dump)."""
+    return {model: found.weights for model, found in routed(route_config).items()}
+
+
+def _read_audience(route: Mapping[str, Any], model: str) -> tuple[str, str, str] | None:
+    for header in route.get("match", {}).get("headers", []):
+        if header.get("name") != ":method":
+            value = str(header.get("string_match", {}).get("exact", ""))
+            return str(header["name"]), value, _version(model, route["route"]["cluster"])
+    return None
+
+
+def _read_mirror(route: Mapping[str, Any]) -> tuple[str, int] | None:
+    for policy in route.get("route", {}).get("request_mirror_policies", []):
+        percent = int(policy.get("runtime_fraction", {}).get("default_value", {}).get("numerator", 0))
+        for item in route.get("request_headers_to_add", []):
+            if item["header"]["key"] == _COPY_VERSION:
+                return str(item["header"]["value"]), percent
+    return None
+
+
+def _version(model: str, cluster: Any) -> str:
+    return str(cluster).removeprefix(names.arm_id(model, ""))
 
 
 def _infer(model: ModelRoute) -> dict[str, Any]:
     route: dict[str, Any] = {
-        "name": f"infer:{model.model}",
+        "name": f"{INFER}:{model.model}",
         "match": {"path": f"/v2/models/{model.model}/infer", "headers": [_method("POST")]},
     }
     if not model.slots:
@@ -211,7 +333,38 @@ def _infer(model: ModelRoute) -> dict[str, Any]:
     if model.sticky:
         weighted["use_hash_policy"] = True
         action["hash_policy"] = [{"header": {"header_name": model.sticky.lower()}}]
-    return route | {"route": action}
+    headers = _segment(model)
+    if model.mirror:
+        version, percent = model.mirror
+        action["request_mirror_policies"] = [
+            {
+                "cluster": SHADOW_CLUSTER,
+                "runtime_fraction": {"default_value": {"numerator": percent, "denominator": "HUNDRED"}},
+            }
+        ]
+        headers += [_set(_COPY_CLUSTER, names.arm_id(model.model, version)), _set(_COPY_VERSION, version)]
+    return route | {"route": action} | ({"request_headers_to_add": headers} if headers else {})
+
+
+def _audience(model: ModelRoute, audience: tuple[str, str, str]) -> dict[str, Any]:
+    """Before the weighted route: who brings the header gets that version. Never copied: it is the candidate's own."""
+    header, value, version = audience
+    return {
+        "name": f"{AUDIENCE}:{model.model}",
+        "match": {
+            "path": f"/v2/models/{model.model}/infer",
+            "headers": [_method("POST"), {"name": header.lower(), "string_match": {"exact": value}}],
+        },
+        "route": {"cluster": names.arm_id(model.model, version), "timeout": f"{model.timeout_s:.3f}s"},
+        "request_headers_to_add": [*_segment(model), _set(AUDIENCE_HEADER, "true"), _set(VERSION_HEADER, version)],
+        "response_headers_to_add": [_set(VERSION_HEADER, version)],
+    }
+
+
+def _segment(model: ModelRoute) -> list[dict[str, Any]]:
+    if not model.segment_header:
+        return []
+    return [_set(SEGMENT_HEADER, f"%REQ({model.segment_header.lower()})%")]
 
 
 def _ready(model: ModelRoute) -> dict[str, Any]:

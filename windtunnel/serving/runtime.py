@@ -27,7 +27,7 @@ from mlserver.types import InferenceRequest, InferenceResponse, Parameters, Resp
 from windtunnel.errors import IntegrityError
 from windtunnel.serving import artifacts, launch, signature
 from windtunnel.serving.predictions import PredictionWriter, new_prediction_ids
-from windtunnel.serving.routing import PROBE_HEADER
+from windtunnel.serving.routing import AUDIENCE, AUDIENCE_HEADER, PROBE_HEADER, SEGMENT_HEADER, SHADOW_HEADER
 
 #: Exit code of a server whose model call hangs; the supervisor starts it again.
 HUNG = 70
@@ -207,11 +207,11 @@ class WindtunnelRuntime(MLModel):  # type: ignore[misc]
             latency,
             status,
             error=problem,
-            arm=self._config.get("arm"),
+            arm=AUDIENCE if headers.get(AUDIENCE_HEADER) == "true" else None,
             correlation_id=headers.get("x-correlation-id"),
             client=headers.get("x-windtunnel-client"),
-            segment=headers.get("x-windtunnel-segment"),
-            shadow=headers.get("x-windtunnel-shadow") == "true",
+            segment=headers.get(SEGMENT_HEADER),
+            shadow=headers.get(SHADOW_HEADER) == "true",
             queue_ms=waited,
             confidence=more.get("confidence"),
         )

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from windtunnel.serving.compatibility import refusals as refusals
+
 Kind = Literal["numeric", "categorical", "boolean"]
 
 _FLOATS = frozenset({"FP16", "FP32", "FP64"})
@@ -155,9 +157,14 @@ def contract(signature: Mapping[str, Any] | None, features: Sequence[Mapping[str
 
 def read_signature(model: Path) -> dict[str, Any] | None:
     """Signature in an ``MLmodel`` file: ``{"inputs": [...], "outputs": [...]}``, or None when there is none."""
+    return parse_signature((model / "MLmodel").read_bytes())
+
+
+def parse_signature(mlmodel: bytes) -> dict[str, Any] | None:
+    """Signature in the text of an ``MLmodel`` file; see ``read_signature``."""
     from ruamel.yaml import YAML
 
-    plain = YAML(typ="safe").load((model / "MLmodel").read_text(encoding="utf-8")) or {}
+    plain = YAML(typ="safe").load(mlmodel.decode("utf-8")) or {}
     found = plain.get("signature")
     if not found:
         return None

@@ -28,7 +28,7 @@ def recent_path(home: Home, model: str) -> Path:
 
 
 def read_traffic(home: Home, model: str, now: float | None = None) -> Traffic:
-    """Cumulative counters of all arms of ``model``, as the router saw them.
+    """Cumulative counters of all arms of ``model``, as the router saw them. Counts of an older meter have arms only.
 
     ``Traffic.at`` is the last instant up to which the meter had read the access log.
 
@@ -46,7 +46,16 @@ def read_traffic(home: Home, model: str, now: float | None = None) -> Traffic:
     now = time.time() if now is None else now
     try:
         at, epoch = float(plain["at"]), str(plain["epoch"])
-        arms = {str(version): _arm(arm) for version, arm in plain["arms"].items()}
+        traffic = Traffic(
+            model=model,
+            epoch=epoch,
+            at=at,
+            arms=_arms(plain["arms"]),
+            audience=_arms(plain.get("audience", {})),
+            shadow=_arms(plain.get("shadow", {})),
+            segments={str(name): _arms(arms) for name, arms in plain.get("segments", {}).items()},
+            shadow_segments={str(name): _arms(arms) for name, arms in plain.get("shadow_segments", {}).items()},
+        )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UnavailableError(
             f"the traffic counters in {path} cannot be understood: {error!r}",
@@ -58,7 +67,29 @@ def read_traffic(home: Home, model: str, now: float | None = None) -> Traffic:
             f"the traffic counters of model {model!r} are {now - at:.1f} s old, at most {DEAD_AFTER_S:.0f} s expected",
             hint="the meter has stopped or hangs: see 'windtunnel logs meter'",
         )
-    return Traffic(model=model, epoch=epoch, at=at, arms=arms)
+    return traffic
+
+
+class NamedSegments:
+    """``Release.segments`` of each model, read again when its desired state was written."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._known: dict[str, tuple[int, frozenset[str]]] = {}
+
+    def of(self, model: str) -> frozenset[str]:
+        """None named when there is no desired state, or none that can be read."""
+        path = self._home.serving_model(model) / "desired.json"
+        try:
+            written = path.stat().st_mtime_ns
+        except OSError:
+            return frozenset()
+        if self._known.get(model, (None,))[0] != written:
+            plain = files.read_json(path, broken_ok=True)
+            release = plain.get("release") if isinstance(plain, dict) else None
+            found = release.get("segments") if isinstance(release, dict) else None
+            self._known[model] = written, frozenset(map(str, found or ()))
+        return self._known[model][1]
 
 
 def read_recent(home: Home, model: str) -> dict[str, dict[int, tuple[int, int]]]:
@@ -70,6 +101,10 @@ def read_recent(home: Home, model: str) -> dict[str, dict[int, tuple[int, int]]]
         version: {int(second): (int(pair[0]), int(pair[1])) for second, pair in seconds.items()}
         for version, seconds in plain.get("arms", {}).items()
     }
+
+
+def _arms(plain: dict[str, Any]) -> dict[str, ArmTraffic]:
+    return {str(version): _arm(arm) for version, arm in plain.items()}
 
 
 def _arm(plain: dict[str, Any]) -> ArmTraffic:

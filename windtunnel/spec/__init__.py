@@ -5,11 +5,12 @@ from windtunnel.spec.evaluation import Benchmark, Evaluation, Metric, Slice
 from windtunnel.spec.model import Model
 from windtunnel.spec.monitoring import Drift, Monitoring, Performance, Retrain
 from windtunnel.spec.policy import Policy
-from windtunnel.spec.rollout import Gate, Limits, Rollout, Step
+from windtunnel.spec.rollout import Audience, Gate, Hours, Limits, Rollout, Segments, Step
 from windtunnel.spec.serving import Serving
 from windtunnel.spec.training import ExtraStep, Resources, Training
 
 __all__ = [
+    "Audience",
     "Benchmark",
     "Check",
     "Data",
@@ -18,6 +19,7 @@ __all__ = [
     "ExtraStep",
     "Feature",
     "Gate",
+    "Hours",
     "Limits",
     "Metric",
     "Model",
@@ -27,6 +29,7 @@ __all__ = [
     "Resources",
     "Retrain",
     "Rollout",
+    "Segments",
     "Serving",
     "Slice",
     "Step",

@@ -8,14 +8,17 @@ from __future__ import annotations
 import importlib
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from windtunnel.errors import DescriptionError
 from windtunnel.spec import mistakes
+from windtunnel.spec.base import Part
 from windtunnel.spec.mistakes import InvalidDescription, Mistake
 from windtunnel.spec.model import Model
+
+P = TypeVar("P", bound=Part)
 
 
 def load_model(path: str | Path) -> Model:
@@ -25,9 +28,43 @@ def load_model(path: str | Path) -> Model:
         DescriptionError: the file cannot be read, is no YAML, or describes no valid model; every mistake is named
             with file, line, what was found and what was expected.
     """
-    path = Path(path)
+    text = _read(Path(path))
+    return loads(text, str(path))
+
+
+def loads(text: str, name: str = "<description>") -> Model:
+    """The model described by YAML text; ``name`` stands for the file in errors. Raises as ``load_model``."""
+    tree = _parse(text, name)
+    if not isinstance(tree, dict):
+        found = "nothing" if tree is None else f"a {type(_plain(tree)).__name__}"
+        raise InvalidDescription(name, [Mistake((), f"expected keys such as 'name:', found {found}", name, 1)])
+    return _valid(Model, tree, tree, (), name)
+
+
+def load_part(kind: type[P], path: str | Path, key: str) -> P | None:
+    """One part of a description in a file of its own, with ``key`` above it or without.
+
+    Returns:
+        None when the file describes a whole model.
+
+    Raises:
+        DescriptionError: as ``load_model``.
+    """
+    name = str(path)
+    tree = _parse(_read(Path(path)), name)
+    if isinstance(tree, dict) and {"name", "data", "training"} & set(tree):
+        return None
+    below: mistakes.Path = (key,) if isinstance(tree, dict) and set(tree) == {key} else ()
+    inner = tree[key] if below else tree
+    if not isinstance(inner, dict):
+        found = "nothing" if inner is None else f"a {type(_plain(inner)).__name__}"
+        raise InvalidDescription(name, [Mistake(below, f"expected keys with values, found {found}", name, 1)])
+    return _valid(kind, tree, inner, below, name)
+
+
+def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         raise DescriptionError(
@@ -38,20 +75,15 @@ def load_model(path: str | Path) -> Model:
         raise DescriptionError(f"{path} is not UTF-8 text: byte {error.start}", hint="save it as UTF-8") from None
     except OSError as error:
         raise DescriptionError(f"{path} cannot be read: {error.strerror}") from None
-    return loads(text, str(path))
 
 
-def loads(text: str, name: str = "<description>") -> Model:
-    """The model described by YAML text; ``name`` stands for the file in errors. Raises as ``load_model``."""
-    tree = _parse(text, name)
-    if not isinstance(tree, dict):
-        found = "nothing" if tree is None else f"a {type(_plain(tree)).__name__}"
-        raise InvalidDescription(name, [Mistake((), f"expected keys such as 'name:', found {found}", name, 1)])
+def _valid(kind: type[P], tree: Any, inner: Any, below: mistakes.Path, name: str) -> P:
+    """``inner``, which stands ``below`` in the file's tree, as a part."""
     try:
-        return Model.model_validate(_plain(tree))
+        return kind.model_validate(_plain(inner))
     except ValidationError as error:
-        found_mistakes = mistakes.collect(Model, error, lambda path: (name, _line(tree, path)))
-        raise InvalidDescription(name, found_mistakes) from None
+        found = mistakes.collect(kind, error, lambda path: (name, _line(tree, (*below, *path))))
+        raise InvalidDescription(name, found) from None
 
 
 def from_python(reference: str) -> Model:
@@ -83,6 +115,15 @@ def from_python(reference: str) -> Model:
 
 def dumps(model: Model) -> str:
     """YAML that ``loads`` reads back as the same model; what equals the default is left out."""
+    return _dumped(model.model_dump(mode="json", by_alias=True, exclude_defaults=True))
+
+
+def dumps_part(part: Part, key: str) -> str:
+    """YAML that ``load_part`` reads back as the same part; below ``key``."""
+    return _dumped({key: part.model_dump(mode="json", by_alias=True, exclude_defaults=True)})
+
+
+def _dumped(plain: dict[str, Any]) -> str:
     from ruamel.yaml import YAML
 
     out = StringIO()
@@ -91,7 +132,7 @@ def dumps(model: Model) -> str:
     writer.allow_unicode = True
     writer.width = 110
     writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # annotated as None
-    writer.dump(model.model_dump(mode="json", by_alias=True, exclude_defaults=True), out)
+    writer.dump(plain, out)
     return out.getvalue()
 
 

@@ -101,7 +101,12 @@ class Model(Part):
     @model_validator(mode="after")
     def _references_resolve(self) -> Model:
         """A reference to something that is not there is found when the DAG file is parsed; all of them at once."""
-        problems = [*self._data_problems(), *self._rule_problems(), *self._step_problems()]
+        problems = [
+            *self._data_problems(),
+            *self._rule_problems(),
+            *self._release_problems(),
+            *self._step_problems(),
+        ]
         if problems:
             raise several(problems)
         return self
@@ -149,6 +154,20 @@ class Model(Part):
             yield (
                 ("monitoring", "performance", "metric"),
                 f"unknown metric {performance.metric!r}; {nearest(performance.metric, KNOWN_METRICS)}",
+            )
+
+    def _release_problems(self) -> Iterator[tuple[Path, str]]:
+        """What a strategy needs of the servers."""
+        strategy, replicas = self.rollout.strategy, self.serving.replicas
+        if strategy == "rolling" and not 2 <= replicas <= 100:
+            yield (
+                ("rollout", "strategy"),
+                f"rolling goes replica by replica: expected serving.replicas of 2 to 100, found {replicas}",
+            )
+        if strategy == "ab" and self.serving.sticky is None and self.rollout.audience is None:
+            yield (
+                ("rollout", "strategy"),
+                "ab keeps each user on one version: set serving.sticky to the header that names them, or an audience",
             )
 
     def _step_problems(self) -> Iterator[tuple[Path, str]]:

@@ -11,8 +11,8 @@ from windtunnel.home import Home
 from windtunnel.stack import files
 
 PREFIX = "windtunnel_"
-#: Runs in every stack; every other shipped file is an example that somebody asks for.
-ALWAYS = frozenset({"steward"})
+#: In every stack; every other shipped file is an example that somebody asks for.
+ALWAYS = frozenset({"steward", "control"})
 
 
 def shipped() -> dict[str, str]:

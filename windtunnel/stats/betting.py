@@ -24,7 +24,7 @@ Grunwald (2024, "Generic E-variables for exact sequential k-sample tests", eq. 2
 it approximates the projection of Turner & Grunwald (2023, "Exact anytime-valid confidence intervals
 for contingency tables and beyond", thm. 2).
 
-How strongly to bet is not known beforehand: the wealth is spread evenly over a grid of alternatives,
+How strongly to bet is not known beforehand: the wealth is spread over a few alternatives (``alternatives.py``),
 and a mean of e-processes is an e-process.
 """
 
@@ -50,9 +50,16 @@ BINARY: FloatArray = np.array([0.0, 1.0])
 BINARY.setflags(write=False)
 
 
+def clip(values: FloatArray, low: float, high: float) -> FloatArray:
+    """``numpy.clip``, at a third of its cost for a single number."""
+    inside: FloatArray = np.minimum(np.maximum(values, low), high)
+    return inside
+
+
 def round_down(log_wealth: FloatArray) -> FloatArray:
-    """Never more than the true wealth, so rounding cannot make evidence."""
-    floored: FloatArray = np.floor(log_wealth * _QUANTUM) / _QUANTUM
+    """Never more than the true wealth, so rounding cannot make evidence. What is rounded already stays as it is
+    (for that a millionth of the quantum is forgiven)."""
+    floored: FloatArray = np.floor(log_wealth * _QUANTUM + 1e-6) / _QUANTUM
     return floored
 
 
@@ -63,7 +70,7 @@ def log_factor(
     points: FloatArray = BINARY,
     mean_a: FloatArray | float,
     dispersion: FloatArray | float = 1.0,
-    slope: float = 1.0,
+    slope: FloatArray | float = 1.0,
     shift: FloatArray | float = 0.0,
     fractions: FloatArray = FRACTIONS,
 ) -> FloatArray:
@@ -73,49 +80,76 @@ def log_factor(
         counts_a, counts_b: shape (..., P): how many observations of each arm sit at each of ``points``.
             Fractions are fine where an observation was spread over its two neighbours (the logarithm is
             concave, so that never adds evidence).
-        points: shape (P,), in [0, 1].
+        points: shape (P,) or (..., P), in [0, 1].
         mean_a: shape (...): what is believed of the champion's mean, from earlier blocks only. A wrong belief
             costs power, never validity.
-        dispersion: variance as a share of ``mean (1 - mean)``; 1 for yes/no observations.
-        slope, shift: the null's boundary.
-        fractions: shape (K,): the alternatives.
+        dispersion: shape (...): variance as a share of ``mean (1 - mean)``; 1 for yes/no observations.
+        slope, shift: shape (...): the null's boundary.
+        fractions: shape (K,) or (..., K): the alternatives: how far the candidate's mean lies between the null's
+            boundary (0) and the worst (1).
 
     Returns:
         shape (..., K); 0 where either arm has no observation, since nothing can be compared then.
     """
-    n_a = counts_a.sum(axis=-1)[..., None]
-    n_b = counts_b.sum(axis=-1)[..., None]
-    shift_ = np.asarray(shift, dtype=np.float64)[..., None]
-    spread = np.asarray(dispersion, dtype=np.float64)[..., None]
-    boundary = np.clip(slope * np.asarray(mean_a, dtype=np.float64)[..., None] + shift_, _EDGE, 1 - _EDGE)
-    usable = (n_a > 0) & (n_b > 0)
-    size_a, size_b = np.where(usable, n_a, 1.0), np.where(usable, n_b, 1.0)
+    lam_a, lam_b, m_a, m_b, usable = _bets(
+        counts_a.sum(axis=-1), counts_b.sum(axis=-1), mean_a, dispersion, slope, shift, fractions
+    )
+    if points is BINARY:  # the same as below, without an axis of two: most of a simulation's time is spent here
+        total = np.log1p(-lam_b * m_b) * counts_b[..., None, 0]
+        total += np.log1p(lam_b * (1 - m_b)) * counts_b[..., None, 1]
+        total += np.log1p(lam_a * m_a) * counts_a[..., None, 0]
+        total += np.log1p(lam_a * (m_a - 1)) * counts_a[..., None, 1]
+    else:
+        places = points[..., None, :]
+        gain_b = np.log1p(lam_b[..., None] * (places - m_b[..., None]))
+        gain_a = np.log1p(lam_a[..., None] * (m_a[..., None] - places))
+        total = (gain_b * counts_b[..., None, :]).sum(axis=-1) + (gain_a * counts_a[..., None, :]).sum(axis=-1)
+    result: FloatArray = np.where(usable, total, 0.0)
+    return result
+
+
+def _bets(
+    n_a: FloatArray,
+    n_b: FloatArray,
+    mean_a: FloatArray | float,
+    dispersion: FloatArray | float,
+    slope: FloatArray | float,
+    shift: FloatArray | float,
+    fractions: FloatArray,
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, NDArray[np.bool_]]:
+    """How much is bet on each arm, and around which means: (lam_a, lam_b, m_a, m_b), shapes (..., K); and (..., 1)
+    whether both arms have observations."""
+
+    def column(value: FloatArray | float) -> FloatArray:
+        return np.asarray(value, dtype=np.float64)[..., None]
+
+    size_a, size_b = column(n_a), column(n_b)
+    usable = (size_a > 0) & (size_b > 0)
+    size_a, size_b = np.where(usable, size_a, 1.0), np.where(usable, size_b, 1.0)
+    slope_, shift_, spread = column(slope), column(shift), column(dispersion)
+    boundary = clip(slope_ * column(mean_a) + shift_, _EDGE, 1 - _EDGE)
 
     effect = fractions * (1 - boundary) * spread
     # How much of the effect the boundary's point takes up on its way towards the alternative: the projection weighs
     # each arm by its number and variance, and the variances depend on the point. Two rounds are close enough; with
     # slope 1 and shift 0 the first one is exact.
-    weight_a, weight_b = size_a, slope * slope * size_b
+    weight_a, weight_b = size_a, slope_ * slope_ * size_b
     share = weight_b / (weight_a + weight_b)
-    for _ in range(2):
-        at_b = np.clip(boundary + share * effect, _EDGE, 1 - _EDGE)
-        at_a = np.clip((at_b - shift_) / slope, _EDGE, 1 - _EDGE)
-        var_a, var_b = at_a * (1 - at_a), at_b * (1 - at_b)
-        share = weight_b * var_a / (weight_a * var_b + weight_b * var_a)
+    plain = np.ndim(slope) == 0 and slope == 1.0 and np.ndim(shift) == 0 and shift == 0.0
+    if not plain:
+        for _ in range(2):
+            at_b = clip(boundary + share * effect, _EDGE, 1 - _EDGE)
+            at_a = clip((at_b - shift_) / slope_, _EDGE, 1 - _EDGE)
+            var_a, var_b = weight_b * at_a * (1 - at_a), weight_a * at_b * (1 - at_b)
+            share = var_a / (var_b + var_a)
     m_b = np.minimum(boundary + share * effect, 1 - _EDGE)
-    m_a = (m_b - shift_) / slope
+    m_a = (m_b - shift_) / slope_
     lam_b = (1 - share) * effect / (spread * m_b * (1 - m_b))
-    lam_a = slope * size_b * lam_b / size_a
+    lam_a = slope_ * size_b * lam_b / size_a
     # Both bets shrink together, which keeps n_a lam_a = slope n_b lam_b and every factor positive.
     worst = np.maximum(lam_b * m_b, lam_a * np.maximum(1 - m_a, 0.0))
     shrink = np.minimum(1.0, _CAP / np.maximum(worst, 1e-300))
-    lam_a, lam_b = lam_a * shrink, lam_b * shrink
-
-    gain_b = np.log1p(lam_b[..., None] * (points - m_b[..., None]))
-    gain_a = np.log1p(lam_a[..., None] * (m_a[..., None] - points))
-    total = (gain_b * counts_b[..., None, :]).sum(axis=-1) + (gain_a * counts_a[..., None, :]).sum(axis=-1)
-    result: FloatArray = np.where(usable, total, 0.0)
-    return result
+    return lam_a * shrink, lam_b * shrink, m_a, m_b, usable
 
 
 def log_factor_one(
@@ -130,11 +164,12 @@ def log_factor_one(
     Args:
         counts: shape (..., P), observations at each of ``points``.
         limit: in (0, 1).
+        fractions: as for ``log_factor``.
 
     Returns:
         shape (..., K).
     """
-    bound = np.clip(np.asarray(limit, dtype=np.float64)[..., None], _EDGE, 1 - _EDGE)
+    bound = clip(np.asarray(limit, dtype=np.float64)[..., None], _EDGE, 1 - _EDGE)
     lam = fractions / bound
     gain = np.log1p(lam[..., None] * (points - bound[..., None]))
     result: FloatArray = (gain * counts[..., None, :]).sum(axis=-1)
@@ -144,7 +179,7 @@ def log_factor_one(
 def log_mean(log_wealth: FloatArray) -> FloatArray:
     """Logarithm of the mean wealth over the last axis."""
     top = log_wealth.max(axis=-1, keepdims=True)
-    result: FloatArray = np.log(np.exp(log_wealth - top).mean(axis=-1)) + top[..., 0]
+    result: FloatArray = np.log(np.exp(log_wealth - top).sum(axis=-1) / log_wealth.shape[-1]) + top[..., 0]
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +27,11 @@ class Histogram:
         return sum(self.counts)
 
     def __add__(self, other: Histogram) -> Histogram:
-        return Histogram(tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)))
+        return Histogram(tuple(map(operator.add, self.counts, other.counts)))
 
     def __sub__(self, other: Histogram) -> Histogram:
         """What came since ``other``, an earlier reading of the same counter."""
-        return Histogram(tuple(a - b for a, b in zip(self.counts, other.counts, strict=True)))
+        return Histogram(tuple(map(operator.sub, self.counts, other.counts)))
 
     def quantile(self, q: float) -> float | None:
         """Upper bound of the bucket that holds quantile ``q`` (at most 10.1 % too high); None when empty."""

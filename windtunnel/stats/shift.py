@@ -10,6 +10,7 @@ correction). Both hold under drift of both arms and changing splits, as the test
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +28,11 @@ def events(counts: FloatArray, *, ordered: bool) -> FloatArray:
     """How many observations lie in each event.
 
     Args:
-        counts: shape (B,), observations per bin.
+        counts: shape (..., B), observations per bin.
         ordered: bins are numeric intervals: events are "at most the bin's upper edge", without the last, which is
             always true. Otherwise each bin is an event of its own.
     """
-    result: FloatArray = np.cumsum(counts)[:-1] if ordered else np.asarray(counts, dtype=np.float64)
+    result: FloatArray = np.cumsum(counts, axis=-1)[..., :-1] if ordered else np.asarray(counts, dtype=np.float64)
     return result
 
 
@@ -83,35 +84,13 @@ class ShiftTest:
         """
         if (counts_a < 0).any() or (counts_b < 0).any():
             raise ValueError("counts cannot be negative: the baseline is from another counter")
-        n_a, n_b = float(counts_a.sum()), float(counts_b.sum())
-        yes_a, yes_b = events(counts_a, ordered=ordered), events(counts_b, ordered=ordered)
-        size = len(yes_a)
-        if n_a <= 0 or n_b <= 0 or size == 0:
+        size = len(counts_a) - 1 if ordered else len(counts_a)
+        if counts_a.sum() <= 0 or counts_b.sum() <= 0 or size == 0:
             return self
         if self.champion and len(self.champion) != size:
             raise ValueError(f"expected {len(self.champion)} events as before, found {size}: the bins changed")
-        before = np.asarray(self.champion) if self.champion else np.zeros(size)
-        # A flat guess worth two observations: cumulative shares rise evenly, categories are equally likely.
-        flat = np.arange(1, size + 1) / (size + 1) if ordered else np.full(size, 1 / size)
-        mean = (before + 2 * flat) / (self.n_belief + 2)
-
-        # Both directions at once: the event became more likely, or less likely (its complement more likely).
-        block_a = np.stack([np.stack([n_a - yes_a, yes_a], -1), np.stack([yes_a, n_a - yes_a], -1)], axis=1)
-        block_b = np.stack([np.stack([n_b - yes_b, yes_b], -1), np.stack([yes_b, n_b - yes_b], -1)], axis=1)
-        means = np.stack([mean, 1 - mean], axis=1)
-        gain = log_factor(block_a, block_b, mean_a=means, shift=margin, fractions=FRACTIONS)
-        lost = log_factor(block_a[..., ::-1], block_b[..., ::-1], mean_a=1 - means, shift=-margin, fractions=FRACTIONS)
-        keep = min(1.0, _MEMORY / (self.n_belief + n_a))
-        old_harm = np.asarray(self.harm) if self.harm else np.zeros(gain.size)
-        old_safe = np.asarray(self.safe) if self.safe else np.zeros(lost.size)
-        return ShiftTest(
-            harm=tuple(round_down(old_harm + gain.ravel()).tolist()),
-            safe=tuple(round_down(old_safe + lost.ravel()).tolist()),
-            champion=tuple(((before + yes_a) * keep).tolist()),
-            n_belief=(self.n_belief + n_a) * keep,
-            n_a=self.n_a + n_a,
-            n_b=self.n_b + n_b,
-        )
+        batch = ShiftTests.of([self], size)
+        return batch.update(counts_a[None], counts_b[None], margin, ordered=ordered).at(0)
 
     @property
     def log_harm(self) -> float | None:
@@ -136,3 +115,92 @@ class ShiftTest:
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> ShiftTest:
         return cls(tuple(plain["harm"]), tuple(plain["safe"]), tuple(plain["champion"]), *plain["n"])
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftTests:
+    """Many comparisons of distributions at once, over the same number E of events.
+
+    Attributes:
+        harm, safe: shape (..., E, 2, K), log wealth by event, direction and alternative.
+        champion: shape (..., E), events seen, with limited memory.
+        n: shape (..., 3): observations behind ``champion``, of the champion, of the candidate.
+    """
+
+    harm: FloatArray
+    safe: FloatArray
+    champion: FloatArray
+    n: FloatArray
+
+    @classmethod
+    def begin(cls, size: int, *shape: int) -> ShiftTests:
+        """``shape`` comparisons over ``size`` events that have seen nothing."""
+        wealth = np.zeros((*shape, size, 2, len(FRACTIONS)))
+        return cls(wealth, wealth, np.zeros((*shape, size)), np.zeros((*shape, 3)))
+
+    @classmethod
+    def of(cls, tests: Sequence[ShiftTest], size: int) -> ShiftTests:
+        """Shape (len(tests),)."""
+        shape, zero = (size, 2, len(FRACTIONS)), np.zeros(size)
+        nothing = np.zeros(shape)
+        return cls(
+            np.array([np.reshape(test.harm, shape) if test.harm else nothing for test in tests]),
+            np.array([np.reshape(test.safe, shape) if test.safe else nothing for test in tests]),
+            np.array([test.champion if test.champion else zero for test in tests]),
+            np.array([(test.n_belief, test.n_a, test.n_b) for test in tests]),
+        )
+
+    def at(self, index: int) -> ShiftTest:
+        """One of them, where the shape is (n,)."""
+        return ShiftTest(
+            tuple(self.harm[index].ravel().tolist()),
+            tuple(self.safe[index].ravel().tolist()),
+            tuple(self.champion[index].tolist()),
+            *self.n[index].tolist(),
+        )
+
+    def map(self, change: Callable[[FloatArray], FloatArray]) -> ShiftTests:
+        """``change`` applied to every array."""
+        return ShiftTests(change(self.harm), change(self.safe), change(self.champion), change(self.n))
+
+    def update(self, counts_a: FloatArray, counts_b: FloatArray, margin: float, *, ordered: bool) -> ShiftTests:
+        """Take in one block of each, shape (..., B), finite and not negative; nothing changes where an arm has none."""
+        n_a, n_b = counts_a.sum(axis=-1), counts_b.sum(axis=-1)
+        usable = (n_a > 0) & (n_b > 0)
+        size = self.champion.shape[-1]
+        if size == 0 or not usable.any():
+            return self
+        yes_a, yes_b = events(counts_a, ordered=ordered), events(counts_b, ordered=ordered)
+        # A flat guess worth two observations: cumulative shares rise evenly, categories are equally likely.
+        flat = np.arange(1, size + 1) / (size + 1) if ordered else np.full(size, 1 / size)
+        mean = (self.champion + 2 * flat) / (self.n[..., :1] + 2)
+
+        # Both directions at once: the event became more likely, or less likely (its complement more likely).
+        block_a, block_b = _directions(yes_a, n_a), _directions(yes_b, n_b)
+        means = np.stack([mean, 1 - mean], axis=-1)
+        gain = log_factor(block_a, block_b, mean_a=means, shift=margin, fractions=FRACTIONS)
+        lost = log_factor(block_a[..., ::-1], block_b[..., ::-1], mean_a=1 - means, shift=-margin, fractions=FRACTIONS)
+        fresh = np.where(usable, n_a, 0.0)
+        keep = np.minimum(1.0, _MEMORY / np.maximum(self.n[..., 0] + fresh, 1.0))
+        champion = (self.champion + np.where(usable[..., None], yes_a, 0.0)) * keep[..., None]
+        n = self.n + np.stack([fresh, fresh, np.where(usable, n_b, 0.0)], axis=-1)
+        n[..., 0] *= keep
+        return ShiftTests(round_down(self.harm + gain), round_down(self.safe + lost), champion, n)
+
+    @property
+    def log_harm(self) -> FloatArray:
+        """Shape (...); NaN before the first block."""
+        flat = self.harm.reshape(*self.harm.shape[:-3], -1)
+        return np.where(self.n[..., 1] > 0, log_mean(flat), np.nan)
+
+    @property
+    def log_safe(self) -> FloatArray:
+        """Shape (...); NaN before the first block."""
+        least = log_mean(self.safe).min(axis=(-2, -1))
+        return np.where(self.n[..., 1] > 0, least, np.nan)
+
+
+def _directions(yes: FloatArray, n: FloatArray) -> FloatArray:
+    """Shape (..., E, 2, 2): event not happened and happened; then its complement."""
+    no = n[..., None] - yes
+    return np.stack([np.stack([no, yes], -1), np.stack([yes, no], -1)], axis=-2)

@@ -7,20 +7,29 @@ promotion but never a rollback.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from airflow.sdk import BaseBranchOperator
+from airflow.sdk import Asset, AssetAlias, BaseBranchOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from windtunnel.errors import FencedError, RefusedError, UnavailableError, WindtunnelError
+from windtunnel.errors import FencedError, RefusedError, TransientError, UnavailableError, WindtunnelError
 from windtunnel.events import Event
 from windtunnel.names import asset_uri
 from windtunnel_airflow.base import Windtunnel, WindtunnelOperator, run_coordinates
 from windtunnel_airflow.hook import WindtunnelHook
 from windtunnel_airflow.links import ModelVersionLink
-from windtunnel_airflow.rollouts import claim_story, desired, make_claim, need_claim, read_claim, sentence, withdrawn
+from windtunnel_airflow.rollouts import (
+    arm,
+    claim_story,
+    desired,
+    make_claim,
+    need_claim,
+    read_claim,
+    sentence,
+    stage_of,
+    withdrawn,
+)
 from windtunnel_airflow.samples import settings_for
 from windtunnel_airflow.story import Story, story_of
 
@@ -57,11 +66,25 @@ class ClaimReleaseOperator(WindtunnelOperator):
         # The version's own story, not the waking event's: several events may have become one run.
         story = Story(record.correlation_id or run_story.correlation_id, record.cause or run_story.cause)
         self.begin(context, story)
+        if not record.ready:
+            raise AirflowFailException(
+                f"version {record.version} of {model.name} is {record.status}, not READY: its content is not sealed, so"
+                " nothing can be verified against it; register it again with the same key"
+            )
+        if champion is not None:
+            if model.rollout.strategy not in ("blue_green", "all_at_once"):
+                self._need_accepted(model, record, champion)
+            self._need_watched(registry, model)
         holder = f"airflow:{where['dag_id']}:{where['dag_run_id']}"
         rollout = self._open(registry, model, record, champion, holder, story)
         if rollout.ended:
             raise AirflowSkipException(
                 f"the rollout of version {record.version} by this run is {rollout.state} already"
+            )
+        if bool(rollout.plan.get("first")) != (rollout.champion is None):
+            raise AirflowFailException(
+                f"{model.name} got champion {rollout.champion} while version {record.version} was claimed as "
+                f"{'the first' if rollout.champion else 'a later one'}: release it again"
             )
         champion = _champion_of(registry, rollout)
         claim = make_claim(model, record, champion, rollout, story=story)
@@ -74,14 +97,46 @@ class ClaimReleaseOperator(WindtunnelOperator):
         )
         return claim
 
+    def _need_accepted(self, model: Any, record: Any, champion: Any) -> None:
+        """The candidate must accept every request its champion accepts before the two share any (ROL-11)."""
+        from windtunnel.serving.backend import Release
+
+        features = [feature.model_dump(mode="json") for feature in model.data.features]
+        both = Release(
+            model.name,
+            arm(model.name, str(champion.version), champion.digest, 100),
+            (arm(model.name, str(record.version), record.digest, 0),),
+            settings={str(record.version): {"features": features}},
+        )
+        reasons = self.hook.backend().refusals(both)
+        if reasons:
+            raise AirflowFailException(
+                f"version {record.version} of {model.name} does not accept what its champion accepts, so the two cannot"
+                f" share requests: {'; '.join(reasons)}. Release it with rollout.strategy blue_green, when its"
+                " callers send the new requests"
+            )
+
+    def _need_watched(self, registry: Any, model: Any) -> None:
+        """A plan without any step ends without evidence; a policy that asks for it would refuse at the very end."""
+        if model.rollout.exposures(model.serving.replicas):
+            return
+        if "rollout" in registry.policy(model.name).get("champion", ()):
+            raise AirflowFailException(
+                f"rollout.strategy {model.rollout.strategy} of {model.name} has no step that is watched, and its policy"
+                " wants a rollout's PASS for a champion: set rollout.bake, or take 'rollout' out of policy.champion"
+            )
+
     def _open(self, registry: Any, model: Any, record: Any, champion: Any, holder: str, story: Story) -> Any:
         from windtunnel.rollout import Plan
 
+        plan = Plan.from_spec(model.rollout, champion is None, model.serving.replicas).to_dict()
+        # What the registry must know of the description: whose freeze holds, how long the way back is kept.
+        plan |= {"owner": model.owner, "keep_warm_s": model.rollout.keep_warm.total_seconds()}
         try:
             return registry.open_rollout(
                 model.name,
                 str(record.version),
-                plan=Plan.from_spec(model.rollout, champion is None).to_dict(),
+                plan=plan,
                 holder=holder,
                 correlation_id=story.correlation_id,
             )
@@ -119,11 +174,19 @@ class _Traffic(WindtunnelOperator):
         return settings_for(self.home, self.description, claim)
 
     def apply(self, release: Any) -> Any:
-        """Bring traffic to ``release``; a fenced write ends the task for good."""
+        """Bring traffic to ``release``; a fenced write ends the task for good.
+
+        Unless it is another try of this very release that has gone further: then what is wanted here is done.
+        """
+        backend = self.hook.backend()
         try:
-            observed = self.hook.backend().apply(release)
+            observed = backend.apply(release)
         except FencedError as error:
-            raise AirflowFailException(f"this release was taken over: {error.message}") from error
+            observed = backend.observe(release.model)
+            mine = (observed.token, observed.rollout_id) == (release.token, release.rollout_id)
+            if not mine or observed.aborted is not None:
+                raise AirflowFailException(f"this release was taken over: {error.message}") from error
+            self.log.info("Another try of this release has gone further already: %s", error.message)
         weights = {version: status.weight for version, status in observed.arms.items()}
         self.log.info("Traffic of %s is now %s", release.model, weights)
         return observed
@@ -134,6 +197,8 @@ class _Traffic(WindtunnelOperator):
             self.hook.registry.update_rollout(claim["rollout_id"], claim["token"], **change)
         except FencedError as error:
             raise AirflowFailException(f"this release was taken over: {error.message}") from error
+        except RefusedError as error:
+            raise AirflowFailException(f"the registry has this rollout closed: {error.message}") from error
         except UnavailableError as error:
             self.log.warning("The registry does not answer; it will be told later: %s", error.message)
 
@@ -147,7 +212,9 @@ class DeployOperator(_Traffic):
         claim = self.start(context)
         if names := ignored(self.description.serving):
             self.log.warning("Servers on this machine do not follow %s", ", ".join(names))
-        observed = self.apply(desired(claim, 0, self.settings(claim), now=time.time()))
+        observed = self.apply(
+            desired(claim, 0, self.settings(claim), now=self.hook.now(), stage=stage_of(claim, "deploy"))
+        )
         self.tell_registry(claim, state="running", weight=0)
         return {"ready": {version: status.ready for version, status in observed.arms.items()}}
 
@@ -186,26 +253,42 @@ class RouteOperator(Windtunnel, BaseBranchOperator):
 
 
 class SetWeightOperator(_Traffic):
-    """Give the candidate ``weight`` percent of the traffic and start the lease.
+    """Give the candidate ``weight`` percent of the traffic, or copies of it, and start the lease.
 
     Args:
         weight: percent.
+        mirror: percent of the champion's requests that are copied to the candidate; its weight is 0 then.
         step: index of the step in the plan.
     """
 
-    template_fields: Sequence[str] = (*_Traffic.template_fields, "weight")
+    template_fields: Sequence[str] = (*_Traffic.template_fields, "weight", "mirror")
 
-    def __init__(self, *, weight: int, step: int = 0, **kwargs: Any) -> None:
+    def __init__(self, *, weight: int, mirror: int = 0, step: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.weight = weight
+        self.mirror = mirror
         self.step = step
 
     def execute(self, context: Any) -> dict[str, Any]:
         claim = self.start(context)
-        weight = int(self.weight)
-        observed = self.apply(desired(claim, weight, self.settings(claim), now=time.time()))
+        if self._promotion_ordered(claim):
+            # Not skipped: that would skip the promotion that follows, too.
+            self.log.info("This rollout is promoted by order: step %s is not flown", self.step + 1)
+            return {"weight": None, "observed": {}}
+        weight, settings = int(self.weight), self.settings(claim)
+        stage = stage_of(claim, self.step)
+        observed = self.apply(
+            desired(claim, weight, settings, now=self.hook.now(), stage=stage, mirror=int(self.mirror))
+        )
         self.tell_registry(claim, state="running", step=self.step, weight=weight)
         return {"weight": weight, "observed": {version: arm.weight for version, arm in observed.arms.items()}}
+
+    def _promotion_ordered(self, claim: Any) -> bool:
+        """A gate before this step has ended the rollout: by a person's order to promote it now (ROL-8)."""
+        from windtunnel.serving.ending import ended_look
+
+        ended = ended_look(self.hook.looks(claim["model"]).read(claim["rollout_id"]))
+        return ended is not None and ended["decision"]["action"] == "promote"
 
 
 class PromoteOperator(_Traffic):
@@ -217,93 +300,130 @@ class PromoteOperator(_Traffic):
     """
 
     def execute(self, context: Any) -> dict[str, Any]:
-        from windtunnel.serving import intent
-
         claim = self.start(context)
-        story, registry, home = claim_story(claim), self.hook.registry, self.home
         before = (claim["champion"] or {}).get("version")
         settings = self.settings(claim)
-        current = registry.champion(claim["model"])
-        if current is None or str(current.version) != claim["version"]:
-            intent.begin(
-                home,
-                claim["model"],
-                rollout_id=claim["rollout_id"],
-                token=int(claim["token"]),
-                candidate=claim["version"],
-                champion=before,
-            )
-            registry.update_rollout(claim["rollout_id"], claim["token"], state="promoting", weight=100)
-            self.apply(desired(claim, 100, settings, now=time.time()))
-            if not claim["first"]:
-                self._attest(registry, claim, context, story)
-            try:
-                current = registry.promote(claim["rollout_id"], claim["token"], before)
-            except RefusedError as error:
-                self.apply(withdrawn(claim, settings))
-                intent.clear(home, claim["model"])
-                raise AirflowFailException(f"the registry refuses version {claim['version']}: {error}") from error
-        self.apply(desired(claim, 100, settings, now=None, promoted=True))
-        intent.clear(home, claim["model"])
-        event = Event(claim["model"], story.correlation_id, story.cause, claim["version"], claim["digest"])
-        self._announce(context, "champion", event)
+        if not is_champion(self.hook.registry, claim):
+            self._commit(claim, context, before, settings)
+        self.apply(desired(claim, 100, settings, now=None, stage=stage_of(claim, "promoted"), promoted=True))
+        self.hook.intents().clear(claim["model"], int(claim["token"]))
+        announce(self, context, "champion", champion_event(claim))
         self.log.info("Version %s of %s is champion", claim["version"], claim["model"])
         return {"champion": claim["version"], "former": before}
 
-    def _attest(self, registry: Any, claim: Any, context: Any, story: Story) -> None:
-        """The evidence of the whole rollout, from the looks it was made of."""
+    def _commit(self, claim: Any, context: Any, before: str | None, settings: Any) -> None:
+        """Intent, traffic, registry.
+
+        Raises:
+            AirflowFailException: somebody refuses; the candidate has no traffic then.
+        """
+        registry, intents, model, token = self.hook.registry, self.hook.intents(), claim["model"], int(claim["token"])
+        evidence = None if claim["first"] else self._evidence(claim, context)
+        try:
+            intents.begin(
+                model, rollout_id=claim["rollout_id"], token=token, candidate=claim["version"], champion=before
+            )
+            registry.update_rollout(claim["rollout_id"], token, state="promoting", weight=100)
+        except FencedError as error:
+            intents.clear(model, token)
+            raise AirflowFailException(f"this release was taken over: {error.message}") from error
+        except RefusedError as error:
+            if is_champion(registry, claim):  # another try of this task was quicker
+                return
+            intents.clear(model, token)
+            raise AirflowFailException(f"the registry has this rollout closed: {error.message}") from error
+        self.apply(desired(claim, 100, settings, now=self.hook.now(), stage=stage_of(claim, "promote")))
+        if evidence is not None:
+            registry.post_verdict(evidence)
+        try:
+            registry.promote(claim["rollout_id"], token, before)
+        except FencedError as error:
+            raise AirflowFailException(f"this release was taken over: {error.message}") from error
+        except RefusedError as error:
+            why = f"the registry refuses version {claim['version']}: {error.message}"
+            self.hook.backend().abort(model, why, claim["holder"], token=token)
+            intents.clear(model, token)
+            raise AirflowFailException(f"the registry refuses version {claim['version']}: {error}") from error
+
+    def _evidence(self, claim: Any, context: Any) -> Any:
+        """The verdict on the whole rollout, from the looks it was made of. Each try makes the same one."""
         from windtunnel.evidence import Kind, Outcome
 
-        numbers, reason, until = self._looks(claim)
-        registry.post_verdict(
-            self.verdict(
-                context,
-                story,
-                kind=Kind.ROLLOUT,
-                outcome=Outcome.PASS,
-                reason=f"all {len(claim['weights'])} steps passed: {reason}",
-                subject=claim["digest"],
-                version=claim["version"],
-                numbers=numbers,
-                window=(float(claim["claimed_at"]), until),
-            )
+        if not claim["weights"]:
+            outcome, numbers, until = Outcome.INCONCLUSIVE, {"looks": 0}, float(claim["claimed_at"])
+            reason = "all at once: by its plan nobody watched"
+        else:
+            numbers, reason, until, shown = self._looks(claim)
+            outcome = Outcome.PASS if shown else Outcome.INCONCLUSIVE
+            reason = f"all {len(claim['weights'])} steps passed: {reason}" if shown else reason
+        return self.verdict(
+            context,
+            claim_story(claim),
+            kind=Kind.ROLLOUT,
+            outcome=outcome,
+            reason=reason,
+            subject=claim["digest"],
+            version=claim["version"],
+            numbers=numbers,
+            window=(float(claim["claimed_at"]), until),
         )
 
-    def _looks(self, claim: Any) -> tuple[dict[str, Any], str, float]:
-        """(numbers, reason, time) of the last look."""
-        from windtunnel.serving.looklog import LookLog
+    def _looks(self, claim: Any) -> tuple[dict[str, Any], str, float, bool]:
+        """(numbers, reason, time) of the look that ended the rollout; whether it and every step before was passed by
+        the numbers, not left by a person's order (ROL-8)."""
+        from windtunnel.serving.ending import ended_look
 
-        looks = LookLog(self.home, claim["model"]).read(claim["rollout_id"])
+        looks = self.hook.looks(claim["model"]).read(claim["rollout_id"])
         if not looks:
             raise AirflowFailException("no gate looked at this rollout: nothing shows that it may be promoted")
-        last = looks[-1]
+        last = ended_look(looks) or looks[-1]
         if last["decision"]["action"] in ("roll_back", "withdraw", "hold"):
             raise AirflowFailException(f"the last look says {last['decision']['action']}: {last['decision']['reason']}")
-        numbers = {**(last["decision"].get("numbers") or {}), "looks": len(looks)}
-        return numbers, str(last["decision"]["reason"]), float(last["at"])
-
-    def _announce(self, context: Any, kind: str, event: Event) -> None:
-        announce(self, context, kind, event)
+        numbers = {**(last["decision"].get("numbers") or {}), "looks": looks.index(last) + 1}
+        shown = not any(look["decision"]["row"] in ("skipped", "promoted-by-order") for look in looks)
+        return numbers, str(last["decision"]["reason"]), float(last["at"]), shown
 
 
 class _Undo(_Traffic):
-    """Base of the two ways back: traffic first, then evidence, then the registry."""
+    """Base of the two ways back: traffic first, then the registry, then evidence.
+
+    A promotion that the registry has committed is never undone here, however late that is noticed: the registry is the
+    law, so the traffic follows it (``finish``).
+    """
 
     done = "was rolled back"
     state = "rolled_back"
+    #: Of first releases, or of all others. What fails before their paths part wakes both ways back.
+    first = False
 
     def execute(self, context: Any) -> dict[str, Any]:
+        try:
+            return self._undo(context)
+        except WindtunnelError as error:
+            # Whatever is in the way now (a router that is down, another apply that hangs) may not be there later.
+            raise TransientError(f"not undone yet: {error.message}") from error
+
+    def _undo(self, context: Any) -> dict[str, Any]:
         claim = read_claim(self.claim) or self._find_claim(context)
         if claim is None:
             self.begin(context)
             raise AirflowSkipException("no rollout was opened: there is nothing to undo")
         self.claim = claim
         claim = self.start(context)
-        if self._committed(claim):
-            return self._finish(claim, context)
+        if bool(claim["first"]) != self.first:
+            raise AirflowSkipException("this release is undone by " + ("rollback" if self.first else "first.withdraw"))
+        # Only after an intent can there be a commit: without one nobody is asked before traffic moves.
+        intent = self.hook.intents().read(claim["model"])
+        if intent is not None and intent.rollout_id == claim["rollout_id"] and self._committed(claim):
+            self._finish(claim)
         outcome, reason = self._why(claim, context)
         self._traffic_back(claim, reason)
+        if not self._close(claim, reason):
+            self._finish(claim)
         self._record(claim, context, outcome, reason)
+        self._leave(claim)
+        # Last: until the registry knows, the guard must find that a promotion was begun.
+        self.hook.intents().clear(claim["model"], int(claim["token"]))
         story = claim_story(claim)
         event = Event(claim["model"], story.correlation_id, reason, claim["version"], claim["digest"])
         announce(self, context, "rollback", event)
@@ -312,14 +432,50 @@ class _Undo(_Traffic):
 
     # -- steps
     def _traffic_back(self, claim: Any, reason: str) -> None:
-        backend, who = self.hook.backend(), claim["holder"]
-        backend.abort(claim["model"], reason, who)
+        self.hook.backend().abort(claim["model"], reason, claim["holder"], token=int(claim["token"]))
+
+    def _leave(self, claim: Any) -> None:
+        """What is left to do for traffic when the registry knows: nothing, but for a first release."""
+
+    def _close(self, claim: Any, reason: str) -> bool:
+        """Tell the registry; False when it has promoted the version.
+
+        Raises:
+            AirflowFailException: another holder has the rollout by now; what becomes of it is theirs to say.
+        """
+        try:
+            self.hook.registry.update_rollout(
+                claim["rollout_id"], claim["token"], state=self.state, weight=0, reason=reason
+            )
+        except FencedError as error:
+            raise AirflowFailException(f"this release was taken over: {error.message}") from error
+        except RefusedError as error:
+            self.log.warning("The registry has the rollout closed already: %s", error.message)
+            return str(self.hook.registry.rollout(claim["rollout_id"]).state) != "promoted"
+        return True
 
     def _record(self, claim: Any, context: Any, outcome: str, reason: str) -> None:
+        """The end in the look log, and the verdict. Each try comes to the same ones."""
         from windtunnel.evidence import Kind, Outcome
-        from windtunnel.serving import intent
+        from windtunnel.serving.ending import end_log, judged
 
-        registry = self.hook.registry
+        champion = claim["champion"]
+        last = end_log(
+            self.hook.looks(claim["model"]),
+            claim["rollout_id"],
+            claim["plan"],
+            champion=champion["version"] if champion else None,
+            candidate=claim["version"],
+            reason=reason,
+            now=self.hook.now(),
+            token=int(claim["token"]),
+        )
+        if last is not None and last["decision"]["action"] in ("roll_back", "withdraw"):
+            # What the log says, so that two tries that know of each other nothing say the same.
+            outcome, reason = str(last["decision"]["outcome"]), str(last["decision"]["reason"])
+        registry, since = self.hook.registry, float(claim["claimed_at"])
+        if judged(registry, claim["model"], claim["digest"], since):  # an earlier try, or the guard
+            return
         registry.post_verdict(
             self.verdict(
                 context,
@@ -329,46 +485,33 @@ class _Undo(_Traffic):
                 reason=reason,
                 subject=claim["digest"],
                 version=claim["version"],
-                window=(float(claim["claimed_at"]), time.time()),
+                window=(since, float(last["at"]) if last else since),
             )
         )
-        try:
-            self._close(registry, claim, reason)
-        except (FencedError, RefusedError) as error:  # taken over, or closed by the guard: their word stands
-            self.log.warning("The registry has the rollout closed already: %s", error.message)
-        # Last: until the registry knows, the guard must find that a promotion was begun.
-        found = intent.read(self.home, claim["model"])
-        if found is not None and found.rollout_id == claim["rollout_id"]:
-            intent.clear(self.home, claim["model"])
-
-    def _close(self, registry: Any, claim: Any, reason: str) -> None:
-        registry.update_rollout(claim["rollout_id"], claim["token"], state=self.state, weight=0, reason=reason)
 
     # -- what happened
     def _committed(self, claim: Any) -> bool:
         """The registry has this version as champion, so the promotion is finished, not undone."""
         try:
-            current = self.hook.registry.champion(claim["model"])
+            return is_champion(self.hook.registry, claim)
         except UnavailableError:
             return False  # users first: an exposed candidate whose release failed goes to 0
-        return current is not None and str(current.version) == claim["version"]
 
-    def _finish(self, claim: Any, context: Any) -> dict[str, Any]:
-        from windtunnel.serving import intent
-
-        self.apply(desired(claim, 100, self.settings(claim), now=None, promoted=True))
-        intent.clear(self.home, claim["model"])
+    def _finish(self, claim: Any) -> NoReturn:
+        self.apply(
+            desired(claim, 100, self.settings(claim), now=None, stage=stage_of(claim, "promoted"), promoted=True)
+        )
+        self.hook.intents().clear(claim["model"], int(claim["token"]))
         raise AirflowSkipException(f"version {claim['version']} is champion already: the promotion was finished")
 
     def _why(self, claim: Any, context: Any) -> tuple[str, str]:
-        """(outcome, sentence): the last look if it ended the rollout, else the guard's or a person's reason, else
-        which task failed."""
-        from windtunnel.serving.looklog import LookLog
+        """(outcome, sentence): the look that ended the rollout, else the guard's or a person's reason, else
+        which task failed. Each try comes to the same: the first one's sentence stands beside the traffic."""
+        from windtunnel.serving.ending import ended_look
 
-        looks = LookLog(self.home, claim["model"]).read(claim["rollout_id"])
-        if looks and looks[-1]["decision"]["action"] in ("roll_back", "withdraw"):
-            decision = looks[-1]["decision"]
-            return str(decision["outcome"]), str(decision["reason"])
+        ended = ended_look(self.hook.looks(claim["model"]).read(claim["rollout_id"]))
+        if ended is not None and ended["decision"]["action"] in ("roll_back", "withdraw"):
+            return str(ended["decision"]["outcome"]), str(ended["decision"]["reason"])
         try:
             observed = self.hook.backend().observe(claim["model"])
             if observed.aborted and observed.rollout_id == claim["rollout_id"]:
@@ -416,19 +559,24 @@ class WithdrawOperator(_Undo):
 
     done = "was withdrawn"
     state = "withdrawn"
+    first = True
 
     def _committed(self, claim: Any) -> bool:
         return False  # a first release is champion while it is watched: that is what is undone here
 
     def _traffic_back(self, claim: Any, reason: str) -> None:
-        self.apply(withdrawn(claim, {}))
+        super()._traffic_back(claim, reason)  # while it is a candidate still, this is enough, and quicker
+        arm = self.hook.backend().observe(claim["model"]).arms.get(claim["version"])
+        if arm is not None and arm.weight:
+            self.apply(withdrawn(claim))
 
-    def _close(self, registry: Any, claim: Any, reason: str) -> None:
-        current = registry.champion(claim["model"])
-        if current is not None and str(current.version) == claim["version"]:
-            registry.withdraw(claim["model"], claim["version"], reason)
-        else:
-            registry.update_rollout(claim["rollout_id"], claim["token"], state="withdrawn", weight=0, reason=reason)
+    def _leave(self, claim: Any) -> None:
+        self.apply(withdrawn(claim, gone=True))
+
+    def _close(self, claim: Any, reason: str) -> bool:
+        if not super()._close(claim, reason):
+            self.hook.registry.withdraw(claim["model"], claim["version"], reason)
+        return True
 
 
 class OutcomeOperator(WindtunnelOperator):
@@ -464,8 +612,12 @@ class OutcomeOperator(WindtunnelOperator):
             self.note_version(claim["model"], claim["version"])
         undone = next((one for one in self.undone if one), None)
         well, words = sentence(claim, next((one for one in self.promoted if one), None), undone)
-        if not well and claim and self._champion(claim):
+        if not well and claim and not undone and self._champion(claim):
             well, words = True, f"version {claim['version']} of {claim['model']} is champion"
+            # Who finished the promotion was not the task that announces it.
+            self._announce_late(context, claim)
+        if well and claim and claim["first"] and not self.watched and self._state(context, "first.watch") != "success":
+            well, words = False, f"version {claim['version']} of {claim['model']} is champion, but nobody watched it"
         if not well:
             raise AirflowFailException(words)
         self.log.info("%s", words)
@@ -473,10 +625,18 @@ class OutcomeOperator(WindtunnelOperator):
 
     def _champion(self, claim: Any) -> bool:
         try:
-            current = self.hook.registry.champion(claim["model"])
+            return is_champion(self.hook.registry, claim)
+        except UnavailableError:
+            raise  # another try may learn it
         except WindtunnelError:
             return False
-        return current is not None and str(current.version) == claim["version"]
+
+    def _announce_late(self, context: Any, claim: Any) -> None:
+        for outlet in self.outlets or []:
+            if isinstance(outlet, AssetAlias):
+                uri = asset_uri(claim["model"], "champion")
+                asset = Asset(name=uri, uri=uri, group="windtunnel")
+                context["outlet_events"][outlet].add(asset, extra=champion_event(claim).extra())
 
     def _state(self, context: Any, task_id: str) -> str | None:
         ti = context["ti"]
@@ -486,6 +646,18 @@ class OutcomeOperator(WindtunnelOperator):
             .get(task_id)
         )
         return str(getattr(state, "value", state)) if state is not None else None
+
+
+def is_champion(registry: Any, claim: Any) -> bool:
+    """The registry has the claim's version as champion."""
+    current = registry.champion(claim["model"])
+    return current is not None and str(current.version) == claim["version"]
+
+
+def champion_event(claim: Any) -> Event:
+    """What is announced when the claim's version has become champion."""
+    story = claim_story(claim)
+    return Event(claim["model"], story.correlation_id, story.cause, claim["version"], claim["digest"])
 
 
 def announce(operator: Any, context: Any, kind: str, event: Event) -> None:

@@ -40,6 +40,7 @@ class World:
     counts: dict[str, list[int]] = field(default_factory=dict)
     applied: list[dict[str, int]] = field(default_factory=list)
     renewed: int = 0
+    warmed: set[str] = field(default_factory=set)
 
 
 WORLD = World()
@@ -66,6 +67,9 @@ class FakeBackend:
                 exposed[arm.version] = 0
         return exposed
 
+    def refusals(self, release: Release) -> list[str]:
+        return []
+
     def apply(self, release: Release) -> Observed:
         if WORLD.release and release.token < WORLD.release.token:
             raise FencedError("an older token")
@@ -74,7 +78,9 @@ class FakeBackend:
             WORLD.aborted = None
         for arm in release.arms():
             artifacts.ensure(self.home, release.model, arm)
-            assert release.settings[arm.version]["warmup"], "no rows to warm up with"
+            if arm.version not in WORLD.warmed:
+                assert release.settings[arm.version]["warmup"], "no rows to warm up with"
+                WORLD.warmed.add(arm.version)
         WORLD.release = release
         WORLD.applied.append(self._weights())
         return self.observe(release.model)
@@ -94,7 +100,7 @@ class FakeBackend:
         WORLD.release = replace(WORLD.release, lease_until=until)
         WORLD.renewed += 1
 
-    def abort(self, model: str, reason: str, by: str) -> Observed:
+    def abort(self, model: str, reason: str, by: str, *, token: int | None = None) -> Observed:
         self._flow()
         WORLD.aborted = f"{reason} ({by})"
         WORLD.applied.append(self._weights())

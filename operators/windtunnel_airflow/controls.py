@@ -1,0 +1,254 @@
+"""``windtunnel.control``: a person's orders through Airflow.
+
+Pause, resume and abort are passed on as they are, with the name of whoever triggered the run, which Airflow knows and
+the registry can only take as claimed. Skip and promote wait for a person's answer to a question that shows the
+evidence so far; the registry reads that answer from Airflow itself, so nothing a worker holds could give it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import DAG, BaseBranchOperator, BaseOperator, Param
+from airflow.sdk.exceptions import AirflowFailException
+
+from windtunnel.errors import NotFoundError, RefusedError, RegistryError, UnavailableError, WindtunnelError
+from windtunnel.registry.orders import BOLD, CONTROL_DAG, KINDS, OrderRecord, question
+from windtunnel_airflow.hook import WindtunnelHook
+
+APPROVE_TASK = "approve"
+
+
+class _Control(BaseOperator):
+    """Base: model, order and reason of the run.
+
+    Args:
+        model, order, reason: templated.
+        windtunnel_conn_id: connection to the MLflow server with the governed registry.
+    """
+
+    template_fields: Sequence[str] = ("windtunnel_conn_id", "model", "order", "reason")
+    ui_color = "#f3d9dc"
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        order: str,
+        reason: str,
+        windtunnel_conn_id: str = WindtunnelHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.order = order
+        self.reason = reason
+        self.windtunnel_conn_id = windtunnel_conn_id
+
+    @property
+    def hook(self) -> WindtunnelHook:
+        return WindtunnelHook(self.windtunnel_conn_id)
+
+    def running(self, registry: Any) -> Any:
+        """The open rollout.
+
+        Raises:
+            AirflowFailException: there is none.
+        """
+        try:
+            newest = registry.rollouts(self.model, limit=1)
+        except NotFoundError as error:
+            raise AirflowFailException(error.message) from error
+        if not newest or newest[0].ended:
+            raise AirflowFailException(f"no release of {self.model} is running")
+        return newest[0]
+
+
+class ChooseControlOperator(_Control, BaseBranchOperator):
+    """Straight to the order, or through a person's answer.
+
+    Args:
+        direct, asked: task ids that begin the two ways.
+    """
+
+    def __init__(self, *, direct: str, asked: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.direct = direct
+        self.asked = asked
+
+    def choose_branch(self, context: Any) -> str:
+        if not str(self.reason).strip():
+            raise AirflowFailException("say why: the reason is kept with the release")
+        if self.order not in KINDS:
+            raise AirflowFailException(f"the order is {self.order!r}; expected one of {', '.join(KINDS)}")
+        return self.asked if self.order in BOLD else self.direct
+
+
+class EvidenceOperator(_Control):
+    """What a person must see before saying yes: the question, and the release as it stands."""
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        from windtunnel.serving import overview, overviewtext
+        from windtunnel.serving.looklog import LookLog
+
+        hook = self.hook
+        registry = hook.registry
+        rollout = self.running(registry)
+        step = None
+        if self.order == "skip":
+            # The look log knows best: the registry may not have been told of the last step yet.
+            looks = LookLog(hook.home, self.model).tail(rollout.id)
+            state = looks[-1]["decision"]["state"] if looks else {}
+            step = int(state.get("step", rollout.step or 0))
+        found = overview.show(hook.home, self.model, registry)
+        lines = overviewtext.shown(found) if found else ["nothing is known of it yet"]
+        decision = (found or {}).get("decision") or {}
+        body = "\n".join(
+            (
+                f"**{self.order}** is wanted by {_triggered_by(context) or 'nobody who is known'}: {self.reason}",
+                "",
+                f"Last decision: {decision.get('reason', 'no gate has looked yet')}",
+                "",
+                "```text",
+                *lines,
+                "```",
+            )
+        )
+        return {
+            "subject": question(self.order, self.model, str(rollout.version), rollout.id, step),
+            "body": body,
+            "rollout_id": rollout.id,
+            "step": step,
+        }
+
+
+class OrderOperator(_Control):
+    """Give the order to the registry; abort moves traffic first, and needs no registry for it.
+
+    Args:
+        asked: what ``EvidenceOperator`` returned, where a person was asked (templated); None for orders that need no
+            answer.
+    """
+
+    template_fields: Sequence[str] = (*_Control.template_fields, "asked")
+
+    def __init__(self, *, asked: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.asked = asked
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        try:
+            done = self._abort(context) if self.order == "abort" else self._order(context)
+        except (RefusedError, RegistryError) as error:
+            raise AirflowFailException(error.message) from error
+        self.log.info("%s", done)
+        return done
+
+    def _order(self, context: Any) -> dict[str, Any]:
+        ti, registry = context["ti"], self.hook.registry
+        # A task that is tried again gives the same order, not a second one.
+        key = _key(ti.dag_id, ti.run_id)
+        if self.asked:
+            answer = {"dag_id": ti.dag_id, "dag_run_id": ti.run_id, "task_id": APPROVE_TASK, "map_index": -1}
+            taken: OrderRecord = registry.order(
+                self.asked["rollout_id"],
+                self.order,  # type: ignore[arg-type]
+                self.reason,
+                step=self.asked["step"],
+                key=key,
+                answer=answer,
+            )
+        else:
+            taken = registry.order(
+                self.running(registry).id,
+                self.order,  # type: ignore[arg-type]
+                self.reason,
+                key=key,
+                on_behalf_of=_need_person(context),
+            )
+        return taken.to_dict()
+
+    def _abort(self, context: Any) -> dict[str, Any]:
+        from windtunnel.serving import outbox
+        from windtunnel.serving.abort import abort_release, order_abort
+
+        hook, who = self.hook, _need_person(context)
+        observed, note = abort_release(hook.home, hook.backend(), self.model, self.reason, by=who)
+        done: dict[str, Any] = {"kind": "abort", "aborted": observed.aborted, "told": False}
+        try:
+            if note is not None:
+                done["told"] = note in outbox.ship(hook.home, hook.registry).told
+            elif observed.aborted is None and (
+                order := order_abort(hook.registry, self.model, self.reason, on_behalf_of=who)
+            ):
+                done |= {"told": True, "order": order.seq}
+        except UnavailableError as error:
+            self.log.warning("The registry is told later: %s", error.message)
+        except WindtunnelError as error:
+            if note is None:
+                raise
+            self.log.warning("The registry was not told: %s", error.message)
+        if note is None and observed.aborted is None and not done["told"]:
+            raise AirflowFailException(f"no release of {self.model} is running")
+        return done
+
+
+def _triggered_by(context: Any) -> str | None:
+    name = getattr(context.get("dag_run"), "triggering_user_name", None)
+    return str(name) if name else None
+
+
+def _need_person(context: Any) -> str:
+    found = _triggered_by(context)
+    if found is None:
+        raise AirflowFailException("nobody is known to have triggered this run, and nobody's order is not passed on")
+    return f"airflow:{found}"
+
+
+def _key(dag_id: str, run_id: str) -> str:
+    import hashlib
+
+    return "airflow-" + hashlib.sha256(f"{dag_id}\n{run_id}".encode()).hexdigest()[:32]
+
+
+def control_dag(*, windtunnel_conn_id: str = WindtunnelHook.default_conn_name, **dag_args: Any) -> DAG:
+    """``windtunnel.control``: pause, resume, skip a step of, promote or abort a running release.
+
+    Trigger it with the model, the order and the reason. ``skip`` and ``promote`` go on only after a person's yes in
+    *Required actions*.
+    """
+    from airflow.providers.standard.operators.hitl import ApprovalOperator
+
+    from windtunnel_airflow.factory import EPOCH
+
+    with DAG(
+        dag_id=CONTROL_DAG,
+        description="Pause, resume, skip a step of, promote or abort a running release",
+        schedule=None,
+        start_date=EPOCH,
+        catchup=False,
+        tags=["windtunnel", "control"],
+        params={
+            "model": Param("", type="string", minLength=1, description="The model whose release it is"),
+            "order": Param("pause", type="string", enum=list(KINDS), description="What is to be done"),
+            "reason": Param("", type="string", minLength=1, description="Why; kept with the release and in the audit"),
+        },
+        **dag_args,
+    ) as dag:
+        given: dict[str, Any] = {
+            "model": "{{ params.model }}",
+            "order": "{{ params.order }}",
+            "reason": "{{ params.reason }}",
+            "windtunnel_conn_id": windtunnel_conn_id,
+        }
+        choose = ChooseControlOperator(task_id="choose", direct="order", asked="evidence", **given)
+        evidence = EvidenceOperator(task_id="evidence", **given)
+        approve = ApprovalOperator(
+            task_id=APPROVE_TASK,
+            subject="{{ ti.xcom_pull(task_ids='evidence')['subject'] }}",
+            body="{{ ti.xcom_pull(task_ids='evidence')['body'] }}",
+        )
+        choose >> OrderOperator(task_id="order", **given)
+        choose >> evidence >> approve >> OrderOperator(task_id="order_approved", asked=evidence.output, **given)
+    return dag

@@ -1,0 +1,124 @@
+"""DEMAND ROL-8: a skip through Airflow: a person says yes there, and the registry reads it there."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from windtunnel.errors import RefusedError
+from windtunnel.registry.connect import from_home
+from windtunnel.registry.orders import question
+from windtunnel.rollout import Plan
+from windtunnel.spec import Rollout
+from windtunnel.stackfile import StackFile, read_secret
+
+if TYPE_CHECKING:
+    from windtunnel.registry.client import RegistryClient
+    from windtunnel.stack.stack import Stack
+
+pytestmark = pytest.mark.stack
+
+PLAN = {**Plan.from_spec(Rollout(), False).to_dict(), "owner": "team-blue"}
+CONTROL = "windtunnel.control"
+
+
+def until(what: Callable[[], Any], limit_s: float = 120.0) -> Any:
+    """The first true answer; an assertion when there is none in time."""
+    deadline, last = time.monotonic() + limit_s, None
+    while time.monotonic() < deadline:
+        try:
+            last = what()
+        except (httpx.HTTPError, KeyError, ValueError) as error:
+            last = error
+        else:
+            if last:
+                return last
+        time.sleep(0.5)
+    raise AssertionError(f"not within {limit_s:.0f} s; last seen: {last!r}")
+
+
+@pytest.fixture(scope="module")
+def airflow(stack: Stack) -> httpx.Client:
+    """Airflow's REST API as the person ``admin``."""
+    url = StackFile.read(stack.home).urls["airflow"]
+    login = {"username": "admin", "password": read_secret(stack.home, "airflow-admin")}
+    token = httpx.post(f"{url}/auth/token", json=login, timeout=30).raise_for_status().json()["access_token"]
+    return httpx.Client(base_url=f"{url}/api/v2", headers={"Authorization": f"Bearer {token}"}, timeout=30)
+
+
+@pytest.fixture
+def service(stack: Stack) -> RegistryClient:
+    return from_home(stack.home)
+
+
+@pytest.fixture
+def rollout(stack: Stack, service: RegistryClient) -> Any:
+    """An open rollout at its second step, made as a release makes it."""
+    path = Path(__file__).parents[1] / "registry_ext" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("registry_conftest", path)
+    assert spec is not None and spec.loader is not None
+    tests = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tests)
+    auth = ("service", read_secret(stack.home, "mlflow-service"))
+    url = StackFile.read(stack.home).urls["mlflow"]
+    with httpx.Client(base_url=url, auth=auth, timeout=60, trust_env=False) as http:
+        hands = tests.Hands(http)
+        model = hands.model()
+        tests.crown(service, hands, model)
+        record = tests.enter(service, hands, model)
+    opened = service.open_rollout(model, record.version, plan=PLAN, holder="h", correlation_id="c")
+    return service.update_rollout(opened.id, opened.token, step=1, weight=25)
+
+
+def trigger(airflow: httpx.Client, model: str, order: str, reason: str) -> str:
+    conf = {"model": model, "order": order, "reason": reason}
+    body = {"logical_date": None, "conf": conf}
+    return str(airflow.post(f"/dags/{CONTROL}/dagRuns", json=body).raise_for_status().json()["dag_run_id"])
+
+
+def ended(airflow: httpx.Client, run_id: str) -> str | None:
+    state = airflow.get(f"/dags/{CONTROL}/dagRuns/{run_id}").raise_for_status().json()["state"]
+    return str(state) if state in ("success", "failed") else None
+
+
+def test_a_pause_bears_the_name_of_who_triggered_it(
+    airflow: httpx.Client, service: RegistryClient, rollout: Any
+) -> None:
+    until(lambda: airflow.get(f"/dags/{CONTROL}").raise_for_status().json())
+    run_id = trigger(airflow, rollout.model, "pause", "call centre")
+    assert until(lambda: ended(airflow, run_id)) == "success"
+    (order,) = service.rollout(rollout.id).orders
+    assert (order.kind, order.by, order.claimed, order.reason) == ("pause", "airflow:admin", True, "call centre")
+
+
+@pytest.mark.parametrize("answer", ["Approve", "Reject"])
+def test_a_skip_waits_for_a_persons_answer(
+    airflow: httpx.Client, service: RegistryClient, rollout: Any, answer: str
+) -> None:
+    until(lambda: airflow.get(f"/dags/{CONTROL}").raise_for_status().json())
+    run_id = trigger(airflow, rollout.model, "skip", "seen enough")
+    path = f"/dags/{CONTROL}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails"
+    asked = until(lambda: airflow.get(path).raise_for_status().json())
+    assert asked["subject"] == question("skip", rollout.model, rollout.version, rollout.id, 1)
+    assert "seen enough" in asked["body"] and "2 of 4: 25 %" in asked["body"]
+    task = {"dag_id": CONTROL, "dag_run_id": run_id, "task_id": "approve", "map_index": -1}
+    with pytest.raises(RefusedError) as early:  # a worker that does not wait for the person
+        service.order(rollout.id, "skip", "seen enough", step=1, answer=task)
+    assert early.value.code == "WT_ANSWER"
+    airflow.patch(path, json={"chosen_options": [answer], "params_input": {}}).raise_for_status()
+    assert until(lambda: ended(airflow, run_id)) == "success"
+    orders = service.rollout(rollout.id).orders
+    if answer == "Reject":
+        assert orders == ()
+        return
+    (order,) = orders
+    assert (order.kind, order.step, order.by, order.via, order.claimed) == (
+        "skip", 1, "airflow:admin", "airflow", False,
+    )  # fmt: skip

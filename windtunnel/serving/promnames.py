@@ -1,0 +1,141 @@
+"""How routers name their metrics in Prometheus: which counters, which labels, which of their values mean what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from windtunnel.names import check_model_name
+
+#: gRPC's status names, by whose fault they are; all others but ``OK`` are the server's.
+_CLIENTS_FAULT = frozenset(
+    {
+        "canceled", "invalidargument", "notfound", "alreadyexists", "permissiondenied", "unauthenticated",
+        "failedprecondition", "outofrange",
+    }
+)  # fmt: skip
+_SERVERS_FAULT = frozenset(
+    {"unknown", "deadlineexceeded", "resourceexhausted", "aborted", "unimplemented", "internal", "unavailable",
+     "dataloss"}
+)  # fmt: skip
+
+Answer = Literal["ok", "client", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Where a router's numbers of one model are in Prometheus.
+
+    ``{model}`` stands for the model's name in ``matchers`` and ``version``.
+
+    Attributes:
+        requests: counter of answers, by ``code`` (may be the ``_count`` of a histogram).
+        buckets: histogram of latencies, its ``_bucket`` series.
+        matchers: what selects the model's series, as in PromQL's braces.
+        version_label, version: label that tells the versions apart, and a pattern its whole value must match; group 1
+            is the version. Series with other values are left alone.
+        code: label with the HTTP status, its class, or gRPC's status.
+        unit: of the buckets' bounds: ``s`` or ``ms``.
+        instance: labels that name one process which counts.
+        start: PromQL for the time (seconds since the epoch) at which each instance's counters began, or None where the
+            router does not tell; ``{matchers}`` and ``{requests}`` may stand in it.
+        codes: what a value of ``code`` means, where it is neither an HTTP nor a gRPC status.
+    """
+
+    requests: str
+    buckets: str
+    matchers: str
+    version_label: str
+    version: str
+    code: str
+    unit: Literal["s", "ms"]
+    instance: tuple[str, ...] = ("instance",)
+    start: str | None = None
+    codes: Mapping[str, Answer] | None = None
+
+    def select(self, model: str) -> str:
+        """The label matchers of ``model``.
+
+        Raises:
+            DescriptionError: it is no name of a model.
+        """
+        return self.matchers.replace("{model}", check_model_name(model))
+
+    def query(self, model: str) -> str:
+        """One PromQL expression for everything a reading needs, so that all of it is of one instant.
+
+        Label ``wt`` tells the parts apart: none on the counters themselves, ``at`` on the times of their last samples,
+        ``start`` on the times at which processes began, ``down`` on targets that could not be scraped.
+        """
+        where = self.select(model)
+        parts = [
+            f'{{__name__=~"{self.requests}|{self.buckets}",{where}}}',
+            f'label_replace(timestamp({self.requests}{{{where}}}), "wt", "at", "", "")',
+            'label_replace(up == 0, "wt", "down", "", "")',
+        ]
+        if self.start:
+            start = self.start.replace("{matchers}", where).replace("{requests}", f"{self.requests}{{{where}}}")
+            parts.append(f'label_replace({start}, "wt", "start", "", "")')
+        return " or ".join(parts)
+
+    def earlier(self, model: str) -> str:
+        """What the model's counters had, also those not scraped at that moment."""
+        return f'last_over_time({{__name__=~"{self.requests}|{self.buckets}",{self.select(model)}}}[6h])'
+
+    def version_of(self, labels: Mapping[str, str], model: str) -> str | None:
+        """The version a series is of; None when it is of none of the model's."""
+        found = re.fullmatch(self.version.replace("{model}", re.escape(model)), labels.get(self.version_label, ""))
+        return found[1] if found else None
+
+    def answer(self, code: str) -> Answer | None:
+        """Whose fault an answer was; None for a value nobody knows."""
+        if self.codes is not None and code in self.codes:
+            return self.codes[code]
+        if re.fullmatch(r"[1-5](\d\d|xx)?", code):
+            return {"5": "error", "4": "client"}.get(code[0], "ok")  # type: ignore[return-value]
+        if code == "0":
+            return "error"  # no answer at all
+        name = re.sub(r"[^a-z]", "", code.lower())
+        if name == "ok":
+            return "ok"
+        if name in _CLIENTS_FAULT:
+            return "client"
+        return "error" if name in _SERVERS_FAULT else None
+
+
+#: What Go's and Python's client libraries say by themselves.
+_START = "process_start_time_seconds and on (instance) {requests}"
+
+#: Seldon Core's executor, requests as they arrived at a predictor: one predictor per version, named ``3`` or ``v3``. A
+#: server that does not answer at all is an error here.
+SELDON = Names(
+    requests="seldon_api_executor_server_requests_seconds_count",
+    buckets="seldon_api_executor_server_requests_seconds_bucket",
+    matchers='deployment_name="{model}",service="predictions"',
+    version_label="predictor_name",
+    version=r"v?(\w+)",
+    code="code",
+    unit="s",
+    start=_START,
+)
+#: Seldon Core's executor, its own calls of the model. Calls without any answer (a refused connection) are not in it:
+#: use it only beside ``SELDON``.
+SELDON_CLIENT = replace(
+    SELDON,
+    requests="seldon_api_executor_client_requests_seconds_count",
+    buckets="seldon_api_executor_client_requests_seconds_bucket",
+    matchers='deployment_name="{model}"',
+)
+#: Envoy's clusters, one per version, named ``MODEL/v3`` or ``MODEL_v3``. A dot will not do: Envoy takes what follows
+#: it for a part of the metric's name (give such a cluster an ``alt_stat_name``).
+ENVOY = Names(
+    requests="envoy_cluster_upstream_rq_xx",
+    buckets="envoy_cluster_upstream_rq_time_bucket",
+    matchers='envoy_cluster_name=~"{model}[/_]v?[0-9A-Za-z]+"',
+    version_label="envoy_cluster_name",
+    version=r"{model}[/_]v?(\w+)",
+    code="envoy_response_code_class",
+    unit="ms",
+)
