@@ -8,6 +8,7 @@ evidence so far; the registry reads that answer from Airflow itself, so nothing 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, BaseBranchOperator, BaseOperator, Param
@@ -248,6 +249,11 @@ def control_dag(*, windtunnel_conn_id: str = WindtunnelHook.default_conn_name, *
             task_id=APPROVE_TASK,
             subject="{{ ti.xcom_pull(task_ids='evidence')['subject'] }}",
             body="{{ ti.xcom_pull(task_ids='evidence')['body'] }}",
+            # An answer given within the second in which the question appears can be lost: the scheduler queues the
+            # task again before it hears that the asking one has left its worker, and takes that for its death
+            # (Airflow 3.3, `process_executor_events`). Then the question is asked again, and the run does not fail.
+            retries=3,
+            retry_delay=timedelta(seconds=1),
         )
         choose >> OrderOperator(task_id="order", **given)
         choose >> evidence >> approve >> OrderOperator(task_id="order_approved", asked=evidence.output, **given)
