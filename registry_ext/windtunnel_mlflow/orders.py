@@ -21,9 +21,11 @@ from windtunnel_mlflow.orderrules import (
     check_reason,
     present_step,
 )
+from windtunnel_mlflow.part import not_found
 from windtunnel_mlflow.refusal import Refusal
-from windtunnel_mlflow.service import ENDED, Service, not_found
-from windtunnel_mlflow.store import Change
+from windtunnel_mlflow.rollouts import ENDED
+from windtunnel_mlflow.service import Service
+from windtunnel_mlflow.transactions import Change
 
 _O = tables.orders
 _F = tables.freezes

@@ -83,6 +83,11 @@ def rollout(row: Row[Any]) -> dict[str, Any]:
     return plain
 
 
+def verdict(row: Row[Any]) -> dict[str, Any]:
+    """A kept verdict as clients see it."""
+    return {**json.loads(row.body), "id": row.id, "claimed": bool(row.claimed), "seq": row.seq}
+
+
 def open_rollout(session: Session, model: str) -> dict[str, Any] | None:
     """The one rollout of the model that has not ended."""
     table = tables.rollouts

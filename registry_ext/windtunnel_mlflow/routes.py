@@ -15,8 +15,8 @@ from windtunnel.names import check_model_name
 from windtunnel_mlflow import identity, orderroutes, web
 from windtunnel_mlflow.orders import Orders
 from windtunnel_mlflow.refusal import Refusal
+from windtunnel_mlflow.rows import PENDING
 from windtunnel_mlflow.service import Service
-from windtunnel_mlflow.store import PENDING
 
 PREFIX = "/api/windtunnel/v1"
 

@@ -1,0 +1,31 @@
+"""What the parts of the service share: the store, and the refusals that several of them give."""
+
+from __future__ import annotations
+
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+
+from windtunnel_mlflow.refusal import Refusal
+from windtunnel_mlflow.store import GovernedStore
+from windtunnel_mlflow.transactions import Change
+
+
+class Part:
+    """One part of the operations behind ``/api/windtunnel/v1``; ``service.Service`` is all of them."""
+
+    def __init__(self, store: GovernedStore) -> None:
+        self.store = store
+
+
+def not_found(what: str) -> MlflowException:
+    """404."""
+    return MlflowException(what, error_code=RESOURCE_DOES_NOT_EXIST)
+
+
+def trusted_only(change: Change, what: str) -> None:
+    if not change.actor.trusted:
+        raise Refusal(
+            "WT_ROLE",
+            f"user {change.actor.name!r} may not {what}",
+            hint="only the service and administrators may",
+        )

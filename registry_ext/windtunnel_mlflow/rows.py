@@ -1,0 +1,67 @@
+"""What every part of the store writes into a version's rows, ours and MLflow's, and the words in them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
+from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from windtunnel_mlflow import records, tables
+from windtunnel_mlflow.refusal import Refusal
+
+CHAMPION = "champion"
+PENDING, READY, FAILED = "PENDING_REGISTRATION", "READY", "FAILED_REGISTRATION"
+PRODUCTION, ARCHIVED, STAGING = "Production", "Archived", "Staging"
+_V = tables.versions
+
+
+def mark_deleted(session: Session, row: Any, now: float) -> None:
+    # The key is free again; number and semantic version are not. Its files stay sealed.
+    session.execute(
+        update(_V)
+        .where(_V.c.model == row.model, _V.c.version == row.version)
+        .values(deleted_at=now, key=f"deleted:{row.version}:{row.key}"[:256])
+    )
+
+
+def set_stage(session: Session, model: str, number: int, stage: str) -> None:
+    session.execute(
+        update(SqlModelVersion)
+        .where(
+            SqlModelVersion.workspace == DEFAULT_WORKSPACE_NAME,
+            SqlModelVersion.name == model,
+            SqlModelVersion.version == number,
+        )
+        .values(current_stage=stage, last_updated_time=int(time.time() * 1000))
+    )
+
+
+def set_state(session: Session, model: str, number: int, state: str) -> None:
+    session.execute(update(_V).where(_V.c.model == model, _V.c.version == number).values(state=state))
+
+
+def set_status(session: Session, model: str, number: int, status: str, message: str | None) -> None:
+    session.execute(
+        update(SqlModelVersion)
+        .where(
+            SqlModelVersion.workspace == DEFAULT_WORKSPACE_NAME,
+            SqlModelVersion.name == model,
+            SqlModelVersion.version == number,
+        )
+        .values(status=status, status_message=message)
+    )
+
+
+def refuse_open_rollout(session: Session, model: str, number: int | None = None) -> None:
+    running = records.open_rollout(session, model)
+    if running is not None and number in (None, int(running["version"])):
+        raise Refusal(
+            "WT_ROLLOUT_RUNNING",
+            f"a rollout of version {running['version']} of {model!r} is open ({running['holder']})",
+            hint="let it end, or roll it back",
+            status=409,
+        )
