@@ -35,7 +35,8 @@ class Mutation:
     also: tuple[str, ...] = ()
 
 
-DESIRED, RELEASE = "windtunnel.serving.desired", "windtunnel_airflow.operators.release"
+DESIRED, OPERATORS = "windtunnel.serving.desired", "windtunnel_airflow.operators"
+PROMOTE, UNDO, OUTCOME = f"{OPERATORS}.promote", f"{OPERATORS}.undo", f"{OPERATORS}.outcome"
 SETTLING, ENDING = "windtunnel.serving.settling", "windtunnel.serving.ending"
 
 MUTATIONS = (
@@ -76,22 +77,22 @@ MUTATIONS = (
     Mutation("harm in a first watch is acted on", f"{SETTLING}:Settler._condemned",
              "last['decision']['action'] != 'withdraw'", "True"),
     # intents
-    Mutation("promotion begins with an intent", f"{RELEASE}:PromoteOperator._commit",
+    Mutation("promotion begins with an intent", f"{PROMOTE}:PromoteOperator._commit",
              "intents.begin(model, rollout_id=claim['rollout_id'], token=token, candidate=claim['version'], "
              "champion=before)", "pass"),
     # operators
-    Mutation("a commit is found again", f"{RELEASE}:is_champion",
-             "current is not None and str(current.version) == claim['version']"),
-    Mutation("what is committed is not undone", f"{RELEASE}:_Undo._close",
+    Mutation("a commit is found again", f"{OPERATORS}.announcing:is_champion",
+             "current is not None and str(current.version) == claim['version']", "False", (PROMOTE, UNDO, OUTCOME)),
+    Mutation("what is committed is not undone", f"{UNDO}:_Undo._close",
              "str(self.hook.registry.rollout(claim['rollout_id']).state) != 'promoted'", "True"),
-    Mutation("a refused version loses its traffic", f"{RELEASE}:PromoteOperator._commit",
+    Mutation("a refused version loses its traffic", f"{PROMOTE}:PromoteOperator._commit",
              "self.hook.backend().abort(model, why, claim['holder'], token=token)", "pass"),
-    Mutation("traffic goes back", f"{RELEASE}:_Undo._traffic_back",
+    Mutation("traffic goes back", f"{UNDO}:_Undo._traffic_back",
              "self.hook.backend().abort(claim['model'], reason, claim['holder'], token=int(claim['token']))", "pass"),
-    Mutation("a way back tries again", f"{RELEASE}:_Undo.execute",
+    Mutation("a way back tries again", f"{UNDO}:_Undo.execute",
              "TransientError(f'not undone yet: {error.message}')", "AirflowFailException('no')"),
-    Mutation("one way back, not both", f"{RELEASE}:_Undo._undo", "bool(claim['first']) != self.first"),
-    Mutation("a late champion is announced", f"{RELEASE}:OutcomeOperator.execute",
+    Mutation("one way back, not both", f"{UNDO}:_Undo._undo", "bool(claim['first']) != self.first"),
+    Mutation("a late champion is announced", f"{OUTCOME}:OutcomeOperator.execute",
              "self._announce_late(context, claim)", "pass"),
     Mutation("one verdict for one end", f"{ENDING}:judged", "posted.verdict.window[0] == opened_at", "False",
              ("windtunnel.serving.settling",)),

@@ -11,8 +11,8 @@ from windtunnel.errors import IntegrityError
 from windtunnel.events import Event
 from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
 from windtunnel_airflow.links import MlflowRunLink, ModelVersionLink
+from windtunnel_airflow.operators.announcing import announce
 from windtunnel_airflow.operators.evaluate import predictor, verified
-from windtunnel_airflow.operators.release import announce
 from windtunnel_airflow.samples import keep_sample
 from windtunnel_airflow.steps import take
 

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from windtunnel.events import Event
 from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
 from windtunnel_airflow.links import ModelVersionLink, ReportLink
-from windtunnel_airflow.operators.release import announce
+from windtunnel_airflow.operators.announcing import announce
 from windtunnel_airflow.story import Story, story_of
 
 

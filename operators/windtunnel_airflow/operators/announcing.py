@@ -1,0 +1,28 @@
+"""What is told of a release through Airflow's assets, and the question every such word hangs on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from windtunnel.events import Event
+from windtunnel.names import asset_uri
+from windtunnel_airflow.rollouts import claim_story
+
+
+def is_champion(registry: Any, claim: Any) -> bool:
+    """The registry has the claim's version as champion."""
+    current = registry.champion(claim["model"])
+    return current is not None and str(current.version) == claim["version"]
+
+
+def champion_event(claim: Any) -> Event:
+    """What is announced when the claim's version has become champion."""
+    story = claim_story(claim)
+    return Event(claim["model"], story.correlation_id, story.cause, claim["version"], claim["digest"])
+
+
+def announce(operator: Any, context: Any, kind: str, event: Event) -> None:
+    """Put the event's payload on the outlet of ``kind``, when the task has it; nothing happens otherwise."""
+    for outlet in getattr(operator, "outlets", None) or []:
+        if getattr(outlet, "uri", None) == asset_uri(event.model, kind):
+            context["outlet_events"][outlet].extra.update(event.extra())
