@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from windtunnel.errors import DescriptionError
 from windtunnel.names import check_model_name
-from windtunnel_mlflow import identity, orderroutes, web
+from windtunnel_mlflow import identity, orderroutes, outboxroutes, web
 from windtunnel_mlflow.orders import Orders
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.rows import PENDING
@@ -34,6 +34,7 @@ def create_api(service: Service) -> Flask:
     orders = Orders(service, web.may_edit_known)
     api.register_blueprint(_blueprint(service, orders))
     api.register_blueprint(orderroutes.blueprint(orders))
+    api.register_blueprint(outboxroutes.blueprint(service.store))
     api.register_error_handler(Refusal, _refused)
     api.register_error_handler(MlflowException, _mlflow_error)
     api.register_error_handler(HTTPException, _http_error)

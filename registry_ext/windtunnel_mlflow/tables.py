@@ -169,3 +169,23 @@ freezes = Table(
     Column("lifted_reason", Text),
     Index("wt_freezes_standing", "lifted_at"),
 )
+
+outbox = Table(
+    "wt_outbox",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("model", NAME, nullable=False),
+    Column("version", String(16)),
+    Column("digest", String(80)),
+    Column("correlation_id", String(64), nullable=False),
+    Column("actor", String(256), nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("alias", String(256)),
+    Column("stage", String(32)),
+    # Numbers are never given out twice, so that a reader's place stays good over pruning.
+    sqlite_autoincrement=True,
+)

@@ -12,7 +12,7 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from windtunnel_mlflow import audit, identity
+from windtunnel_mlflow import audit, identity, outbox
 from windtunnel_mlflow.migrate import upgrade
 from windtunnel_mlflow.refusal import Refusal
 
@@ -97,15 +97,16 @@ class ChangingStore(SqlAlchemyStore):  # type: ignore[misc]
                     yield opened
                     session.flush()
                     if not opened.silent:
-                        audit.append(
-                            session,
-                            actor=actor.name,
-                            action=action,
-                            model=model,
-                            version=opened.version,
-                            detail=opened.detail,
-                            correlation_id=opened.correlation_id,
-                        )
+                        told: dict[str, Any] = {
+                            "actor": actor.name,
+                            "action": action,
+                            "model": model,
+                            "version": opened.version,
+                            "detail": opened.detail,
+                            "correlation_id": opened.correlation_id,
+                        }
+                        audit.append(session, **told)
+                        outbox.write(session, **told)
                 finally:
                     self._session.reset(token)
         except Refusal as refusal:

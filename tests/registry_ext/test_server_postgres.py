@@ -102,3 +102,42 @@ def test_the_audit_is_append_only(server: Any, database: str, statement: str) ->
         pytest.raises(DBAPIError, match="append-only"),
     ):
         connection.execute(text(statement))
+
+
+def test_a_reader_waits_for_the_event_that_is_not_committed_yet(server: Any, database: str) -> None:
+    """DEMAND PIP-6: of two changes the later number commits first; whoever reads now must not step over the other."""
+    from sqlalchemy.orm import Session
+
+    from windtunnel_mlflow import outbox
+
+    engine = create_engine(database)
+    said: dict[str, Any] = {"actor": "a", "version": None, "detail": {}, "correlation_id": None, "action": "tag-model"}
+
+    def read(after: int) -> list[str]:
+        with Session(engine) as reader:
+            return [event["model"] for event in outbox.read(reader, after, 100)["events"]]
+
+    with Session(engine) as reader:
+        start = outbox.read(reader, None, 1)["next"]
+    with ThreadPoolExecutor(1) as pool, Session(engine) as slow:
+        outbox.write(slow, model="slow", **said)
+        slow.flush()
+        with Session(engine) as fast:
+            outbox.write(fast, model="fast", **said)
+            fast.commit()
+        reading = pool.submit(read, start)
+        waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        with engine.connect() as looking:
+            while looking.execute(waiting).scalar() == 0:
+                assert not reading.done()
+                looking.rollback()
+        slow.commit()
+        assert reading.result(timeout=60) == ["slow", "fast"]
+    with Session(engine) as undone:
+        outbox.write(undone, model="undone", **said)
+        undone.rollback()
+    with Session(engine) as last:
+        outbox.write(last, model="last", **said)
+        last.commit()
+    assert read(start) == ["slow", "fast", "last"]
+    engine.dispose()
