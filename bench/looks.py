@@ -61,6 +61,9 @@ class Router:
         slow = Histogram.from_dict({str(bucket(ms)): int(n * share) for ms, share in _SPREAD if int(n * share)})
         return Traffic(model, "epoch", now, {version: ArmTraffic(n, n // 200, 0, slow) for version in ("1", "2")})
 
+    def check_target(self, model: str) -> list[str]:
+        return []
+
     def renew(self, model: str, token: int, until: float) -> None:
         pass
 

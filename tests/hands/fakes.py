@@ -32,6 +32,7 @@ from windtunnel.serving.backend import ArmStatus, ArmTraffic, Capability, Observ
 from windtunnel.serving.desired import Server, State
 from windtunnel.serving.lease import Clock
 from windtunnel.serving.routing import ModelRoute
+from windtunnel.serving.target import rollback_target
 from windtunnel.spec.policy import Policy
 from windtunnel.stats.histogram import Histogram, bucket
 from windtunnel_mlflow.policy import Facts, Judged, missing
@@ -160,6 +161,14 @@ class FakeServing:
                 self._write(aborted)
                 self._route(model)
         return self._observed(model)
+
+    def check_target(self, model: str) -> list[str]:
+        with self.world.call("serving.check_target"):
+            self._answers()
+            version = rollback_target(self._state(model))
+            if version is None:
+                return [f"{model} has no version to go back to"]
+            return [] if (model, version) in self.up else [f"{model} version {version}: its server is not ready"]
 
     def traffic(self, model: str) -> Traffic:
         with self.world.call("serving.traffic"):

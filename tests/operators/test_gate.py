@@ -56,6 +56,9 @@ class FakeBackend:
         }
         return Traffic(model, "epoch", self.at, arms)
 
+    def check_target(self, model: str) -> list[str]:
+        return []
+
     def renew(self, model: str, token: int, until: float) -> None:
         if token != self.token or self.aborted:
             raise FencedError(f"token {token} is not {self.token}")

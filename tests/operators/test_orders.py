@@ -62,6 +62,9 @@ class Router:
         }
         return Traffic(model, "epoch", self.at, arms)
 
+    def check_target(self, model: str) -> list[str]:
+        return []
+
     def renew(self, model: str, token: int, until: float) -> None:
         if token != self.token or self.aborted:
             raise FencedError(f"token {token} is not {self.token}")

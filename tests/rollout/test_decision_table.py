@@ -15,7 +15,7 @@ from windtunnel.rollout import Counters, Order, QualityNumbers, decide
 from windtunnel.rollout.evidence import ArmCounters
 from windtunnel.rollout.numbers import prediction_numbers, quality_numbers
 from windtunnel.rollout.table import ROWS
-from windtunnel.spec.rollout import Gate, Hours, Limits, Segments, Step
+from windtunnel.spec.rollout import Audience, Gate, Hours, Limits, Segments, Step
 
 from .conftest import histogram
 
@@ -126,6 +126,69 @@ def test_row_limit_of_latency(world) -> None:
     found = w.tick()
     assert (found.action, found.outcome, found.row) == ("roll_back", Outcome.FAIL, "limit")
     assert "slower than 50 ms" in found.reason
+
+
+AUDIENCE = Audience(header="x-tester", value="yes")
+
+
+def test_row_limit_of_testers_alone(world) -> None:
+    """DEMAND ROL-10, ROL-14: a candidate that fails every tester is out, however well everybody else's requests go."""
+    w = world(audience=AUDIENCE)
+    w.look(testers=ArmCounters(3, 3))  # from before this rollout's first look
+    asked, found = 3, w.tick(testers=ArmCounters(3, 3))
+    assert found.row == "watching"
+    while not found.ends and asked < 40:
+        asked += 1
+        found = w.tick(1.0, testers=ArmCounters(asked, asked, 0, histogram(asked, 0)))
+    assert (found.action, found.outcome, found.row) == ("roll_back", Outcome.FAIL, "limit")
+    assert "testers' requests" in found.reason and found.numbers["limits"]["limit_error_rate@testers"]["n"] < 10
+    whole = found.numbers["limits"]["limit_error_rate"]
+    assert whole["n"] == 20 * len(w.looks[1:]) and not whole["harm"], "theirs are not everybody's"
+    assert found.numbers["step"]["requests"] == whole["n"], "nor are they the step's"
+
+
+def test_testers_never_count_in_a_comparison(world) -> None:
+    """The same release with and without testers: the same gates, decision for decision."""
+    alone, tested = world(audience=AUDIENCE), world(audience=AUDIENCE)
+    for n in range(1, 8):
+        one, other = alone.tick(), tested.tick(testers=ArmCounters(50 * n, n, 0, histogram(50 * n, 0)))
+        assert one.numbers["gates"] == other.numbers["gates"]
+        assert (one.row, one.action) == (other.row, other.action)
+
+
+def test_slow_answers_to_testers_are_a_breach(world) -> None:
+    w = world(gates=[], limits=Limits(error_rate=None, p95_ms=50), audience=AUDIENCE)
+    w.look()
+    found = w.tick(testers=ArmCounters(30, 0, 0, histogram(0, 30)))
+    assert (found.action, found.row) == ("roll_back", "limit")
+    assert "slower than 50 ms" in found.reason and "testers'" in found.reason
+
+
+def test_nobody_has_to_test(world) -> None:
+    """No tester came, or their counters are not there: the release passes on everybody's requests."""
+    w = world(audience=AUDIENCE)
+    run_to_end_of_step(w)
+    assert w.tick().row == "pass"
+
+
+def test_testers_in_an_outage_are_no_evidence(world) -> None:
+    """ROL-3: the champion fails as well, and no user reaches the candidate: nothing is learnt about it."""
+    w = world(audience=AUDIENCE)
+    w.look()
+    w.now += 10
+    w.serve("1", 100, 100)
+    found = w.look(testers=ArmCounters(30, 30, 0, histogram(30, 0)))
+    assert (found.action, found.outcome, found.row) == ("hold", Outcome.INCONCLUSIVE, "both-failing")
+
+
+def test_testers_counters_that_start_again_are_not_counted_twice(world) -> None:
+    w = world(audience=AUDIENCE)
+    w.look(testers=ArmCounters(100, 0))
+    w.tick(testers=ArmCounters(110, 0, 0))
+    w.epoch, w.totals = "b", {}
+    assert w.tick(testers=ArmCounters(40, 2)).row == "counter-reset"
+    found = w.tick(testers=ArmCounters(45, 2))
+    assert found.numbers["limits"]["limit_error_rate@testers"]["n"] == 15
 
 
 def test_a_crashed_candidate_is_out_after_a_dozen_requests(world) -> None:
@@ -760,6 +823,50 @@ def test_numbers_and_state_are_plain_json(world) -> None:
     for _ in range(4):
         w.tick()
     json.dumps(w.looks, allow_nan=False)
+
+
+# -- the way back -------------------------------------------------------------------------------------------------
+
+BROKEN = "visits version 1: its server is not ready"
+
+
+def test_row_no_way_back_holds_what_would_pass(world) -> None:
+    """DEMAND ROL-12: no step begins while the champion could not take over; it goes on when it could again."""
+    w = world()
+    run_to_end_of_step(w)
+    held = w.tick(no_way_back=BROKEN)
+    assert (held.action, held.outcome, held.row) == ("hold", Outcome.INCONCLUSIVE, "no-way-back")
+    assert BROKEN in held.reason
+    for _ in range(200):  # far beyond any patience
+        assert w.tick(no_way_back=BROKEN).action == "hold"
+    assert w.tick().row == "pass"
+
+
+@pytest.mark.parametrize("policy", ["hold", "extend", "roll_back"])
+def test_nobody_is_sent_back_to_a_broken_champion_for_want_of_numbers(world, policy) -> None:
+    w = world(on_inconclusive=policy)
+    w.look()
+    for _ in range(30):
+        found = w.tick(champion=0, candidate=0, no_way_back=BROKEN, traffic=None, traffic_error="gone")
+        assert (found.action, found.row) == ("hold", "source-down")
+
+
+def test_harm_goes_back_whatever_the_way_back_is_like(world) -> None:
+    """Harm that is shown is of the candidate; and a candidate that is not what was registered serves nobody."""
+    w = world()
+    w.look()
+    w.serve("2", 40, 16)
+    assert w.tick(no_way_back=BROKEN).action == "roll_back"
+    w = world(on_inconclusive="roll_back")
+    w.look()
+    assert w.tick(no_way_back=BROKEN, digest_ok=False).action == "roll_back"
+
+
+def test_a_person_may_go_on_without_a_way_back(world) -> None:
+    w = world()
+    run_to_end_of_step(w)
+    order = Order("promote", 0, "ann", "the old one is broken")
+    assert w.tick(no_way_back=BROKEN, order=order).action == "promote"
 
 
 def test_the_document_names_every_row() -> None:

@@ -1,4 +1,4 @@
-"""Every factor of the decision table crossed with every other (DEMAND ROL-3): 884,736 cases for each policy.
+"""Every factor of the decision table crossed with every other (DEMAND ROL-3): 1,769,472 cases for each policy.
 
 What must hold is said here in another way than the table says it, case by case from what went in.
 """
@@ -25,7 +25,7 @@ STEPS = [
 BOTH = [False, True]
 FACTORS = {
     "aborted": BOTH, "harm": BOTH, "limit": BOTH, "silent": BOTH, "safe": BOTH, "shown": BOTH, "sound": BOTH,
-    "paused": BOTH, "frozen": BOTH, "open": BOTH, "order": [0, 1, 2],
+    "paused": BOTH, "frozen": BOTH, "open": BOTH, "stranded": BOTH, "order": [0, 1, 2],
     "trouble": [table.NO_TROUBLE, ROW["source-down"], ROW["entering"]],
     "elapsed": [10.0, 40.0, 70.0, 130.0], "requests": [0.0, 20.0, 100.0, 600.0], "champion": [0.0, 200.0],
     "step": [0, 1, 2],
@@ -61,6 +61,7 @@ def judged(made: Plan, c: dict[str, np.ndarray]) -> table.Judgement:
         aborted=c["aborted"], harm=c["harm"], limit=c["limit"], trouble=c["trouble"], there=True, sound=c["sound"],
         silent=c["silent"], safe=c["safe"], shown=c["shown"], ordered_promote=c["order"] == 2,
         ordered_skip=c["order"] == 1, paused=c["paused"], frozen=c["frozen"], open=c["open"],
+        stranded=c["stranded"],
     )  # fmt: skip
     return judge(made, Steps.of(made), before, facts, NOW)
 
@@ -97,14 +98,20 @@ def test_every_case(policy, cases) -> None:
     never(ordered & ~harm & ~c["aborted"] & ~goes)
     # A pause holds: no patience runs out, nothing passes.
     never(c["paused"] & ~ordered & ~harm & ~c["aborted"] & (action != table.HOLD))
+    # Without a way back nothing passes, and nobody is sent there for want of numbers; harm that is shown still ends it.
+    never(c["stranded"] & passes)
+    never(c["stranded"] & ~harm & ~c["aborted"] & (action == table.ROLL_BACK))
+    never((row == ROW["no-way-back"]) & (~c["stranded"] | (action != table.HOLD) | (outcome != table.INCONCLUSIVE)))
     # A freeze and the hours of the week only hold back what would pass.
     waits = (row == ROW["frozen"]) | (row == ROW["outside-hours"])
     never(waits & (action != table.HOLD))
     # What lacks something is not waited for beyond the step's longest time or largest sample.
     lacks = np.isin(row, [ROW[name] for name in table.LACKS])
+    never(lacks & c["stranded"])
     never(lacks & ((c["elapsed"] >= 120) | (c["requests"] >= 500)) & (action != table.ROLL_BACK))
     if policy == "roll_back":
-        never((lacks | (trouble & (row == c["trouble"]) & (row != ROW["entering"]))) & (action != table.ROLL_BACK))
+        borne = trouble & (row == c["trouble"]) & (row != ROW["entering"]) & ~c["stranded"]
+        never((lacks | borne) & (action != table.ROLL_BACK))
     else:
         never(lacks & (c["elapsed"] < 120) & (c["requests"] < 500) & (action != table.HOLD))
     # A rollback's outcome is FAIL with harm, else INCONCLUSIVE, never PASS.
@@ -114,7 +121,9 @@ def test_every_case(policy, cases) -> None:
     never((action == table.ADVANCE) & ~np.isnan(said.progress.entered))
     never((action == table.ADVANCE) & (said.progress.lost != 0))
     never((said.progress.lost > LOST) & (row != ROW["paused"]) & ~(trouble & (policy == "extend")))
-    assert set(row) >= {ROW[r] for r in (*table.LACKS, "watching", "frozen", "outside-hours", "early", "pass-last")}
+    assert set(row) >= {
+        ROW[r] for r in (*table.LACKS, "watching", "no-way-back", "frozen", "outside-hours", "early", "pass-last")
+    }
 
 
 def test_every_row_has_an_action_and_an_outcome() -> None:

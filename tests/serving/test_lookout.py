@@ -45,6 +45,11 @@ class Backend:
         arms = {"1": ArmStatus("1", 90, True, "ready"), "2": ArmStatus("2", 10, True, "ready")}
         return Observed(model, arms, self.token, "r", None, None, mirror=20)
 
+    problems: tuple[str, ...] = ()
+
+    def check_target(self, model: str) -> list[str]:
+        return list(self.problems)
+
     def traffic(self, model: str) -> Traffic:
         if self.traffic_ is None:
             raise UnavailableError("the meter is dead")
@@ -97,6 +102,34 @@ def log_rows(home: Home, version: str, count: int, *, at: float = START + 1) -> 
 
 
 # -- the router
+
+
+def test_testers_are_counted_apart(home: Home) -> None:
+    """DEMAND ROL-10, ROL-14: what testers ask of the candidate is told, and is in neither arm."""
+    backend = Backend()
+    backend.traffic_ = replace(Backend.traffic_, audience={"2": arm(7, 7)})  # type: ignore[type-var]
+    found = gather(home, watch(home), backend)
+    assert found.traffic is not None and found.traffic.arms["2"].requests == 10
+    assert found.testers is not None and (found.testers.requests, found.testers.errors) == (7, 7)
+    assert gather(home, watch(home)).testers is None
+
+
+def test_a_look_takes_what_is_known_of_the_way_back_and_never_waits(home: Home) -> None:
+    """DEMAND ROL-12: the check goes on for as long as it takes; the look does not."""
+    go_on, backend = threading.Event(), Backend()
+
+    def slow(model: str) -> list[str]:
+        go_on.wait(60)
+        return [f"{model} version 1: its server is not ready"]
+
+    backend.check_target = slow  # type: ignore[method-assign]
+    seen = watch(home)
+    assert gather(home, seen, backend).no_way_back is None
+    go_on.set()
+    deadline = time.monotonic() + 60
+    while (found := gather(home, seen, backend).no_way_back) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert found == "visits version 1: its server is not ready"
 
 
 def test_both_arms_and_the_router_as_it_is(home: Home) -> None:

@@ -12,7 +12,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from windtunnel.rollout import table
-from windtunnel.rollout.comparisons import Blocks, Comparisons, limits, loss_gates, reached, shift_gates, signs, update
+from windtunnel.rollout.comparisons import (
+    TESTERS,
+    Blocks,
+    Comparisons,
+    limits,
+    loss_gates,
+    reached,
+    shift_gates,
+    signs,
+    update,
+)
 from windtunnel.rollout.hours import is_open
 from windtunnel.rollout.plan import Plan
 from windtunnel.rollout.table import Facts, Ints, Mask, Progress, Steps
@@ -166,9 +176,10 @@ def decide_batch(plan: Plan, lanes: Lanes, look: Look, now: float) -> Lanes:
             if gate.name in rows:
                 quiet = quiet | (rows[gate.name] < gate.min_rows)
             silent = silent | (quiet & ~alone)
-    for log_e in found.breach.values():
+    for name, log_e in found.breach.items():
         breach = breach | reached(log_e, plan.limit_alpha)
-        silent = silent | np.isnan(log_e)
+        if not name.endswith(TESTERS):  # nobody has to test
+            silent = silent | np.isnan(log_e)
     trouble = np.select(
         [~known, outage, ~_mask(look.ready, n)],
         [table.ROW["source-down"], table.ROW["both-failing"], table.ROW["not-ready"]],

@@ -17,7 +17,7 @@ from windtunnel.evidence import Outcome
 from windtunnel.rollout import comparisons, gates, intake, words
 from windtunnel.rollout.comparisons import Comparisons
 from windtunnel.rollout.decision import Decision
-from windtunnel.rollout.evidence import Evidence
+from windtunnel.rollout.evidence import ArmCounters, Evidence
 from windtunnel.rollout.gates import Block, Finding, Held, Taken, percent
 from windtunnel.rollout.hours import is_open
 from windtunnel.rollout.intake import Intake, Trouble
@@ -76,6 +76,9 @@ def decide(plan: Plan, state: RolloutState, evidence: Evidence, now: float) -> D
     state = taken.state
     troubles += taken.troubles
     outage = intake.outage(plan, state, taken.block)
+    if not outage and taken.fresh is not None and taken.testers is not None:
+        # Testers may be the only ones who see the candidate: what fails for everybody is not its doing either.
+        outage = intake.outage(plan, state, Block(taken.fresh.champion, taken.testers))
     troubles += outage
     state, findings, breaches = _look(plan, state, taken, evidence, limits=not outage)
     troubles += [Trouble(*f.trouble) for f in findings if f.trouble]
@@ -153,7 +156,9 @@ def _facts(
     required = [finding for finding in findings if by_name[finding.name].required]
     order = evidence.order if evidence.order is not None and evidence.order.step == state.step else None
     alone = plan.steps[state.step].alone
-    silent = any(f.missing is not None for f in breaches) or (not alone and any(f.missing for f in required))
+    # Nobody has to test: a limit that only testers' requests are held against is silent without harm.
+    everybody = [f for f in breaches if not f.name.endswith(comparisons.TESTERS)]
+    silent = any(f.missing is not None for f in everybody) or (not alone and any(f.missing for f in required))
     return Facts(
         aborted=evidence.aborted is not None,
         harm=any(f.harm for f in findings),
@@ -169,6 +174,7 @@ def _facts(
         paused=evidence.paused is not None,
         frozen=evidence.frozen is not None,
         open=is_open(plan.windows, now),
+        stranded=evidence.no_way_back is not None,
     )
 
 
@@ -196,7 +202,7 @@ def _look(
         looked[gate.name] = Taken(before) if alone else gates.take(gate, before, block, evidence, held)
 
     known = {name: state.limits.get(name, OneSample()) for name, _ in comparisons.limits(plan)}
-    fresh = _limited(plan, taken.fresh if limits else None)
+    fresh = _limited(plan, taken.fresh if limits else None, taken.testers if limits else None)
     events = _events(state, evidence)
     tests = comparisons.update(
         plan,
@@ -238,15 +244,16 @@ def _set_threshold(gate: PlanGate, before: GateState, state: RolloutState) -> Ga
     return replace(before, threshold_ms=bound, test=test)
 
 
-def _limited(plan: Plan, fresh: Block | None) -> dict[str, FloatArray]:
+def _limited(plan: Plan, fresh: Block | None, testers: ArmCounters | None) -> dict[str, FloatArray]:
     """The candidate's new requests as each absolute limit counts them: within, beyond."""
     counts = {}
     for name, _ in comparisons.limits(plan):
         n = hits = 0
-        if fresh is not None and name == "limit_error_rate":
-            n, hits = fresh.candidate.requests, fresh.candidate.errors
-        elif fresh is not None:
-            n, hits = fresh.candidate.latency.total, fresh.candidate.latency.above(plan.p95_ms or 0.0)
+        arm = testers if name.endswith(comparisons.TESTERS) else fresh.candidate if fresh is not None else None
+        if arm is not None and name.startswith("limit_error_rate"):
+            n, hits = arm.requests, arm.errors
+        elif arm is not None:
+            n, hits = arm.latency.total, arm.latency.above(plan.p95_ms or 0.0)
         counts[name] = np.array([n - hits, hits], dtype=np.float64)
     return counts
 
@@ -254,19 +261,20 @@ def _limited(plan: Plan, fresh: Block | None) -> dict[str, FloatArray]:
 def _say_limit(plan: Plan, name: str, test: OneSample, limit: float) -> Finding:
     """The candidate alone against an absolute limit."""
     what, told = "errors", f"limit {percent(limit)}"
-    if name == "limit_p95_ms":
+    slow, whose = name.startswith("limit_p95_ms"), "testers' " if name.endswith(comparisons.TESTERS) else ""
+    if slow:
         what, told = f"slower than {plan.p95_ms:g} ms", "limit 5 %, as its p95 may not be slower"
     harm = test.log_above is not None and test.log_above >= math.log(1 / plan.limit_alpha)
     e = None if test.log_above is None else float(f"{e_value(test.log_above):.6g}")
     rate = test.hits / test.n if test.n else None
     sentence = (
-        f"{what}: candidate {percent(rate)} of {test.n:.0f} requests ({told}; evidence of a breach {e or 0:.3g}, "
-        f"bar {1 / plan.limit_alpha:.3g})"
+        f"{what}: candidate {percent(rate)} of {test.n:.0f} {whose}requests ({told}; evidence of a breach "
+        f"{e or 0:.3g}, bar {1 / plan.limit_alpha:.3g})"
     )
     numbers = {"n": test.n, "rate": rate, "limit": limit, "e_harm": e, "bar": 1 / plan.limit_alpha, "harm": harm}
-    if name == "limit_p95_ms":
+    if slow:
         numbers["p95_ms"] = plan.p95_ms
-    missing = None if test.n else f"{name}: no requests to the candidate yet"
+    missing = None if test.n else f"{name}: no {whose}requests to the candidate yet"
     return Finding(name, harm, False, missing, sentence, numbers)
 
 

@@ -265,6 +265,9 @@ class Evidence:
         frozen: why no step may begin, if rollouts are frozen.
         paused: who paused this rollout and why, if somebody did.
         order: what a person ordered.
+        testers: the candidate's requests that the audience's header sent there, as cumulative as ``traffic`` and read
+            with it; None where there is no audience.
+        no_way_back: why the champion could not take over now, if it was found that it could not.
     """
 
     traffic: TrafficLike | None = None
@@ -284,6 +287,8 @@ class Evidence:
     frozen: str | None = None
     paused: str | None = None
     order: Order | None = None
+    testers: ArmLike | None = None
+    no_way_back: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -305,6 +310,8 @@ class Evidence:
             "frozen": self.frozen,
             "paused": self.paused,
             "order": asdict(self.order) if self.order else None,
+            "testers": ArmCounters.of(self.testers).to_dict() if self.testers is not None else None,
+            "no_way_back": self.no_way_back,
         }
 
     @classmethod
@@ -329,4 +336,6 @@ class Evidence:
             frozen=plain.get("frozen"),
             paused=plain.get("paused"),
             order=Order(**plain["order"]) if plain.get("order") else None,
+            testers=ArmCounters.from_dict(plain["testers"]) if plain.get("testers") else None,
+            no_way_back=plain.get("no_way_back"),
         )

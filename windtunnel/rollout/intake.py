@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from windtunnel.rollout.evidence import Counters, Evidence
+from windtunnel.rollout.evidence import ArmCounters, Counters, Evidence
 from windtunnel.rollout.gates import Block, percent
 from windtunnel.rollout.plan import Plan
 from windtunnel.rollout.state import Reading, RolloutState
@@ -40,6 +40,7 @@ class Intake:
         block: both arms, since the open block began; None when nothing can be told.
         fresh: both arms, since the last look.
         segments: by segment, since its open block began.
+        testers: the candidate's requests from testers since the last look; None when nothing can be told.
     """
 
     state: RolloutState
@@ -47,6 +48,7 @@ class Intake:
     fresh: Block | None
     troubles: tuple[Trouble, ...] = ()
     segments: Mapping[str, Block] = field(default_factory=dict)
+    testers: ArmCounters | None = None
 
 
 def clock(state: RolloutState, now: float) -> tuple[RolloutState, float, list[Trouble]]:
@@ -88,7 +90,8 @@ def traffic(plan: Plan, state: RolloutState, evidence: Evidence, now: float) -> 
         doubts.append(Trouble("clock-skew", f"traffic numbers are from {reading.at - now:.0f} s in the future"))
 
     if state.last is None or state.base is None:
-        begun, _ = _segments(plan, replace(state, origin=reading, base=reading, last=reading), evidence)
+        at_start = replace(state, origin=reading, base=reading, last=reading, testers=_testers(evidence))
+        begun, _ = _segments(plan, at_start, evidence)
         return Intake(begun, None, None, tuple(doubts))
     fresh = _between(state.last, reading)
     block = _between(state.base, reading)
@@ -98,7 +101,7 @@ def traffic(plan: Plan, state: RolloutState, evidence: Evidence, now: float) -> 
             return refused("old-reading", back)  # an earlier reading: to count from it would count twice
         doubts.append(Trouble("clock-skew", back))
     if fresh is None or block is None:
-        rebased = replace(state, origin=reading, base=reading, last=reading, segments={})
+        rebased = replace(state, origin=reading, base=reading, last=reading, segments={}, testers=_testers(evidence))
         return refused("counter-reset", "the router's counters started again; counting goes on from here", rebased)
     counted = replace(
         state,
@@ -113,7 +116,19 @@ def traffic(plan: Plan, state: RolloutState, evidence: Evidence, now: float) -> 
             step_champion=state.step_champion + fresh.champion.requests,
         )
     counted, segments = _segments(plan, counted, evidence)
-    return Intake(counted, block, fresh, tuple(doubts), segments)
+    testers = _testers(evidence)
+    new = testers.since(state.testers or ArmCounters()) if testers is not None else None
+    counted = replace(counted, testers=testers if testers is not None else state.testers)
+    return Intake(counted, block, fresh, tuple(doubts), segments, new)
+
+
+def _testers(evidence: Evidence) -> ArmCounters | None:
+    """What testers have asked of the candidate; a number that makes no sense is none."""
+    if evidence.testers is None:
+        return None
+    found = ArmCounters.of(evidence.testers)
+    counts = (found.requests, found.errors)
+    return found if all(math.isfinite(n) for n in counts) and 0 <= found.errors <= found.requests else None
 
 
 def _segments(plan: Plan, state: RolloutState, evidence: Evidence) -> tuple[RolloutState, dict[str, Block]]:

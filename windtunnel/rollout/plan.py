@@ -111,6 +111,8 @@ class Plan:
         patience_s: how long a step may stay inconclusive; None is the step's own length.
         windows: when exposure may grow; always when there are none.
         segments: names of the segments that are judged.
+        audience: testers are sent to the candidate whatever its weight; their requests are held against the absolute
+            limits on their own.
     """
 
     first: bool
@@ -127,6 +129,7 @@ class Plan:
     strategy: Strategy = "canary"
     windows: tuple[Window, ...] = ()
     segments: tuple[str, ...] = ()
+    audience: bool = False
 
     @classmethod
     def from_spec(cls, rollout: Rollout, first: bool, replicas: int = 1) -> Plan:
@@ -152,7 +155,8 @@ class Plan:
         ]
         everything: list[tuple[str, Gate, str | None]] = [(name, gate, None) for name, gate in comparisons]
         everything += by_segment
-        tests = limits + len(everything)
+        audience = rollout.audience is not None and not first
+        tests = (2 if audience else 1) * limits + len(everything)
         if tests == 0 and steps:
             what = "limits (a first release has no champion to compare with)" if first else "gates and limits"
             raise DescriptionError(
@@ -183,6 +187,7 @@ class Plan:
             strategy=rollout.strategy,
             windows=tuple(Window.of(h.days, h.start, h.end, h.timezone) for h in rollout.hours),
             segments=segments,
+            audience=audience,
         )
 
     @property

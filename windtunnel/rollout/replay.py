@@ -10,6 +10,7 @@ from windtunnel.rollout.decide import decide
 from windtunnel.rollout.decision import Decision
 from windtunnel.rollout.evidence import Evidence
 from windtunnel.rollout.plan import Plan
+from windtunnel.rollout.several import differs, replay_several
 from windtunnel.rollout.state import RolloutState
 
 
@@ -35,13 +36,16 @@ def entered(state: RolloutState, step: int) -> RolloutState:
 def replay(plan: Plan, looks: Sequence[dict[str, Any]]) -> list[Decision]:
     """Decide every look again from its evidence alone, in order.
 
-    Only versions and start time are taken from the recorded states; the rest is computed anew.
+    Only versions and start time are taken from the recorded states; the rest is computed anew. Of several candidates
+    these are the decisions on the rollout as a whole (``several.replay_several`` has each candidate's).
 
     Raises:
         KeyError: a record is not a look.
     """
     if not looks:
         return []
+    if "arms" in looks[0]:
+        return [several.decision for several in replay_several(plan, looks)]
     first = RolloutState.from_dict(looks[0]["decision"]["state"])
     state = RolloutState.begin(champion=first.champion, candidate=first.candidate, at=first.started_at)
     decisions: list[Decision] = []
@@ -55,7 +59,9 @@ def replay(plan: Plan, looks: Sequence[dict[str, Any]]) -> list[Decision]:
 
 
 def disagreements(plan: Plan, looks: Sequence[dict[str, Any]]) -> list[int]:
-    """Positions of the looks whose replayed decision is not the recorded one."""
+    """Positions of the looks whose replayed decision, on the whole or on a candidate, is not the recorded one."""
+    if looks and "arms" in looks[0]:
+        return [i for i, (look, s) in enumerate(zip(looks, replay_several(plan, looks), strict=True)) if differs(look, s)]
     return [
         i
         for i, (look, decision) in enumerate(zip(looks, replay(plan, looks), strict=True))

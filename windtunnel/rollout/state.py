@@ -116,6 +116,7 @@ class RolloutState:
     base: Reading | None = None
     segments: Mapping[str, Reading] = field(default_factory=dict)
     last: Reading | None = None
+    testers: ArmCounters | None = None
     gates: Mapping[str, GateState] = field(default_factory=dict)
     limits: Mapping[str, OneSample] = field(default_factory=dict)
     loss_bound: float | None = None
@@ -160,6 +161,8 @@ class RolloutState:
             "base": self.base.to_dict() if self.base else None,
             "segments": {name: reading.to_dict() for name, reading in self.segments.items()},
             "last": self.last.to_dict() if self.last else None,
+            # Absent where nobody tests, so that histories from before there were testers are decided as they were.
+            **({"testers": self.testers.to_dict()} if self.testers else {}),
             "gates": {name: gate.to_dict() for name, gate in self.gates.items()},
             "limits": {name: limit.to_dict() for name, limit in self.limits.items()},
             "loss_bound": self.loss_bound,
@@ -176,6 +179,7 @@ class RolloutState:
         kept = dict(plain)
         for key in ("origin", "base", "last"):
             kept[key] = Reading.from_dict(plain[key]) if plain[key] else None
+        kept["testers"] = ArmCounters.from_dict(plain["testers"]) if plain.get("testers") else None
         kept["segments"] = {name: Reading.from_dict(r) for name, r in plain.get("segments", {}).items()}
         kept["gates"] = {name: GateState.from_dict(gate) for name, gate in plain["gates"].items()}
         kept["limits"] = {name: OneSample.from_dict(limit) for name, limit in plain["limits"].items()}

@@ -32,8 +32,8 @@ LACKS = ("no-traffic-candidate", "too-few-requests", "no-traffic-champion", "gat
 
 #: All rows, from the top.
 ROWS = (
-    "aborted", "harm", "limit", "promoted-by-order", "skipped", "paused", *TROUBLES, "watching", *LACKS, "frozen",
-    "outside-hours", "early", "pass", "pass-last",
+    "aborted", "harm", "limit", "promoted-by-order", "skipped", "paused", *TROUBLES, "watching", "no-way-back", *LACKS,
+    "frozen", "outside-hours", "early", "pass", "pass-last",
 )  # fmt: skip
 ROW = {name: index for index, name in enumerate(ROWS)}
 NO_TROUBLE = -1
@@ -47,6 +47,8 @@ _PASSES = np.array([row in ("early", "pass", "pass-last") for row in ROWS])
 _FAILS = np.array([row in ("harm", "limit") for row in ROWS])
 _WAITS = np.array([row in TROUBLES or row in LACKS for row in ROWS])
 _TROUBLE = np.array([row in TROUBLES for row in ROWS])
+#: What is wrong with the candidate itself: worse than any champion.
+_CANDIDATES = np.array([row in ("version-changed", "not-ready") for row in ROWS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class Facts:
         shown: every required comparison has shown that the candidate is within its margin.
         ordered_promote, ordered_skip, paused, frozen: what people said.
         open: exposure may grow at this time of the week.
+        stranded: the champion could not take over: no step begins, and not knowing is no reason to go back to it.
     """
 
     aborted: Any
@@ -108,6 +111,7 @@ class Facts:
     paused: Any = False
     frozen: Any = False
     open: Any = True
+    stranded: Any = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +185,7 @@ def judge(plan: Plan, steps: Steps, before: Progress, facts: Facts, now: float) 
         (facts.paused, ROW["paused"]),
         (trouble >= 0, trouble),
         (~due & ~early, ROW["watching"]),
+        (facts.stranded, ROW["no-way-back"]),
         (lack >= 0, lack),
         (facts.frozen, ROW["frozen"]),
         (~np.asarray(facts.open, dtype=bool), ROW["outside-hours"]),
@@ -197,6 +202,7 @@ def judge(plan: Plan, steps: Steps, before: Progress, facts: Facts, now: float) 
     )
     if plan.on_inconclusive == "roll_back":
         tired = tired | (row != ROW["entering"])
+    tired = tired & (~np.asarray(facts.stranded, dtype=bool) | _CANDIDATES[row])
     retreat = WITHDRAW if plan.first else ROLL_BACK
     goes = _PASSES[row] | (row == ROW["skipped"])
     action = _first(

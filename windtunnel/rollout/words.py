@@ -56,6 +56,8 @@ def reason(
                 f"{where}: no harm shown after {elapsed:.0f} of {step.hold_s:.0f} s and {state.step_requests} of "
                 f"{step.min_requests} requests"
             )
+        case "no-way-back":
+            return f"{where}: held, as the champion could not take over: {evidence.no_way_back}"
         case "no-traffic-candidate":
             return f"no request reached version {state.candidate} in this step"
         case "too-few-requests":

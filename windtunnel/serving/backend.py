@@ -198,6 +198,15 @@ class ServingBackend(Protocol):
                 higher one. None: whoever holds the rollout.
         """
 
+    def check_target(self, model: str) -> list[str]:
+        """Why the version that a rollback would go to could not take over now; empty when it could (ROL-12).
+
+        Verifies its content and asks it for one inference past the router, so it may take long. Moves nothing.
+
+        Raises:
+            ServingError: it cannot be told.
+        """
+
     def traffic(self, model: str) -> Traffic:
         """Router counters of all arms.
 

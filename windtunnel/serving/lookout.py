@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import FencedError, WindtunnelError
+from windtunnel.serving import wayback
 
 if TYPE_CHECKING:
     from windtunnel.home import Home
@@ -96,6 +97,8 @@ def gather(home: Home, watch: Watch, backend: ServingBackend, state: RolloutStat
         found["observed_mirror"] = observed.mirror
         found["ready"] = arm.ready if arm else False
         found["aborted"] = observed.aborted
+        if watch.champion is not None:
+            found["no_way_back"] = wayback.known(home, backend, watch.model, watch.rollout_id)
     try:
         found |= _counters(watch, backend.traffic(watch.model))
     except WindtunnelError as error:
@@ -125,6 +128,7 @@ def _counters(watch: Watch, traffic: Traffic) -> dict[str, Any]:
         }
     judged = watch.plan.get("segments") or ()
     return {
+        "testers": traffic.audience.get(watch.version),
         "traffic": replace(traffic, arms=whole),
         "segments": {name: replace(traffic, arms=segments.get(name, {})) for name in judged},
     }

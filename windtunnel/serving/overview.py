@@ -25,7 +25,8 @@ def show(home: Home, model: str, registry: RegistryClient | None, why_not: str |
 
     Returns:
         ``model``, ``registry`` (``answers``, or why not), ``rollout``, ``step``, ``gates``, ``decision`` (of the last
-        look), ``orders``, ``paused``, ``frozen``, ``traffic`` and ``untold`` (aborts the registry does not know yet).
+        look), ``orders``, ``paused``, ``frozen``, ``no_way_back`` (why the champion could not take
+        over at the last look), ``traffic`` and ``untold`` (aborts the registry does not know yet).
     """
     record, problem = _newest(registry, model, why_not)
     looks = LookLog(home, model).all()
@@ -46,6 +47,7 @@ def show(home: Home, model: str, registry: RegistryClient | None, why_not: str |
         "orders": [asdict(order) for order in orders],
         "paused": holds.paused.sentence if holds.paused else None,
         "frozen": list(frozen),
+        "no_way_back": ((last or {}).get("evidence") or {}).get("no_way_back"),
         "traffic": _traffic(home, model),
         "untold": [asdict(note) for note in outbox.pending(home) if note.model == model],
     }

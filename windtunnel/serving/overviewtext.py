@@ -44,6 +44,8 @@ def shown(found: Mapping[str, Any]) -> list[str]:
     lines += [f"  frozen     {sentence}" for sentence in found["frozen"]]
     if found["paused"]:
         lines.append(f"  paused     {found['paused']}")
+    if found.get("no_way_back"):
+        lines.append(f"  way back   fails: {found['no_way_back']}")
     lines.append("  traffic    " + _traffic(found["traffic"]))
     for gate in found["gates"]:
         lines += _gate(gate)

@@ -93,6 +93,9 @@ class FakeBackend:
             release.lease_until if release else None,
         )  # fmt: skip
 
+    def check_target(self, model: str) -> list[str]:
+        return []
+
     def renew(self, model: str, token: int, until: float) -> None:
         assert WORLD.release is not None
         if token != WORLD.release.token or WORLD.aborted:
