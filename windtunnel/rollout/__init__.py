@@ -6,10 +6,11 @@ from windtunnel.rollout.evidence import Counters, Evidence, Order, PredictionNum
 from windtunnel.rollout.numbers import prediction_numbers, quality_numbers
 from windtunnel.rollout.plan import Plan
 from windtunnel.rollout.replay import disagreements, entered, look_record, replay, resume
+from windtunnel.rollout.several import Several, decide_several
 from windtunnel.rollout.state import Action, RolloutState
 
 __all__ = [
     "Action", "Counters", "Decision", "Evidence", "Order", "Plan", "PredictionNumbers", "QualityNumbers",
-    "RolloutState", "decide", "disagreements", "entered", "look_record", "prediction_numbers", "quality_numbers",
-    "replay", "resume",
+    "RolloutState", "Several", "decide", "decide_several", "disagreements", "entered", "look_record",
+    "prediction_numbers", "quality_numbers", "replay", "resume",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from windtunnel.rollout.decide import decide
 from windtunnel.rollout.decision import Decision
 from windtunnel.rollout.evidence import Evidence
 from windtunnel.rollout.plan import Plan
-from windtunnel.rollout.several import differs, replay_several
+from windtunnel.rollout.several import Several, decide_several, resumed
 from windtunnel.rollout.state import RolloutState
 
 
@@ -61,9 +61,35 @@ def replay(plan: Plan, looks: Sequence[dict[str, Any]]) -> list[Decision]:
 def disagreements(plan: Plan, looks: Sequence[dict[str, Any]]) -> list[int]:
     """Positions of the looks whose replayed decision, on the whole or on a candidate, is not the recorded one."""
     if looks and "arms" in looks[0]:
-        return [i for i, (look, s) in enumerate(zip(looks, replay_several(plan, looks), strict=True)) if differs(look, s)]
+        return [
+            i for i, (look, s) in enumerate(zip(looks, replay_several(plan, looks), strict=True)) if _differs(look, s)
+        ]
     return [
         i
         for i, (look, decision) in enumerate(zip(looks, replay(plan, looks), strict=True))
         if decision.to_dict() != look["decision"]
     ]
+
+
+def replay_several(plan: Plan, looks: Sequence[Mapping[str, Any]]) -> list[Several]:
+    """Decide every look at several candidates again from its evidence alone, in order."""
+    first = resumed(looks[0])
+    states = {
+        version: RolloutState.begin(champion=state.champion, candidate=version, at=state.started_at)
+        for version, state in first.items()
+    }
+    found = []
+    for look in looks:
+        if look.get("entered") is not None:
+            states = {v: s if s.ended else entered(s, int(look["entered"])) for v, s in states.items()}
+        evidence = {v: Evidence.from_dict(arm["evidence"]) for v, arm in look["arms"].items() if arm["evidence"]}
+        several = decide_several(plan, states, evidence, look["at"])
+        found.append(several)
+        states = several.states
+    return found
+
+
+def _differs(look: Mapping[str, Any], several: Several) -> bool:
+    arms = {version: decision.to_dict() for version, decision in several.arms.items()}
+    recorded = {version: arm["decision"] for version, arm in look["arms"].items()}
+    return (several.decision.to_dict(), several.winner, arms) != (look["decision"], look["winner"], recorded)

@@ -70,11 +70,6 @@ def share(plan: Plan, candidates: int) -> Plan:
             f"rollout.strategy {plan.strategy} releases one candidate at a time, found {candidates}",
             hint="use strategy ab for several candidates",
         )
-    if plan.audience:
-        raise DescriptionError(
-            "rollout.audience sends its requests to one candidate: which of several is not said",
-            hint="release one candidate at a time, or without an audience",
-        )
     small = [step.weight for step in plan.steps if not step.alone and step.weight < candidates]
     if small:
         raise DescriptionError(
@@ -115,7 +110,8 @@ def decide_several(
     """
     mine = share(plan, len(states))
     return combine(
-        plan, {version: decide(mine, state, evidence.get(version, Evidence()), now) for version, state in states.items()}
+        plan,
+        {version: decide(mine, state, evidence.get(version, Evidence()), now) for version, state in states.items()},
     )
 
 
@@ -168,7 +164,13 @@ def _passed_over(decision: Decision, winner: str) -> Decision:
 
 def _whole(decision: Decision, arms: Mapping[str, Decision], winner: str | None) -> Decision:
     told = {
-        version: {**one.numbers, "action": one.action, "outcome": str(one.outcome), "row": one.row, "reason": one.reason}
+        version: {
+            **one.numbers,
+            "action": one.action,
+            "outcome": str(one.outcome),
+            "row": one.row,
+            "reason": one.reason,
+        }
         for version, one in arms.items()
     }
     return replace(decision, numbers={**decision.numbers, "arms": told, "winner": winner})
@@ -186,9 +188,7 @@ def _others(arms: Mapping[str, Decision], *but: str) -> str:
 # -- the look log
 
 
-def several_record(
-    rollout_id: str, at: float, evidence: Mapping[str, Evidence], several: Several
-) -> dict[str, Any]:
+def several_record(rollout_id: str, at: float, evidence: Mapping[str, Evidence], several: Several) -> dict[str, Any]:
     """One line of the look log, plain JSON values: of each candidate what it was judged by and what came of it."""
     arms = {
         version: {
@@ -225,30 +225,3 @@ def flying(look: Mapping[str, Any] | None, candidates: Sequence[str]) -> list[st
         return list(candidates)
     arms = arms_of(look)
     return [v for v in candidates if v not in arms or arms[v]["decision"]["action"] not in _BACK]
-
-
-def replay_several(plan: Plan, looks: Sequence[Mapping[str, Any]]) -> list[Several]:
-    """Decide every look at several candidates again from its evidence alone, in order."""
-    from windtunnel.rollout.replay import entered
-
-    first = resumed(looks[0])
-    states = {
-        version: RolloutState.begin(champion=state.champion, candidate=version, at=state.started_at)
-        for version, state in first.items()
-    }
-    found = []
-    for look in looks:
-        if look.get("entered") is not None:
-            states = {v: s if s.ended else entered(s, int(look["entered"])) for v, s in states.items()}
-        evidence = {v: Evidence.from_dict(arm["evidence"]) for v, arm in look["arms"].items() if arm["evidence"]}
-        several = decide_several(plan, states, evidence, look["at"])
-        found.append(several)
-        states = several.states
-    return found
-
-
-def differs(look: Mapping[str, Any], several: Several) -> bool:
-    """The recorded look says something else."""
-    arms = {version: decision.to_dict() for version, decision in several.arms.items()}
-    recorded = {version: arm["decision"] for version, arm in look["arms"].items()}
-    return (several.decision.to_dict(), several.winner, arms) != (look["decision"], look["winner"], recorded)
