@@ -345,6 +345,29 @@ class ServingBackendConformance:
             kit.backend.apply(release(kit, 100, kit.arm(2, 0), kit.arm(3, 0), mirror=10))
         assert weights(kit.backend.abort(kit.model, "no", "guard")) == {kit.arm(1, 0).version: 100}
 
+    def test_one_of_several_candidates_is_dropped_and_the_others_fly_on(self, kit: Any, start: Release) -> None:
+        """DEMAND ROL-14"""
+        asked = release(kit, 60, kit.arm(2, 30), kit.arm(3, 10))
+        if not self.able(kit, "several", asked):
+            return
+        kit.backend.apply(asked)
+        one, two, three = (kit.arm(n, 0).version for n in (1, 2, 3))
+        assert weights(kit.backend.drop(kit.model, [two], "too late", token=asked.token - 1)) == {
+            one: 60, two: 30, three: 10,
+        }  # fmt: skip
+        seen = kit.backend.drop(kit.model, [two], "it fails", token=asked.token)
+        assert weights(seen) == {one: 90, three: 10} and seen.aborted is None
+        assert weights(kit.backend.observe(kit.model)) == {one: 90, three: 10}
+        assert two not in {kit.ask({}) for _ in range(100)}
+        before = kit.fingerprint()
+        kit.backend.drop(kit.model, [two], "it fails", token=asked.token)
+        assert kit.fingerprint() == before
+        with pytest.raises(FencedError, match="it fails"):
+            kit.backend.apply(asked)
+        left = release(kit, 80, kit.arm(2, 0), kit.arm(3, 20), token=asked.token, rollout_id=asked.rollout_id)
+        assert weights(kit.backend.apply(left)) == {one: 80, three: 20}
+        assert weights(kit.backend.apply(release(kit, 70, kit.arm(2, 30)))) == {one: 70, two: 30}, "another rollout"
+
     def test_the_champion_stays_ready_while_the_candidate_has_everything(self, kit: Any, start: Release) -> None:
         """Blue-green and bake (DEMAND ROL-1): the way back is one change of weights."""
         seen = kit.backend.apply(release(kit, 0, kit.arm(2, 100), audience=("x-tester", "yes")))

@@ -10,7 +10,7 @@ let the caller die there (nothing done; or done, and the answer lost), the simul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -169,6 +169,14 @@ class FakeServing:
             if version is None:
                 return [f"{model} has no version to go back to"]
             return [] if (model, version) in self.up else [f"{model} version {version}: its server is not ready"]
+
+    def drop(self, model: str, versions: Sequence[str], reason: str, *, token: int) -> Observed:
+        with self.world.call("serving.drop"):
+            left = desired.drop(self._state(model), versions, reason, self.world.wall, token)
+            if left.dropped:
+                self._write(left)
+                self._route(model)
+        return self._observed(model)
 
     def traffic(self, model: str) -> Traffic:
         with self.world.call("serving.traffic"):

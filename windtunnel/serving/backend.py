@@ -7,6 +7,7 @@ Applying the same desired state twice changes nothing (SRV-1). Any implementatio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -196,6 +197,12 @@ class ServingBackend(Protocol):
         Args:
             token: the holder's, who may not end what a later holder began: nothing happens when the traffic has a
                 higher one. None: whoever holds the rollout.
+        """
+
+    def drop(self, model: str, versions: Sequence[str], reason: str, *, token: int) -> Observed:
+        """Take some of several candidates to 0 now, for the rest of their rollout; the others fly on.
+
+        Their weight is the champion's. Nothing happens when the traffic has a higher token, or was aborted.
         """
 
     def check_target(self, model: str) -> list[str]:

@@ -59,6 +59,7 @@ class State:
         servers: by version, those deployed.
         warm: version to the time after which its server may go.
         failed: why the last attempt to reach ``release`` was given up.
+        dropped: candidates of this rollout that were taken to 0 while others fly on, and why.
     """
 
     release: Release
@@ -68,6 +69,7 @@ class State:
     servers: dict[str, Server] = field(default_factory=dict)
     warm: dict[str, float] = field(default_factory=dict)
     failed: str | None = None
+    dropped: dict[str, str] = field(default_factory=dict)
 
     @property
     def model(self) -> str:
@@ -131,7 +133,14 @@ def accept(state: State, release: Release) -> State:
             f"{state.aborted['reason']}",
             hint="its candidates get no traffic; a new rollout (with a new token) may begin",
         )
-    return replace(state, release=release, aborted=None, failed=None)
+    dropped = state.dropped if release.rollout_id == old.rollout_id else {}
+    back = [arm.version for arm in release.arms() if arm.weight and arm.version in dropped]
+    if back:
+        raise FencedError(
+            f"{release.model}: version {back[0]} was taken to 0: {dropped[back[0]]}",
+            hint="it gets no traffic in this rollout any more: this write is of before",
+        )
+    return replace(state, release=release, aborted=None, failed=None, dropped=dropped)
 
 
 def abort(state: State, reason: str, by: str, now: float, token: int | None = None) -> State:
@@ -154,6 +163,25 @@ def abort(state: State, reason: str, by: str, now: float, token: int | None = No
     )
     mark = {"rollout_id": release.rollout_id, "token": release.token, "reason": reason, "by": by, "at": now}
     return routed(replace(state, release=stopped, aborted=mark), now)
+
+
+def drop(state: State, versions: Sequence[str], reason: str, now: float, token: int) -> State:
+    """Some candidates at 0 for the rest of the rollout, their weight the champion's; the others as they are.
+
+    The same state when another holder has the rollout by now, it was aborted, or all this is so already.
+    """
+    release, champion = state.release, state.release.champion
+    out = {arm.version for arm in release.candidates if arm.version in versions}
+    if token < release.token or state.aborted or champion is None or out <= state.dropped.keys():
+        return state
+    freed = sum(arm.weight for arm in release.candidates if arm.version in out)
+    left = replace(
+        release,
+        champion=replace(champion, weight=champion.weight + freed),
+        candidates=tuple(replace(arm, weight=0) if arm.version in out else arm for arm in release.candidates),
+    )
+    dropped = {**dict.fromkeys(sorted(out), reason), **state.dropped}
+    return routed(replace(state, release=left, dropped=dropped), now)
 
 
 def _safe(state: State) -> Arm | None:
@@ -349,6 +377,7 @@ def to_dict(state: State) -> dict[str, Any]:
         "servers": {version: asdict(server) for version, server in sorted(state.servers.items())},
         "warm": dict(sorted(state.warm.items())),
         "failed": state.failed,
+        "dropped": state.dropped,
     }
 
 
@@ -373,4 +402,5 @@ def from_dict(plain: Mapping[str, Any]) -> State:
         servers={version: Server(**server) for version, server in plain["servers"].items()},
         warm={version: float(until) for version, until in plain["warm"].items()},
         failed=plain["failed"],
+        dropped=dict(plain.get("dropped") or {}),
     )

@@ -247,7 +247,7 @@ def _functions(
         if value.source is None:
             continue
         context = Context(watch.model, champion, watch.version, state.started_at, time.time(), home)
-        key = (str(home.root), watch.rollout_id, value.gate)
+        key = (str(home.root), watch.rollout_id, watch.version, value.gate)
         try:
             values[value.gate] = functions.ask(key, value, context)
         except WindtunnelError as error:

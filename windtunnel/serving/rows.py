@@ -268,7 +268,7 @@ def _glued(before: pa.ChunkedArray, more: pa.ChunkedArray) -> pa.ChunkedArray:
     return glued if glued.num_chunks < 32 else pa.chunked_array([glued.combine_chunks()])
 
 
-_known: OrderedDict[tuple[str, str, str], RolloutRows] = OrderedDict()
+_known: OrderedDict[tuple[str, str, str, str], RolloutRows] = OrderedDict()
 _known_lock = threading.Lock()
 
 
@@ -280,7 +280,7 @@ def of(
 
     Raises: like ``RolloutRows.refresh``; then nothing is remembered of it.
     """
-    key = (str(home.root), model, rollout_id)
+    key = (str(home.root), model, rollout_id, arms[1])
     with _known_lock:
         rows = _known.get(key)
         if rows is None or (rows.versions, rows.start, rows.shadow) != (arms, start, shadow):
