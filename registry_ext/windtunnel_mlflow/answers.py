@@ -8,7 +8,7 @@ for a user who is logged in. The question must be the one this registry would as
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -22,18 +22,19 @@ _TIMEOUT = 5.0
 Ask = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-def approved_by(ask: Ask, task: Mapping[str, Any], wanted: str) -> str:
+def approved_by(ask: Ask, task: Mapping[str, Any], wanted: str, *, dags: Collection[str] = (CONTROL_DAG,)) -> str:
     """Name of the person who approved ``wanted`` in the task.
 
     Args:
         task: ``dag_id``, ``dag_run_id``, ``task_id`` and ``map_index``.
-        wanted: ``windtunnel.registry.orders.question`` of the order.
+        wanted: the question, as the registry would ask it.
+        dags: ids of the DAGs that may ask it.
 
     Raises:
         Refusal: WT_ANSWER; nobody did, or Airflow cannot be asked.
     """
-    if task.get("dag_id") != CONTROL_DAG:
-        raise _refused(f"the answer is of DAG {task.get('dag_id')!r}, expected {CONTROL_DAG!r}")
+    if task.get("dag_id") not in dags:
+        raise _refused(f"the answer is of DAG {task.get('dag_id')!r}, expected {' or '.join(map(repr, dags))}")
     detail = ask(task)
     if detail.get("subject") != wanted:
         raise _refused(f"the question was {str(detail.get('subject'))[:200]!r}, expected {wanted!r}")

@@ -7,14 +7,53 @@ from typing import Any
 
 from sqlalchemy import update
 
-from windtunnel_mlflow import records, rows, tables
-from windtunnel_mlflow.policy import missing
+from windtunnel.spec.policy import Transition
+from windtunnel_mlflow import policybook, records, rows, tables, weighing
+from windtunnel_mlflow.policy import explain, lacking
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.transactions import Change, ChangingStore
+
+#: What a version becomes, in words.
+BECOME = {
+    "production": "become champion",
+    "staging": "come to Staging",
+    "challenger": "become challenger",
+    "archived": "be archived",
+}
 
 
 class Crowning(ChangingStore):
     """How a version becomes champion, and how it ends being it."""
+
+    def check(
+        self, change: Change, model: str, number: int, to: Transition, *, rollout: bool = False, by_hand: bool = True
+    ) -> None:
+        """Ask the policy; the audit of the change names the version of it that was asked.
+
+        Args:
+            rollout: within the version's open rollout.
+            by_hand: whoever asks does it by itself, so its roles and limits count.
+
+        Raises:
+            Refusal: WT_POLICY with what is missing.
+        """
+        session = change.session
+        policy = policybook.in_force(session, model)
+        change.detail["policy"] = policy.name
+        if records.version(session, model, number) is None:
+            missing = ["a version that was registered through the governed store"]
+        else:
+            asker = change.actor if by_hand else None
+            facts = weighing.facts(session, model, number, in_rollout=rollout, to=to, asker=asker)
+            missing = lacking(explain(policy.document, facts, time.time(), to))
+        if missing:
+            raise Refusal(
+                "WT_POLICY",
+                f"version {number} of {model!r} may not {BECOME[to]}",
+                missing=tuple(missing),
+                hint="verdicts come from the model's own DAGs (check, evaluate, release), approvals from people: "
+                f"windtunnel registry explain {model} {number} --to {to}",
+            )
 
     def crown(
         self,
@@ -38,24 +77,27 @@ class Crowning(ChangingStore):
             Refusal: WT_POLICY with what is missing, or WT_ROLLOUT_RUNNING.
         """
         session = change.session
-        current = records.champion(session, model)
-        if current == number:
+        if records.champion(session, model) == number:
             change.silent = rollout is None
             return
         if rollout is None:
             rows.refuse_open_rollout(session, model)
-        facts = records.facts(session, model, number, in_rollout=rollout is not None)
-        lacking = missing(records.policy(session, model), facts)
-        if records.version(session, model, number) is None:
-            lacking = ["a version that was registered through the governed store"]
-        if lacking:
-            raise Refusal(
-                "WT_POLICY",
-                f"version {number} of {model!r} may not become champion",
-                missing=tuple(lacking),
-                hint="the verdicts come from the model's own DAGs: check, evaluate, release",
-            )
+        self.check(change, model, number, "production", rollout=rollout is not None, by_hand=rollout is None)
+        self.enthrone(change, model, number, reason=reason, rollout_id=None if rollout is None else rollout["id"])
+
+    def enthrone(
+        self, change: Change, model: str, number: int, *, reason: str, rollout_id: str | None, state: str = "archived"
+    ) -> None:
+        """Write that a version is champion now; whether it may be was asked before.
+
+        Args:
+            state: what the former champion becomes.
+        """
+        session = change.session
+        current = records.champion(session, model)
         super().set_registered_model_alias(model, rows.CHAMPION, number)
+        if number == records.alias(session, model, rows.CHALLENGER):
+            super().delete_registered_model_alias(model, rows.CHALLENGER)
         now = time.time()
         table = tables.champions
         session.execute(update(table).where(table.c.model == model, table.c.until.is_(None)).values(until=now))
@@ -66,12 +108,13 @@ class Crowning(ChangingStore):
                 since=now,
                 actor=change.actor.name,
                 reason=reason,
-                rollout_id=None if rollout is None else rollout["id"],
+                rollout_id=rollout_id,
+                policy=change.detail.get("policy"),
             )
         )
         if current is not None:
             rows.set_stage(session, model, current, rows.ARCHIVED)
-            rows.set_state(session, model, current, "archived")
+            rows.set_state(session, model, current, state)
         rows.set_stage(session, model, number, rows.PRODUCTION)
         rows.set_state(session, model, number, rows.CHAMPION)
         change.detail |= {"champion": str(number), "former": None if current is None else str(current)}

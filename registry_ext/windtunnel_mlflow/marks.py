@@ -9,13 +9,15 @@ from sqlalchemy.orm import Session
 
 from windtunnel_mlflow import records
 from windtunnel_mlflow.refusal import Refusal
-from windtunnel_mlflow.rows import CHAMPION
+from windtunnel_mlflow.rows import CHALLENGER, CHAMPION
 
 TAG_PREFIX = "windtunnel."
 
 
-def is_champion(alias: str) -> bool:
-    return alias.strip().casefold() == CHAMPION
+def meant(alias: str) -> str | None:
+    """Which of our two aliases this is, or could be taken for."""
+    found = alias.strip().casefold()
+    return found if found in (CHAMPION, CHALLENGER) else None
 
 
 def number(version: Any) -> int:
@@ -48,6 +50,6 @@ def refuse_prompt_mark(session: Session, model: str, key: str) -> None:
         raise Refusal("WT_TAG", f"model {model!r} has governed versions and cannot be marked as a prompt")
 
 
-def refuse_spelling(alias: str) -> None:
-    if alias != CHAMPION:
-        raise Refusal("WT_ALIAS", f"the alias {alias!r} could be taken for {CHAMPION!r}")
+def refuse_spelling(alias: str, meant: str) -> None:
+    if alias != meant:
+        raise Refusal("WT_ALIAS", f"the alias {alias!r} could be taken for {meant!r}")

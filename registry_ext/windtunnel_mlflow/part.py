@@ -1,13 +1,11 @@
-"""What the parts of the service share: the store, and the refusals that several of them give."""
+"""What the parts of the service share: the store, and the answer that there is no such thing."""
 
 from __future__ import annotations
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.store import GovernedStore
-from windtunnel_mlflow.transactions import Change
 
 
 class Part:
@@ -20,12 +18,3 @@ class Part:
 def not_found(what: str) -> MlflowException:
     """404."""
     return MlflowException(what, error_code=RESOURCE_DOES_NOT_EXIST)
-
-
-def trusted_only(change: Change, what: str) -> None:
-    if not change.actor.trusted:
-        raise Refusal(
-            "WT_ROLE",
-            f"user {change.actor.name!r} may not {what}",
-            hint="only the service and administrators may",
-        )

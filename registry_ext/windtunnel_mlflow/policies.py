@@ -1,63 +1,183 @@
-"""The policy of a model, and what a version still needs under it."""
+"""The policy of the house and of each model, and what a version still needs under it."""
 
 from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
-from sqlalchemy import insert, select, update
 
-from windtunnel.spec.policy import Policy
-from windtunnel_mlflow import records, tables
-from windtunnel_mlflow.part import Part, not_found, trusted_only
-from windtunnel_mlflow.policy import missing, present
+from windtunnel.spec import merging
+from windtunnel.spec.policy import Policy, PolicyDocument, Transition
+from windtunnel_mlflow import identity, permission, policybook, records, weighing
+from windtunnel_mlflow.orderrules import check_reason
+from windtunnel_mlflow.part import Part, not_found
+from windtunnel_mlflow.policy import (
+    evidence_digest,
+    explain,
+    lacking,
+    needs_of,
+    present,
+    shown,
+    weighed,
+)
 from windtunnel_mlflow.refusal import Refusal
+from windtunnel_mlflow.transactions import Change
+
+#: Names of a target in requests.
+TARGETS: dict[str, Transition] = {
+    "champion": "production",
+    **{name: name for name in get_args(Transition) if name != "first"},
+}
+
+
+def target(name: str) -> Transition:
+    """Where to, as a request says it.
+
+    Raises:
+        Refusal: WT_REQUEST.
+    """
+    found = TARGETS.get(str(name).strip().casefold())
+    if found is None:
+        raise Refusal("WT_REQUEST", f"cannot go to {name!r}; expected one of {', '.join(sorted(TARGETS))}", status=400)
+    return found
 
 
 class Policies(Part):
     """Policies shown, set and explained."""
 
     def explain(self, model: str, number: int, to: str) -> dict[str, Any]:
-        """Whether a version may become champion by its own rollout, and what is missing."""
-        if to != "champion":
-            raise Refusal("WT_REQUEST", f"cannot explain {to!r}; expected 'champion'", status=400)
+        """Whether a version may go there (to production: by its own rollout, where one is open), what is there
+        and what is missing."""
+        wanted = target(to)
         with self.store.reading() as session:
-            if records.version(session, model, number) is None:
+            found = records.version(session, model, number)
+            if found is None:
                 raise not_found(f"model {model!r} has no version {number}")
             running = records.open_rollout(session, model)
             inside = running is not None and int(running["version"]) == number
-            facts = records.facts(session, model, number, in_rollout=inside)
-            policy = records.policy(session, model)
-            if facts.champion == number:
-                return {"allowed": True, "missing": [], "present": {}}
-            lacking = missing(policy, facts)
-            return {"allowed": not lacking, "missing": lacking, "present": present(policy, facts)}
+            facts = weighing.facts(session, model, number, in_rollout=inside, to=wanted)
+            policy = policybook.in_force(session, model)
+        now = time.time()
+        lines = explain(policy.document, facts, now, wanted)
+        done = wanted == "production" and facts.champion == number
+        needs = needs_of(policy.document, wanted, facts)
+        said = {one.approval.seq: one for one in weighed(needs, facts, now)}
+        return {
+            "allowed": done or not lacking(lines),
+            "missing": [] if done else lacking(lines),
+            "present": {} if done else present(policy.document, facts),
+            "to": wanted,
+            "policy": policy.name,
+            "digest": facts.digest,
+            "evidence": evidence_digest(model, number, facts),
+            "requirements": [line.to_dict() for line in lines],
+            "verdicts": [
+                {"kind": v.kind, "id": v.id, "outcome": v.outcome, "reason": v.reason, "at": v.at} for v in shown(facts)
+            ],
+            "approvals": [
+                {"decision": a.decision, "by": a.by, "reason": a.reason, "at": a.at, "counts": w.counts, "why": w.why}
+                for a, w in ((one, said[one.seq]) for one in facts.approvals)
+            ],
+        }
 
     def policy(self, model: str) -> dict[str, Any]:
-        """The policy in force."""
+        """The kinds of evidence in force, as in a description."""
         with self.store.reading() as session:
-            return records.policy(session, model).model_dump(mode="json")
+            return policybook.in_force(session, model).document.short.model_dump(mode="json")
+
+    def policy_document(self, model: str) -> dict[str, Any]:
+        """The whole policy in force of a model, or of the house for an empty name, and the versions it is made of."""
+        with self.store.reading() as session:
+            found = policybook.in_force(session, model)
+            layers = {
+                "house": policybook.newest(session, policybook.HOUSE, policybook.ADMIN),
+                "model": policybook.newest(session, model, policybook.ADMIN) if model else None,
+                "description": policybook.newest(session, model, policybook.DESCRIPTION) if model else None,
+            }
+        return {"name": found.name, "policy": found.document.model_dump(mode="json"), "layers": layers}
+
+    def policy_history(self, model: str, limit: int) -> list[dict[str, Any]]:
+        """Every version of a policy, newest first."""
+        with self.store.reading() as session:
+            return policybook.history(session, model, limit)
+
+    def check_policy(self, model: str, plain: dict[str, Any]) -> dict[str, Any]:
+        """What would be in force with this policy; nothing is set.
+
+        Raises:
+            Refusal: it is no policy, or is looser than the house allows.
+        """
+        with self.store.reading() as session:
+            return _effective(session, model, _document(plain)).model_dump(mode="json")
 
     def set_policy(self, model: str, plain: dict[str, Any]) -> dict[str, Any]:
-        """Replace the policy; only the service and administrators may."""
+        """The short form ``{champion, first}``: an administrator's is the model's policy, the service's is what the
+        model's description wishes. Returns what is in force."""
         with self.store.change(model, "set-policy", policy=plain) as change:
-            trusted_only(change, "change a policy")
             try:
-                policy = Policy.model_validate(plain)
+                short = Policy.model_validate(plain)
             except ValidationError as error:
                 raise Refusal("WT_REQUEST", f"this is not a policy: {error}", status=400) from error
-            body = policy.model_dump_json()
-            table = tables.policies
-            former = change.session.execute(select(table.c.policy).where(table.c.model == model)).scalar()
-            if former == body:
-                change.silent = True
-                return policy.model_dump(mode="json")
-            values = {"policy": body, "actor": change.actor.name, "updated_at": time.time()}
-            if former is None:
-                change.session.execute(insert(table).values(model=model, **values))
+            if change.actor.name == identity.SERVICE_USER:
+                permission.need(change.actor, "describe-policy", "pass on a policy")
+                self._keep(change, model, policybook.DESCRIPTION, short.model_dump_json(), "the model's description")
             else:
-                change.session.execute(update(table).where(table.c.model == model).values(**values))
-                change.detail["former"] = json.loads(former)
-            return policy.model_dump(mode="json")
+                permission.need(change.actor, "set-policy", "change a policy")
+                document = PolicyDocument.model_validate(
+                    {"production": {"evidence": short.champion}, "first": {"evidence": short.first}}
+                )
+                _effective(change.session, model, document)
+                self._keep(change, model, policybook.ADMIN, _body(document), "set in the short form")
+            return policybook.in_force(change.session, model).document.short.model_dump(mode="json")
+
+    def set_document(self, model: str, plain: dict[str, Any], reason: Any) -> dict[str, Any]:
+        """Set the policy of a model, or of the house for an empty name; only administrators may.
+
+        Raises:
+            Refusal: WT_ROLE, WT_LOOSER, or WT_REQUEST for what is no policy.
+        """
+        with self.store.change(model, "set-policy", policy=plain, reason=str(reason or "")[:2000]) as change:
+            permission.need(change.actor, "set-policy", "change a policy")
+            why, document = check_reason(reason), _document(plain)
+            _effective(change.session, model, document)
+            if model:
+                self.store._get_registered_model(change.session, model)
+            self._keep(change, model, policybook.ADMIN, _body(document), why)
+        return self.policy_document(model)
+
+    def _keep(self, change: Change, model: str, layer: policybook.Layer, body: str, reason: str) -> None:
+        former = policybook.newest(change.session, model, layer)
+        if former is not None and former["policy"] == json.loads(body):
+            change.silent = True
+            return
+        kept = policybook.add(change.session, model, layer, body, change.actor.name, reason)
+        change.detail |= {"layer": layer, "number": kept["number"], "former": former and former["number"]}
+
+
+def _body(document: PolicyDocument) -> str:
+    """Only what it says: what it leaves out is the house's, or the built-in policy's, also when those change."""
+    return document.model_dump_json(exclude_unset=True)
+
+
+def _document(plain: dict[str, Any]) -> PolicyDocument:
+    try:
+        return PolicyDocument.model_validate(plain)
+    except ValidationError as error:
+        lines = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
+        raise Refusal("WT_REQUEST", f"this is not a policy: {lines}", status=400) from error
+
+
+def _effective(session: Any, model: str, document: PolicyDocument) -> PolicyDocument:
+    if not model:
+        return merging.complete(document)
+    house = policybook.house(session)
+    if too_loose := merging.looser(house, document):
+        raise Refusal(
+            "WT_LOOSER",
+            f"the policy of {model!r} is looser than the house allows",
+            missing=tuple(too_loose),
+            hint="make it stricter, or name what may be looser in the house's policy (looser: [production.approvals])",
+        )
+    return merging.merge(house, document)

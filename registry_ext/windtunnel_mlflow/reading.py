@@ -1,4 +1,4 @@
-"""The reading side: versions, champions, what waits for a release, every model at a glance, the audit."""
+"""The reading side: versions, champions, what waits for a release, every model at a glance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModel, SqlR
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 from sqlalchemy import func, select
 
-from windtunnel_mlflow import audit, records, tables
+from windtunnel_mlflow import records, tables
 from windtunnel_mlflow.part import Part, not_found
 
 _R = tables.rollouts
@@ -53,6 +53,21 @@ class Reading(Part):
                 select(table, semver.label("semver")).where(table.c.model == model).order_by(table.c.id)
             )
             return [{**row, "version": str(row["version"])} for row in rows.mappings()]
+
+    def champion_at(self, model: str, at: float) -> dict[str, Any] | None:
+        """Who was champion at a time (seconds since the epoch): one query, also for versions that are gone."""
+        table = tables.champions
+        semver = (
+            select(tables.versions.c.semver)
+            .where(tables.versions.c.model == table.c.model, tables.versions.c.version == table.c.version)
+            .scalar_subquery()
+        )
+        query = select(table, semver.label("semver")).where(
+            table.c.model == model, table.c.since <= at, table.c.until.is_(None) | (table.c.until > at)
+        )
+        with self.store.reading() as session:
+            row = session.execute(query).mappings().first()
+        return None if row is None else {**row, "version": str(row["version"])}
 
     def pending(self, model: str) -> dict[str, Any] | None:
         """The version a release should take up.
@@ -127,8 +142,3 @@ class Reading(Part):
                 if row.model in summaries:
                     summaries[row.model]["versions"] = row.number
         return list(summaries.values())
-
-    def audit(self, model: str | None, limit: int) -> list[dict[str, Any]]:
-        """Newest audit rows first."""
-        with self.store.reading() as session:
-            return audit.read(session, model, limit)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
-from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
+from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModelAlias
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 from sqlalchemy import Row, and_, select
 from sqlalchemy.orm import Session
 
-from windtunnel.registry.orders import BOLD
-from windtunnel.spec.policy import Policy
 from windtunnel_mlflow import tables
-from windtunnel_mlflow.policy import Facts, Judged
 
 OPEN = ("running", "promoting")
 _V = tables.versions
@@ -97,58 +93,12 @@ def open_rollout(session: Session, model: str) -> dict[str, Any] | None:
     return None if row is None else rollout(row)
 
 
-def policy(session: Session, model: str) -> Policy:
-    """The model's policy, or the default one."""
-    found = session.execute(select(tables.policies.c.policy).where(tables.policies.c.model == model)).scalar()
-    return Policy() if found is None else Policy.model_validate_json(found)
-
-
-def facts(session: Session, model: str, number: int, *, in_rollout: bool) -> Facts:
-    """Everything policy looks at for one version."""
-    found = version(session, model, number)
-    table = tables.verdicts
-    subjects: Sequence[str] = [
-        subject for subject in ((found or {}).get("digest"), (found or {}).get("recipe", {}).get("data")) if subject
-    ]
-    rows = session.execute(
-        select(table).where(table.c.model == model, table.c.subject.in_(subjects), table.c.claimed.is_(False))
-    )
-    judged = tuple(
-        Judged(
-            seq=row.seq,
-            id=row.id,
-            kind=row.kind,
-            outcome=row.outcome,
-            subject=row.subject,
-            claimed=row.claimed,
-            reason=json.loads(row.body).get("reason", ""),
+def alias(session: Session, model: str, name: str) -> int | None:
+    """Version an alias of MLflow's points to."""
+    return session.execute(
+        select(SqlRegisteredModelAlias.version).where(
+            SqlRegisteredModelAlias.workspace == DEFAULT_WORKSPACE_NAME,
+            SqlRegisteredModelAlias.name == model,
+            SqlRegisteredModelAlias.alias == name,
         )
-        for row in rows
-    )
-    return Facts(
-        status=(found or {}).get("status", "DELETED"),
-        digest=(found or {}).get("digest"),
-        data=(found or {}).get("recipe", {}).get("data"),
-        champion=champion(session, model),
-        in_rollout=in_rollout,
-        verdicts=judged,
-        ordered=_ordered(session, model, number),
-    )
-
-
-def _ordered(session: Session, model: str, number: int) -> bool:
-    """Whether a person ordered the open rollout of this version to go on without the numbers."""
-    orders, rollouts = tables.orders, tables.rollouts
-    found = session.execute(
-        select(orders.c.seq)
-        .join(rollouts, rollouts.c.id == orders.c.rollout_id)
-        .where(
-            rollouts.c.model == model,
-            rollouts.c.version == number,
-            rollouts.c.state.in_(OPEN),
-            orders.c.kind.in_(sorted(BOLD)),
-            orders.c.claimed.is_(False),
-        )
-        .limit(1)
-    ).first()
-    return found is not None
+    ).scalar()

@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from windtunnel import canonical
-from windtunnel_mlflow import locations, marks, records, rows, semver, tables
+from windtunnel_mlflow import locations, marks, permission, records, rows, semver, tables
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.sealer import Sealer, read_facts
 from windtunnel_mlflow.transactions import Change, ChangingStore
@@ -54,11 +54,13 @@ class Registering(ChangingStore):
             self.note_refusal(model, "register", refusal.code, detail={"source": source, "message": refusal.plain})
             raise
         run_id = run_id or None
+        trainer = _trainer(run_id)
         own_key, key = key, key or run_id or model_id
         with self.change(
             model, "register", correlation_id=correlation_id, source=source, run_id=run_id, cause=cause
         ) as change:
             session = change.session
+            permission.need(change.actor, "register", "register a version")
             marks.refuse_tags(tags)
             if self._get_registered_model(session, model).to_mlflow_entity([])._is_prompt():
                 raise Refusal("WT_PROMPT", f"{model!r} is a prompt and takes no model version")
@@ -88,6 +90,7 @@ class Registering(ChangingStore):
                     location=location,
                     facts=facts,
                     run_id=run_id,
+                    trainer=trainer,
                     model_id=model_id,
                     recipe=recipe or {},
                     wanted=wanted,
@@ -187,6 +190,7 @@ class Registering(ChangingStore):
                 source=given["source"],
                 location=given["location"],
                 run_id=found.run_id or given["run_id"],
+                trainer=given["trainer"],
                 recipe=canonical.dumps(given["recipe"]).decode(),
                 facts=canonical.dumps(given["facts"]).decode(),
                 parent=None if parent is None else int(parent["version"]),
@@ -226,3 +230,17 @@ def _exists(repo: Any, path: str) -> bool:
         return True
     folder, _, name = path.rpartition("/")
     return any(info.path.rpartition("/")[2] == name for info in repo.list_artifacts(folder))
+
+
+def _trainer(run_id: str | None) -> str | None:
+    """The run's user, as it is said now; whoever may edit the run could say otherwise later."""
+    if run_id is None:
+        return None
+    from mlflow.exceptions import MlflowException
+    from mlflow.server.handlers import _get_tracking_store
+
+    try:
+        run = _get_tracking_store().get_run(run_id)
+    except MlflowException:
+        return None
+    return str(run.data.tags.get("mlflow.user") or run.info.user_id or "")[:256] or None

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import func, insert, select, update
 
 from windtunnel import canonical
-from windtunnel_mlflow import records, rows, tables
-from windtunnel_mlflow.part import Part, not_found, trusted_only
+from windtunnel_mlflow import firstwatch, permission, records, rows, tables
+from windtunnel_mlflow.part import Part, not_found
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.transactions import Change
 
@@ -34,7 +34,7 @@ class Rollouts(Part):
         with self.store.change(
             model, "open-rollout", version=number, correlation_id=correlation_id, holder=holder
         ) as change:
-            trusted_only(change, "open a rollout")
+            permission.need(change.actor, "rollout", "open a rollout")
             session = change.session
             version = records.version(session, model, number)
             if version is None:
@@ -77,6 +77,16 @@ class Rollouts(Part):
             if champion == number:
                 raise Refusal("WT_CHAMPION", f"version {number} is the champion of {model!r} already", status=409)
             now = time.time()
+            watched = firstwatch.watched(session, model, now)
+            if watched is not None:
+                raise Refusal(
+                    "WT_FIRST_WATCH",
+                    f"version {watched['version']} is the first release of {model!r}, and still being watched against"
+                    f" its limits ({watched['holder']})",
+                    hint=f"let its watch end, or take it back: windtunnel rollout abort {model}",
+                    status=409,
+                )
+            self.store.check(change, model, number, "staging", by_hand=False)
             identifier = uuid.uuid4().hex
             session.execute(
                 insert(_R).values(
@@ -135,10 +145,14 @@ class Rollouts(Part):
             rollout=identifier,
             **values,
         ) as change:
-            trusted_only(change, "change a rollout")
+            permission.need(change.actor, "rollout", "change a rollout")
             current = self._rollout(change, identifier)
             _fence(current, token)
             if current["state"] in ENDED:
+                if current["watching"] and state == current["state"] == "promoted":
+                    # Its holder says that the first watch has ended well.
+                    self._write(change, current, {"watching": False})
+                    return self._rollout(change, identifier)
                 if state in (None, current["state"]):
                     change.silent = True
                     return current
@@ -161,8 +175,12 @@ class Rollouts(Part):
             return self._rollout(change, identifier)
 
     def end(self, change: Change, current: dict[str, Any], state: str, reason: str) -> None:
-        """Write down that an open rollout was undone: ``rolled_back`` or ``withdrawn``, its candidate at 0."""
-        self._write(change, current, {"state": state, "reason": reason, "weight": 0})
+        """Write down that an open rollout, or a first release that is watched, was undone: ``rolled_back`` or
+        ``withdrawn``, its version at 0."""
+        if current["watching"]:
+            self.store.uncrown(change, str(current["model"]), int(current["version"]))
+            change.silent = False
+        self._write(change, current, {"state": state, "reason": reason, "weight": 0, "watching": False})
         rows.set_state(change.session, str(current["model"]), int(current["version"]), state)
         rows.set_stage(change.session, str(current["model"]), int(current["version"]), rows.ARCHIVED)
 
@@ -178,23 +196,13 @@ class Rollouts(Part):
             rollout=identifier,
             expected_champion=expected_champion,
         ) as change:
-            trusted_only(change, "promote a version")
+            permission.need(change.actor, "rollout", "promote a version")
             current = self._rollout(change, identifier)
             champion = records.champion(change.session, model)
             if current["state"] == "promoted" and champion == number:
                 change.silent = True
                 return records.version(change.session, model, number) or {}
-            if champion is not None and str(champion) != expected_champion:
-                raise Refusal(
-                    "WT_CONFLICT",
-                    f"the champion of {model!r} is version {champion} now, not {expected_champion or 'none'}",
-                    hint=f"version {champion} won; roll this one back, or release it against version {champion}",
-                    status=409,
-                )
-            if champion is None and expected_champion is not None:
-                raise Refusal(
-                    "WT_CONFLICT", f"{model!r} has no champion now; expected version {expected_champion}", status=409
-                )
+            expect(champion, expected_champion, model)
             _fence(current, token)
             if current["state"] in ENDED:
                 raise Refusal(
@@ -204,13 +212,13 @@ class Rollouts(Part):
                 )
             self.store.crown(change, model, number, reason="rollout promoted", rollout=current)
             change.silent = False
-            self._write(change, current, {"state": "promoted"})
+            self._write(change, current, {"state": "promoted", "watching": bool(current["plan"].get("first"))})
             return records.version(change.session, model, number) or {}
 
     def withdraw(self, model: str, number: int, reason: str) -> dict[str, Any]:
         """Take a version out: its alias if it is champion, its rollout if one is open."""
         with self.store.change(model, "withdraw", version=number, reason=reason) as change:
-            trusted_only(change, "withdraw a version")
+            permission.need(change.actor, "withdraw", "withdraw a version")
             session = change.session
             version = records.version(session, model, number)
             if version is None:
@@ -219,12 +227,13 @@ class Rollouts(Part):
                 change.silent = True
                 return version
             change.correlation_id = change.correlation_id or version["correlation_id"]
+            running = records.open_rollout(session, model) or firstwatch.watched(session, model, time.time())
             if records.champion(session, model) == number:
                 self.store.uncrown(change, model, number)
                 change.detail["was_champion"] = True
-            running = records.open_rollout(session, model)
             if running is not None and int(running["version"]) == number:
-                self._write(change, running, {"state": "withdrawn", "reason": reason})
+                values = {"state": "withdrawn", "reason": reason, "weight": 0, "watching": False}
+                self._write(change, running, values)
             rows.set_state(session, model, number, "withdrawn")
             rows.set_stage(session, model, number, rows.ARCHIVED)
             return records.version(session, model, number) or {}
@@ -250,3 +259,20 @@ def _fence(current: dict[str, Any], token: int) -> None:
             hint="stop writing",
             status=409,
         )
+
+
+def expect(champion: int | None, expected: str | None, model: str) -> None:
+    """Of two promotions at once one wins; the other learns who.
+
+    Raises:
+        Refusal: WT_CONFLICT.
+    """
+    if champion is not None and str(champion) != expected:
+        raise Refusal(
+            "WT_CONFLICT",
+            f"the champion of {model!r} is version {champion} now, not {expected or 'none'}",
+            hint=f"version {champion} won; roll this one back, or release it against version {champion}",
+            status=409,
+        )
+    if champion is None and expected is not None:
+        raise Refusal("WT_CONFLICT", f"{model!r} has no champion now; expected version {expected}", status=409)

@@ -12,7 +12,8 @@ from werkzeug.exceptions import HTTPException
 
 from windtunnel.errors import DescriptionError
 from windtunnel.names import check_model_name
-from windtunnel_mlflow import identity, orderroutes, outboxroutes, web
+from windtunnel_mlflow import auditroutes, identity, orderroutes, outboxroutes, policyroutes, web
+from windtunnel_mlflow.checkpoints import Publisher
 from windtunnel_mlflow.orders import Orders
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.rows import PENDING
@@ -24,7 +25,7 @@ PREFIX = "/api/windtunnel/v1"
 SEAL_WAIT = 5.0
 
 
-def create_api(service: Service) -> Flask:
+def create_api(service: Service, publisher: Publisher | None = None) -> Flask:
     """The endpoints as a Flask app of their own, mounted under ``PREFIX`` beside MLflow's.
 
     Apart from MLflow's app, because its fail-closed rule knows MLflow's routes only.
@@ -34,7 +35,9 @@ def create_api(service: Service) -> Flask:
     orders = Orders(service, web.may_edit_known)
     api.register_blueprint(_blueprint(service, orders))
     api.register_blueprint(orderroutes.blueprint(orders))
+    api.register_blueprint(policyroutes.blueprint(service))
     api.register_blueprint(outboxroutes.blueprint(service.store))
+    api.register_blueprint(auditroutes.blueprint(service.store, publisher))
     api.register_error_handler(Refusal, _refused)
     api.register_error_handler(MlflowException, _mlflow_error)
     api.register_error_handler(HTTPException, _http_error)
@@ -46,6 +49,7 @@ def _authenticate() -> Response | None:
     if isinstance(authorization, Response):
         return authorization
     g.mlflow_authenticated_user = authorization.username
+    identity.mark_user(authorization.username)
     return None
 
 
@@ -141,6 +145,9 @@ def _blueprint(service: Service, orders: Orders) -> Blueprint:
 
     @api.get("/models/<model>/champion")
     def champion(model: str) -> Any:
+        at = request.args.get("at")
+        if at is not None:
+            return {"champion": service.champion_at(model, web.moment(at, "at"))}
         return {"champion": service.champion(model)}
 
     @api.get("/models/<model>/champion/history")
@@ -208,9 +215,5 @@ def _blueprint(service: Service, orders: Orders) -> Blueprint:
         return service.promote(
             identifier, web.whole(body["token"], "token"), None if expected is None else str(expected)
         )
-
-    @api.get("/audit")
-    def audit() -> Any:
-        return {"audit": service.audit(request.args.get("model"), web.limit())}
 
     return api

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 from sqlalchemy import update
@@ -13,10 +14,15 @@ from sqlalchemy.orm import Session
 from windtunnel_mlflow import records, tables
 from windtunnel_mlflow.refusal import Refusal
 
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 PENDING, READY, FAILED = "PENDING_REGISTRATION", "READY", "FAILED_REGISTRATION"
 PRODUCTION, ARCHIVED, STAGING = "Production", "Archived", "Staging"
 _V = tables.versions
+
+
+def canonical_stage(stage: str) -> str:
+    """A stage as MLflow spells it; Development is its ``None``."""
+    return "None" if str(stage).strip().casefold() == "development" else str(get_canonical_stage(stage))
 
 
 def mark_deleted(session: Session, row: Any, now: float) -> None:

@@ -11,18 +11,21 @@ import time
 from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL, get_canonical_stage
+from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModel
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from windtunnel_mlflow import marks, records, rows, tables, wayback
+from windtunnel.spec.policy import Transition
+from windtunnel_mlflow import marks, permission, records, rows, tables, wayback
 from windtunnel_mlflow.crowning import Crowning
 from windtunnel_mlflow.guard import Writes
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.registration import Registering
 from windtunnel_mlflow.sealing import Sealing
+from windtunnel_mlflow.transactions import Change
 
 SCHEME = "windtunnel+"
 _V = tables.versions
@@ -72,6 +75,7 @@ class GovernedStore(Registering, Sealing, Crowning):
 
     def delete_registered_model(self, name: str) -> None:
         with self.change(name, "delete-model") as change:
+            permission.need(change.actor, "delete", "delete a model")
             current = records.champion(change.session, name)
             if current is not None:
                 raise Refusal(
@@ -138,6 +142,7 @@ class GovernedStore(Registering, Sealing, Crowning):
 
     def delete_model_version(self, name: str, version: Any) -> None:
         with self.change(name, "delete-version", version=version) as change:
+            permission.need(change.actor, "delete", "delete a version")
             number = marks.number(version)
             self._get_sql_model_version(change.session, name, number)
             if records.champion(change.session, name) == number:
@@ -153,19 +158,36 @@ class GovernedStore(Registering, Sealing, Crowning):
                 rows.mark_deleted(change.session, row, time.time())
             super().delete_model_version(name, version)
 
+    # -- champion: alias and Production are one thing; challenger is an alias that policy looks at
+
     def set_registered_model_alias(self, name: str, alias: str, version: Any) -> None:
         with self.change(name, "set-alias", version=version, alias=alias) as change:
             number = marks.number(version)
             self._get_sql_model_version(change.session, name, number)
-            if not marks.is_champion(alias) or self._plain_prompt(change.session, name):
+            meant = marks.meant(alias)
+            if meant is None or self._plain_prompt(change.session, name):
                 super().set_registered_model_alias(name, alias, version)
                 return
-            marks.refuse_spelling(alias)
-            self.crown(change, name, number, reason="alias set by a client")
+            marks.refuse_spelling(alias, meant)
+            if meant == rows.CHALLENGER:
+                self.challenge(change, name, number)
+            else:
+                self.crown(change, name, number, reason="alias set by a client")
+
+    def challenge(self, change: Change, model: str, number: int) -> None:
+        """Give a version the alias ``challenger``, if policy allows.
+
+        Raises:
+            Refusal: WT_POLICY; WT_CHAMPION for the champion, which cannot challenge itself.
+        """
+        if records.champion(change.session, model) == number:
+            raise Refusal("WT_CHAMPION", f"version {number} is the champion of {model!r}, and no challenger of itself")
+        self.check(change, model, number, "challenger")
+        SqlAlchemyStore.set_registered_model_alias(self, model, rows.CHALLENGER, number)
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
         with self.change(name, "delete-alias", alias=alias) as change:
-            if marks.is_champion(alias) and records.champion(change.session, name) is not None:
+            if marks.meant(alias) == rows.CHAMPION and records.champion(change.session, name) is not None:
                 raise Refusal(
                     "WT_CHAMPION",
                     f"the champion of {name!r} cannot be removed by deleting its alias",
@@ -176,20 +198,44 @@ class GovernedStore(Registering, Sealing, Crowning):
     def transition_model_version_stage(
         self, name: str, version: Any, stage: str, archive_existing_versions: bool
     ) -> ModelVersion:
-        wanted = get_canonical_stage(stage)
+        wanted = rows.canonical_stage(stage)
         with self.change(name, "transition-stage", version=version, stage=wanted) as change:
             number = marks.number(version)
             self._get_sql_model_version(change.session, name, number)
-            if wanted == rows.PRODUCTION and not self._plain_prompt(change.session, name):
-                self.crown(change, name, number, reason="stage set by a client")
-                return self.get_model_version(name, number)
-            if records.champion(change.session, name) == number:
-                raise Refusal(
-                    "WT_CHAMPION",
-                    f"version {number} is the champion of {name!r}; its stage is Production",
-                    hint="release another version, or withdraw this one",
-                )
-            return super().transition_model_version_stage(name, version, stage, archive_existing_versions)
+            self.restage(change, name, number, wanted, archive_existing_versions)
+            return self.get_model_version(name, number)
+
+    def restage(
+        self, change: Change, model: str, number: int, stage: str, archive_existing: bool = False, reason: str = ""
+    ) -> None:
+        """Bring a version to a stage by hand, if policy allows.
+
+        Args:
+            stage: as MLflow spells it; ``None`` is Development.
+            archive_existing: archive the others of the stage, as MLflow can.
+            reason: for the champion's history.
+
+        Raises:
+            Refusal: WT_POLICY; WT_CHAMPION for the champion, which stays in Production.
+        """
+        prompt = self._plain_prompt(change.session, model)
+        if stage == rows.PRODUCTION and not prompt:
+            self.crown(change, model, number, reason=reason or "stage set by a client")
+            return
+        if records.champion(change.session, model) == number:
+            raise Refusal(
+                "WT_CHAMPION",
+                f"version {number} is the champion of {model!r}; its stage is Production",
+                hint="release another version, or withdraw this one",
+            )
+        to: Transition | None = "staging" if stage == rows.STAGING else "archived" if stage == rows.ARCHIVED else None
+        if prompt:
+            pass
+        elif to is not None:
+            self.check(change, model, number, to)
+        else:
+            permission.need(change.actor, "stage", "change the stage of a version")
+        super().transition_model_version_stage(model, number, stage, archive_existing)
 
     def _model_exists(self, name: str) -> bool:
         with self.reading() as session:

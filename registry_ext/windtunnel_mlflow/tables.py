@@ -6,7 +6,7 @@ history, so none of them is given out twice.
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, UniqueConstraint, text
 
 metadata = MetaData()
 
@@ -27,6 +27,8 @@ versions = Table(
     # Path below the server's artifact root; everything at or below it is sealed. NULL once a seal has failed.
     Column("location", String(500)),
     Column("run_id", String(64)),
+    # The run's user when the version was registered: a run may be edited or deleted later.
+    Column("trainer", String(256)),
     Column("recipe", Text, nullable=False),
     Column("facts", Text, nullable=False),
     Column("parent", Integer),
@@ -95,7 +97,16 @@ champions = Table(
     Column("actor", String(256), nullable=False),
     Column("reason", Text, nullable=False),
     Column("rollout_id", String(64)),
+    # Which policy allowed it, as ``policybook.InForce.name``.
+    Column("policy", String(256)),
     Index("wt_champions_model", "model", "id"),
+    Index(
+        "wt_champions_one",
+        "model",
+        unique=True,
+        sqlite_where=text("until IS NULL"),
+        postgresql_where=text("until IS NULL"),
+    ),
 )
 
 rollouts = Table(
@@ -116,16 +127,70 @@ rollouts = Table(
     Column("opened_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
     Column("ended_at", Float),
+    # A first release that is champion already and still watched against its limits.
+    Column("watching", Boolean, nullable=False, default=False),
     Index("wt_rollouts_model", "model", "token"),
 )
 
 policies = Table(
-    "wt_policies",
+    "wt_policy_versions",
     metadata,
-    Column("model", NAME, primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    # Empty for the policy of the house.
+    Column("model", NAME, nullable=False),
+    # ``admin``: a document that an administrator set. ``description``: the short form that a model's DAGs pass on.
+    Column("layer", String(16), nullable=False),
+    Column("number", Integer, nullable=False),
     Column("policy", Text, nullable=False),
     Column("actor", String(256), nullable=False),
-    Column("updated_at", Float, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    UniqueConstraint("model", "layer", "number", name="wt_policy_versions_number"),
+)
+
+approvals = Table(
+    "wt_approvals",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    # So that an answer in Airflow, or a call sent twice, is one approval.
+    Column("key", String(256), nullable=False),
+    Column("model", NAME, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("target", String(16), nullable=False),
+    Column("decision", String(16), nullable=False),
+    Column("digest", String(80), nullable=False),
+    Column("evidence", String(80), nullable=False),
+    Column("seen", Integer, nullable=False),
+    Column("policy", String(256), nullable=False),
+    Column("needs", String(80), nullable=False),
+    Column("by", String(256), nullable=False),
+    Column("actor", String(256), nullable=False),
+    Column("via", String(16), nullable=False),
+    Column("roles", String(256), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("withdrawn_at", Float),
+    Column("withdrawn_by", String(256)),
+    Column("withdrawn_reason", Text),
+    UniqueConstraint("model", "key", name="wt_approvals_key"),
+    Index("wt_approvals_version", "model", "version", "target"),
+    sqlite_autoincrement=True,
+)
+
+reviews = Table(
+    "wt_reviews",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("model", NAME, nullable=False),
+    Column("from_version", Integer),
+    Column("to_version", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("by", String(256), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("closed_at", Float),
+    Column("closed_by", String(256)),
+    Column("note", Text),
+    Index("wt_reviews_open", "closed_at"),
 )
 
 orders = Table(

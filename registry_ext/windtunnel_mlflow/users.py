@@ -7,6 +7,7 @@ from typing import Any
 
 from windtunnel.home import ENV_HOME, Home
 from windtunnel.stackfile import read_secret
+from windtunnel_mlflow import people
 from windtunnel_mlflow.identity import SERVICE_USER
 
 _ROLE = "windtunnel-service"
@@ -37,6 +38,7 @@ def seed(auth_store: Any) -> None:
     _ensure(auth_store, "admin", read_secret(home, "mlflow-admin"), is_admin=True)
     _ensure(auth_store, SERVICE_USER, read_secret(home, "mlflow-service"), is_admin=False)
     _grant(auth_store)
+    people.seed(auth_store)
 
 
 def _ensure(auth_store: Any, name: str, password: str, *, is_admin: bool) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import insert, select
 
 from windtunnel import canonical
 from windtunnel.evidence import Verdict
-from windtunnel_mlflow import identity, records, tables
+from windtunnel_mlflow import identity, matrix, people, records, tables
 from windtunnel_mlflow.part import Part
 from windtunnel_mlflow.refusal import Refusal
 
@@ -38,7 +38,7 @@ class Verdicts(Part):
                 "WT_VERDICT", f"this is not a verdict: {error!r}", hint="see docs/reference/verdicts.md", status=400
             ) from error
         actor = identity.actor()
-        claimed = not actor.trusted
+        claimed = not matrix.may(people.roles_of(actor), "verdict")
         with self.store.change(
             verdict.model, "verdict", version=verdict.version, correlation_id=verdict.correlation_id
         ) as change:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from datetime import UTC, datetime
 from typing import Any
 
 from flask import request
@@ -29,6 +31,23 @@ def whole(value: Any, name: str) -> int:
         return int(value)
     except (TypeError, ValueError):
         raise Refusal("WT_REQUEST", f"{name} is {value!r}; expected a whole number", status=400) from None
+
+
+def moment(value: str, name: str) -> float:
+    """Seconds since the epoch, or an ISO date with a time; UTC unless it says otherwise."""
+    try:
+        found = float(value)
+    except ValueError:
+        try:
+            told = datetime.fromisoformat(value)
+        except ValueError:
+            raise Refusal(
+                "WT_REQUEST", f"{name} is {value!r}; expected a time such as 2026-01-31T12:00", status=400
+            ) from None
+        return (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
+    if not math.isfinite(found):
+        raise Refusal("WT_REQUEST", f"{name} is {value!r}; expected a time", status=400)
+    return found
 
 
 def limit() -> int:

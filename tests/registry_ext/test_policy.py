@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from windtunnel.spec.policy import Policy
-from windtunnel_mlflow.policy import Facts, Judged, missing, present, required
+from windtunnel.spec.policy import Policy, PolicyDocument
+from windtunnel_mlflow.policy import Facts, Judged, kinds, missing, needs_of, present
 
 DIGEST, DATA = "sha256:v", "sha256:d"
 
@@ -63,9 +63,13 @@ def test_without_an_open_rollout_the_rollout_is_needed_whatever_the_policy_says(
 
 
 def test_required_follows_the_policy() -> None:
-    policy = Policy(champion=["scan", "rollout"], first=["scan"])
-    assert required(policy, facts()) == ["scan"]
-    assert required(policy, facts(champion=3)) == ["scan", "rollout"]
+    policy = PolicyDocument.of(Policy(champion=["scan", "rollout"], first=["scan"]))
+
+    def required(given: Facts) -> list[str]:
+        return list(kinds(needs_of(policy, "production", given), "production", given))
+
+    assert required(facts()) == ["scan"]
+    assert required(facts(champion=3)) == ["scan", "rollout"]
 
 
 def test_present_names_the_verdict_that_counts() -> None:

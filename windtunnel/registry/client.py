@@ -13,9 +13,10 @@ import httpx
 from windtunnel import canonical
 from windtunnel.errors import FencedError, IntegrityError, NotFoundError, RefusedError, RegistryError, UnavailableError
 from windtunnel.evidence import Verdict
+from windtunnel.registry.auditcalls import AuditCalls
 from windtunnel.registry.ordercalls import OrderCalls
+from windtunnel.registry.policycalls import PolicyCalls
 from windtunnel.registry.records import (
-    AuditRecord,
     ChampionRecord,
     Explanation,
     ModelSummary,
@@ -32,7 +33,7 @@ SEAL_TIMEOUT = 600.0
 _CONNECT_RETRIES = 2
 
 
-class RegistryClient(OrderCalls):
+class RegistryClient(AuditCalls, OrderCalls, PolicyCalls):
     """A connection to one registry, usable from many threads.
 
     Args:
@@ -200,16 +201,19 @@ class RegistryClient(OrderCalls):
         return [PostedVerdict.from_dict(row) for row in found["verdicts"]]
 
     def explain(self, model: str, version: str | int, to: str = "champion") -> Explanation:
-        """What a version still needs before it may become champion."""
+        """What a version still needs before it may go there: champion (production), staging, challenger, archived."""
         found = self._call("GET", f"/models/{_q(model)}/versions/{_q(version)}/explain", params={"to": to})
-        return Explanation(found["allowed"], tuple(found["missing"]), found["present"])
+        return Explanation.from_dict(found)
 
     def policy(self, model: str) -> dict[str, Any]:
-        """The policy in force."""
+        """The kinds of evidence in force, ``champion`` and ``first``; ``policy_document`` has the whole."""
         return self._call("GET", f"/models/{_q(model)}/policy")
 
     def set_policy(self, model: str, policy: dict[str, Any]) -> dict[str, Any]:
-        """Replace the policy (``windtunnel.spec.policy.Policy`` as a dict)."""
+        """Pass on a description's policy (``windtunnel.spec.policy.Policy`` as a dict); returns what is in force.
+
+        Where an administrator has set a policy, it can only add kinds.
+        """
         return self._call("PUT", f"/models/{_q(model)}/policy", json=policy)
 
     # -- rollouts
@@ -261,8 +265,13 @@ class RegistryClient(OrderCalls):
         body = {"token": token, "state": state, "step": step, "weight": weight, "reason": reason}
         return RolloutRecord.from_dict(self._call("PATCH", f"/rollouts/{_q(rollout_id)}", json=body))
 
-    def promote(self, rollout_id: str, token: int, expected_champion: str | int | None) -> VersionRecord:
+    def promote(
+        self, rollout_id: str, token: int, expected_champion: str | int | None, *, version: str | int | None = None
+    ) -> VersionRecord:
         """Make the rollout's version champion, in one transaction. Asking again after success is harmless.
+
+        Args:
+            version: which of several candidates won; the others end as taken back. None: the one there is.
 
         Raises:
             RefusedError: WT_POLICY with what is missing; WT_CONFLICT naming the champion that won meanwhile.
@@ -270,15 +279,11 @@ class RegistryClient(OrderCalls):
         """
         expected = None if expected_champion is None else str(expected_champion)
         body = {"token": token, "expected_champion": expected}
+        if version is not None:
+            body["version"] = str(version)
         return VersionRecord.from_dict(self._call("POST", f"/rollouts/{_q(rollout_id)}/promote", json=body))
 
     # -- house
-
-    def audit(self, model: str | None = None, limit: int = 100) -> list[AuditRecord]:
-        """Changes and refusals, newest first."""
-        given = {"model": model, "limit": str(limit)}
-        found = self._call("GET", "/audit", params={k: v for k, v in given.items() if v is not None})["audit"]
-        return [AuditRecord.from_dict(row) for row in found]
 
     def health(self) -> dict[str, Any]:
         """``{"status": "ok", "version", "user"}`` when the registry answers this user."""

@@ -80,6 +80,7 @@ class RolloutRecord(_Plain):
         plan: as given when it was opened.
         orders: what people ordered of it, oldest first, where one rollout was asked for.
         frozen: sentences of the freezes over it, likewise.
+        watching: a first release that is champion already (``promoted``) and still watched against its limits.
     """
 
     id: str
@@ -99,6 +100,7 @@ class RolloutRecord(_Plain):
     ended_at: float | None = None
     orders: tuple[OrderRecord, ...] = ()
     frozen: tuple[str, ...] = ()
+    watching: bool = False
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> RolloutRecord:
@@ -109,9 +111,19 @@ class RolloutRecord(_Plain):
         return cls(**{**kept, "orders": orders, "frozen": tuple(plain.get("frozen") or ())})
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """The further candidates of a release of several, as its plan names them."""
+        return tuple(str(version) for version in self.plan.get("beside") or ())
+
+    @property
     def ended(self) -> bool:
         """Nothing more happens to it."""
         return self.state in ("promoted", "rolled_back", "withdrawn")
+
+    @property
+    def live(self) -> bool:
+        """Somebody watches it, and it takes orders."""
+        return not self.ended or self.watching
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +177,43 @@ class ChampionRecord(_Plain):
     reason: str
     semver: str | None = None
     rollout_id: str | None = None
+    policy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Whether a version may become champion; ``present`` maps kinds to the verdict that counts."""
+    """Whether a version may go somewhere, and why.
+
+    Attributes:
+        missing: one sentence per thing that is missing.
+        present: the verdict that counts, by kind.
+        to: production, staging, challenger or archived.
+        policy: versions of the policy that was asked.
+        digest: of the content.
+        evidence: names the verdicts that count now; an approval is of exactly these.
+        requirements: everything that is asked for: ``code``, ``met``, ``text``, ``subject``.
+        verdicts: those that count, one of each kind.
+        approvals: what people said, with ``counts`` and ``why`` not.
+    """
 
     allowed: bool
     missing: tuple[str, ...]
     present: dict[str, Any]
+    to: str = "production"
+    policy: str = ""
+    digest: str | None = None
+    evidence: str | None = None
+    requirements: tuple[dict[str, Any], ...] = ()
+    verdicts: tuple[dict[str, Any], ...] = ()
+    approvals: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Explanation:
+        """From the server's JSON."""
+        known = {f.name for f in fields(cls)}
+        many = ("missing", "requirements", "verdicts", "approvals")
+        kept = {key: tuple(value) if key in many else value for key, value in plain.items() if key in known}
+        return cls(**kept)
 
 
 @dataclass(frozen=True, slots=True)

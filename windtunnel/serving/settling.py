@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from windtunnel.errors import ServingError, StackError, UnavailableError
+from windtunnel.errors import NotFoundError, ServingError, StackError, UnavailableError, WindtunnelError
 from windtunnel.evidence import Kind, Outcome, Verdict
 from windtunnel.serving.backend import Arm, Observed, Release
 from windtunnel.serving.ending import Looks, end_log, ended_look, judged
+from windtunnel.serving.following import follow
 from windtunnel.serving.intent import Intent
 
 log = logging.getLogger("windtunnel.guard")
@@ -27,10 +28,13 @@ INTENT_PATIENCE_S = 60.0
 LAG_PATIENCE_S = 60.0
 #: A candidate without traffic is held against the registry so often: its rollout may have been closed there.
 IDLE_EVERY_S = 30.0
+#: Outside a release the registry's champion is asked for so often, and gets the traffic.
+HEED_EVERY_S = 10.0
 #: State of a rollout whose version was committed as champion.
 _COMMITTED = "promoted"
 #: States in which the registry takes no commit any more.
 _CLOSED = frozenset({"rolled_back", "withdrawn"})
+_OVER = _CLOSED | {_COMMITTED}
 
 Settlement = Literal["wait", "finish", "undo", "drop"]
 
@@ -191,6 +195,7 @@ class Settler:
         self._told: dict[str, Case] = {}
         self._deaf: set[str] = set()
         self._lag: dict[str, tuple[Release, float]] = {}
+        self._heeded: dict[str, float] = {}
         self._watched: set[str] = set()  # rollouts whose first watch is known to have ended well
 
     def deaf(self, model: str) -> bool:
@@ -207,11 +212,11 @@ class Settler:
         self._catch_up(model, release)
         case = case_of(model, self._intents.read(model), release)
         if case is None and release is not None:
-            return self._condemned(model, release)
+            return self._condemned(model, release) and self._heed(model, release)
         if case is None or (self._told.get(model) == case and not case.intent):
             self._since.pop(model, None)
             self._deaf.discard(model)
-            return True
+            return release is None or self._heed(model, release)
         now = self._monotonic()
         if self._since.get(model, (None, 0.0))[0] != case:
             self._since[model] = (case, now)
@@ -299,6 +304,8 @@ class Settler:
         if last is None and arm.weight:
             return True
         if last is not None and last["decision"]["action"] != "withdraw" and arm.weight:
+            if last["decision"]["state"]["champion"] is None and not self._tell_watched(model, release):
+                return False
             self._watched.add(rollout_id)
             return True
         case = Case(model, rollout_id, release.token, arm.version, False)
@@ -324,6 +331,26 @@ class Settler:
         self._backend.apply(replace(final, keep_warm_s=0.0))
         return True
 
+    def _heed(self, model: str, release: Release) -> bool:
+        """Outside a release the traffic is the registry's champion's, whoever made it champion there (REG-6)."""
+        now = self._monotonic()
+        if release.exposed or now - self._heeded.get(model, -HEED_EVERY_S) < HEED_EVERY_S:
+            return True
+        self._heeded[model] = now
+        try:
+            registry = self._client()
+            if release.rollout_id is not None and str(registry.rollout(release.rollout_id).state) not in _OVER:
+                return True
+            champion = registry.champion(model)
+        except (UnavailableError, StackError, NotFoundError):
+            self._registry = None
+            return True
+        if champion is None or (release.champion is None and not release.candidates):
+            return True
+        if follow(self._backend, model, champion):
+            self._act(model, "follow", f"the registry has version {champion.version} as champion")
+        return True
+
     def _follow(self, model: str, champion: str | None) -> bool:
         """Give the traffic to the registry's champion; False when it has it already."""
         release = self._backend.desired(model)
@@ -340,6 +367,21 @@ class Settler:
             return True
         return False
 
+    def _tell_watched(self, model: str, release: Release) -> bool:
+        """Tell the registry that a first watch has ended well, should its gate not have come to it: until then no
+        other rollout of the model begins. False while it cannot be told."""
+        try:
+            self._client().update_rollout(
+                str(release.rollout_id), release.token, state=_COMMITTED, reason="its first watch ended well"
+            )
+        except (UnavailableError, StackError) as error:
+            self._registry = None
+            self._errors[model] = f"the end of the first watch waits for the registry: {error.message}"
+            return False
+        except WindtunnelError as error:  # it knows better: withdrawn meanwhile, or another holder's
+            log.warning("model %s: the registry has the first watch otherwise: %s", model, error.message)
+        return True
+
     def _witness(self, case: Case, record: Any, why: str, release: Release | None) -> None:
         """The end in the look log, and the verdict, unless a release has said both."""
         looks = self._looks(case.model)
@@ -348,20 +390,23 @@ class Settler:
             case.rollout_id,
             record.plan,
             champion=record.champion,
-            candidate=case.candidate,
+            candidate=str(record.version),
+            beside=record.beside,
             reason=why,
             now=self._wall(),
             token=case.token,
         )
-        arm = next((arm for arm in (release.arms() if release else ()) if arm.version == case.candidate), None)
-        if arm is not None:
-            self._judge(case.model, arm, record, why, last)
+        candidates = {str(record.version), *record.beside}
+        for arm in release.arms() if release else ():
+            if arm.version in candidates:
+                self._judge(case.model, arm, record, why, last)
 
     def _judge(self, model: str, arm: Arm, record: Any, why: str, last: dict[str, Any] | None) -> None:
         registry, opened = self._client(), float(record.opened_at)
         if judged(registry, model, arm.digest, opened):
             return
-        decision = last["decision"] if last else {}
+        own = (last.get("arms") or {}).get(arm.version) if last else None
+        decision = (own or last)["decision"] if last else {}
         harmful = decision.get("action") in ("roll_back", "withdraw")
         registry.post_verdict(
             Verdict(
