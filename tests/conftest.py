@@ -50,7 +50,7 @@ def stack(stack_home: Path) -> Iterator[Stack]:
     )
     running = Stack(Home(stack_home))
     try:
-        running.up()
+        running.up(limit_s=480)  # a machine that does other things starts it slowly
         yield running
     finally:
         assert running.down() == []

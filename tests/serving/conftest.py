@@ -192,7 +192,7 @@ class Served:
         pids = self.pids()
         for pid in (self.process.pid, *pids):
             os.kill(pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
         wait_until(lambda: not any(alive(pid) for pid in pids), 10, "the end of all processes")
 
     def infer(self, model: str, *rows: dict[str, Any], headers: dict[str, str] | None = None, **more: Any) -> Answer:
@@ -224,10 +224,15 @@ class Answer:
         return self.headers.get("x-windtunnel-version")
 
 
+#: How much slower than at rest a machine may be that does other things too.
+LOADED = 5
+
+
 def wait_until(condition: Callable[[], object], limit_s: float, what: str) -> None:
-    deadline = time.monotonic() + limit_s
+    """``limit_s`` is what a machine at rest may take."""
+    deadline = time.monotonic() + LOADED * limit_s
     while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come within {limit_s} s"
+        assert time.monotonic() < deadline, f"{what} did not come within {LOADED} times {limit_s} s"
         time.sleep(0.05)
 
 

@@ -26,7 +26,7 @@ from windtunnel.stack.health import Level
 from windtunnel.stack.stack import PROGRAMS, Stack, Status
 from windtunnel.stackfile import StackFile, read_secret
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
 WINDTUNNEL = str(Path(sys.executable).parent / "windtunnel")
 

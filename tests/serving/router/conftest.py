@@ -175,7 +175,7 @@ class Counted:
         }
         return {key: pair for key, pair in counts.items() if pair[0]}
 
-    def settled(self, part: str, total: int, limit_s: float = 5.0) -> dict[tuple[str, ...], tuple[int, int]]:
+    def settled(self, part: str, total: int, limit_s: float = 60.0) -> dict[tuple[str, ...], tuple[int, int]]:
         """``now`` once ``part`` has ``total`` requests; fails when it does not, or gets more."""
         deadline = time.monotonic() + limit_s
         while (got := sum(n for key, (n, _) in self.now().items() if key[0] == part)) < total:
@@ -202,14 +202,14 @@ def front() -> Iterator[Front]:
     process = subprocess.Popen(envoy.command(home), stderr=(folder / "log").open("wb"))
     found = Front(home, port, stubs)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not found.router.alive():
             assert time.monotonic() < deadline and process.poll() is None, (folder / "log").read_text()
             time.sleep(0.02)
         yield found
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         stubs.loop.call_soon_threadsafe(stubs.loop.stop)
         stubs.join(5)
         shutil.rmtree(folder, ignore_errors=True)
