@@ -2,14 +2,15 @@
 
 Volatile fields of the ``MLmodel`` file (ids and times MLflow writes anew at each logging) are
 left out of the content digest, so that the same model logged twice has the same content. The
-manifest itself still holds the exact bytes' digest of every file, ``MLmodel`` included.
+manifest itself still holds the exact bytes' digest of every file, ``MLmodel`` included. A signature, where there is one,
+is about those exact bytes, and travels with the manifest.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,17 @@ class Manifest:
 
     files: dict[str, tuple[str, int]]
     content: str  # "sha256:..." over the files, without MLmodel's volatile fields
+    signature: dict[str, Any] | None = field(default=None, compare=False)  # see windtunnel.safety.signature
 
     def to_dict(self) -> dict[str, Any]:
-        return {"content": self.content, "files": {k: list(v) for k, v in sorted(self.files.items())}}
+        plain: dict[str, Any] = {"content": self.content, "files": {k: list(v) for k, v in sorted(self.files.items())}}
+        return plain if self.signature is None else {**plain, "signature": self.signature}
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Manifest:
-        return cls({k: (str(v[0]), int(v[1])) for k, v in plain["files"].items()}, plain["content"])
+        return cls(
+            {k: (str(v[0]), int(v[1])) for k, v in plain["files"].items()}, plain["content"], plain.get("signature")
+        )
 
     @property
     def size(self) -> int:

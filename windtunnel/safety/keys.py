@@ -1,0 +1,207 @@
+"""The keys of an installation: one private key that signs, and the public keys that verifiers trust, former ones too.
+
+In a home the private key is ``secrets/model-signing.pem`` (0600) and the public ones are in ``keys/``: ``KEYID.pem`` and
+``keys.json``, which says of each whether it is current, former or revoked. Outside a home two settings say where:
+``WINDTUNNEL_SIGNING_KEY`` (a PEM file) and ``WINDTUNNEL_KEYS`` (a folder). Elliptic keys (P-256), as OpenSSF model
+signatures take them; a key's id is the SHA-256 of its public PEM, which such a signature carries as a hint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from windtunnel import files
+from windtunnel.errors import IntegrityError, NotFoundError, StackError
+from windtunnel.home import ENV_HOME, Home
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+ENV_PRIVATE = "WINDTUNNEL_SIGNING_KEY"
+ENV_PUBLIC = "WINDTUNNEL_KEYS"
+CURRENT, FORMER, REVOKED = "current", "former", "revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One public key.
+
+    Attributes:
+        id: SHA-256 of its PEM, hex.
+        state: current, former or revoked.
+        created_at: seconds since the epoch.
+        changed_at: when it became former or revoked.
+        reason: why it was revoked.
+    """
+
+    id: str
+    state: str
+    created_at: float
+    changed_at: float | None = None
+    reason: str | None = None
+
+
+def key_id(pem: bytes) -> str:
+    """Id of a public key, given as PEM."""
+    return hashlib.sha256(pem).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """Keys on disk. ``private`` may be absent where signatures are only verified."""
+
+    private: Path
+    public: Path
+
+    @classmethod
+    def of(cls, home: Home) -> KeyRing:
+        """The keys of a home, or those that the settings name."""
+        return cls(
+            Path(os.environ.get(ENV_PRIVATE) or home.secrets / "model-signing.pem"),
+            Path(os.environ.get(ENV_PUBLIC) or home.root / "keys"),
+        )
+
+    @classmethod
+    def configured(cls) -> KeyRing | None:
+        """The keys of this process's installation; None where it has neither a home nor the settings."""
+        if not (os.environ.get(ENV_HOME) or (os.environ.get(ENV_PRIVATE) and os.environ.get(ENV_PUBLIC))):
+            return None
+        return cls.of(Home.find())
+
+    @property
+    def exists(self) -> bool:
+        """Whether this installation signs."""
+        return (self.public / "keys.json").is_file()
+
+    def keys(self) -> list[Key]:
+        """All public keys, oldest first.
+
+        Raises:
+            StackError: the list cannot be read.
+        """
+        try:
+            plain = files.read_json(self.public / "keys.json")
+            return [] if plain is None else [Key(**entry) for entry in plain["keys"]]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StackError(
+                f"{self.public / 'keys.json'} cannot be read: {error}", hint="put it back from a backup"
+            ) from error
+
+    def ensure(self) -> bool:
+        """Make the first key where there is none; True when one was made.
+
+        Raises:
+            StackError: there is one half of a pair only, or others may read the private key.
+        """
+        if self.exists:
+            self._check_private()
+            return False
+        if not self.private.is_file():
+            self._make()
+        self._check_private()
+        self._write([self._current()])
+        return True
+
+    def rotate(self, now: float | None = None) -> Key:
+        """A new key signs from now on; what the former one signed stays verifiable."""
+        now = time.time() if now is None else now
+        former = [
+            Key(key.id, FORMER, key.created_at, now) if key.state == CURRENT else key for key in self.keys()
+        ]  # fmt: skip
+        self._make()
+        made = self._current(now)
+        self._write([*former, made])
+        return made
+
+    def revoke(self, identifier: str, reason: str, now: float | None = None) -> Key:
+        """What this key signed counts no longer. The current one has to be rotated first.
+
+        Raises:
+            NotFoundError: there is no such key.
+            StackError: it is the current one.
+        """
+        keys = self.keys()
+        matching = [key for key in keys if key.id.startswith(identifier)]
+        if len(matching) != 1 or len(identifier) < 8:
+            raise NotFoundError(
+                f"{len(matching)} keys begin with {identifier!r}", hint="'windtunnel registry keys list' names them"
+            )
+        found = matching[0]
+        if found.state == CURRENT:
+            raise StackError(
+                f"key {found.id[:12]} signs at present", hint="make a new one first: windtunnel registry keys rotate"
+            )
+        gone = Key(found.id, REVOKED, found.created_at, time.time() if now is None else now, reason)
+        self._write([gone if key.id == found.id else key for key in keys])
+        return gone
+
+    def trusted(self, identifier: str) -> EllipticCurvePublicKey:
+        """The public key of this id.
+
+        Raises:
+            IntegrityError: it is not one of ours, or it was revoked.
+        """
+        from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+        found = next((key for key in self.keys() if key.id == identifier), None)
+        if found is None:
+            raise IntegrityError(
+                f"signed by the key {identifier[:12]}..., which this installation does not know",
+                hint=f"if it is to be trusted, put its PEM into {self.public} and list it in keys.json",
+            )
+        if found.state == REVOKED:
+            raise IntegrityError(
+                f"signed by the key {identifier[:12]}..., which was revoked: {found.reason}",
+                hint="register the model again, from a run you trust",
+            )
+        try:
+            pem = (self.public / f"{identifier}.pem").read_bytes()
+            key = load_pem_public_key(pem)
+        except (OSError, ValueError) as error:
+            raise IntegrityError(f"the public key {identifier[:12]}... cannot be read: {error}") from error
+        if key_id(pem) != identifier or not isinstance(key, EllipticCurvePublicKey):
+            raise IntegrityError(f"{self.public / identifier}.pem is not the key it is named after")
+        return key
+
+    # -- files
+
+    def _make(self) -> None:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        files.write_bytes(self.private, pem, mode=0o600, parents=True)
+
+    def _check_private(self) -> None:
+        try:
+            mode = self.private.stat().st_mode & 0o077
+        except FileNotFoundError:
+            raise StackError(
+                f"the signing key {self.private} is gone, its public half is in {self.public}",
+                hint="put it back from a backup, or make a new one: windtunnel registry keys rotate",
+            ) from None
+        if mode:
+            raise StackError(f"{self.private} can be read by others (mode {mode:o})", hint=f"chmod 600 {self.private}")
+
+    def _current(self, now: float | None = None) -> Key:
+        from cryptography.hazmat.primitives import serialization
+
+        private = serialization.load_pem_private_key(self.private.read_bytes(), None)
+        pem = private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        made = Key(key_id(pem), CURRENT, time.time() if now is None else now)
+        files.write_bytes(self.public / f"{made.id}.pem", pem, mode=0o644, parents=True)
+        return made
+
+    def _write(self, keys: list[Key]) -> None:
+        plain: dict[str, Any] = {"keys": [asdict(key) for key in keys]}
+        files.write_json(self.public / "keys.json", plain, mode=0o644, parents=True)
