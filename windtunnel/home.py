@@ -60,6 +60,11 @@ class Home:
         """Database and artifacts of the MLflow server."""
         return self.root / "mlflow"
 
+    @property
+    def audit(self) -> Path:
+        """``checkpoints/`` of the audit and the public keys ``*.vkey``; written by the MLflow server."""
+        return self.root / "audit"
+
     # -- training: written by the detached runner, one folder per MLflow run id
     @property
     def runs(self) -> Path:

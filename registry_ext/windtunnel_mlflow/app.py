@@ -31,6 +31,7 @@ def create_app() -> Any:
     from mlflow.server import auth, handlers
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
+    from windtunnel_mlflow import checkpoints, refusals
     from windtunnel_mlflow.guard import govern
     from windtunnel_mlflow.routes import PREFIX, create_api
     from windtunnel_mlflow.sealer import Sealer
@@ -56,11 +57,12 @@ def create_app() -> Any:
     store.artifact_repo = repo
     store.sealer = Sealer(store, repo)
 
-    _audit_mlflow_refusals(flask_app, store)
-    _refuse_writes_around_the_proxy(flask_app)
-    flask_app.wsgi_app = DispatcherMiddleware(flask_app.wsgi_app, {PREFIX: create_api(Service(store))})
+    refusals.audit_registry_routes(flask_app, store)
+    refusals.refuse_writes_around_the_proxy(flask_app, store)
+    publisher = checkpoints.start(lambda: store.ManagedSessionMaker(read_only=False))
+    flask_app.wsgi_app = DispatcherMiddleware(flask_app.wsgi_app, {PREFIX: create_api(Service(store), publisher)})
     if served is not flask_app:
-        _carry_identity(served)
+        _carry_identity(served, store)
 
     resumed = store.sealer.resume()
     if resumed:
@@ -75,11 +77,12 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
 
 
-def _carry_identity(served: Any) -> None:
+def _carry_identity(served: Any, store: Any) -> None:
     """Make the user MLflow's FastAPI middleware verified known to the store, for routes that never enter Flask."""
     from starlette.middleware import Middleware
 
     from windtunnel_mlflow import identity
+    from windtunnel_mlflow.refusals import NoteRefusals
 
     class CarryIdentity:
         def __init__(self, app: Any) -> None:
@@ -95,58 +98,8 @@ def _carry_identity(served: Any) -> None:
 
     # Last in the list is innermost: after the permission middleware has verified the credential.
     served.user_middleware.append(Middleware(CarryIdentity))
-
-
-def _audit_mlflow_refusals(flask_app: Any, store: Any) -> None:
-    """What MLflow itself refuses about the registry (permissions, foreign sources) is in the audit as well."""
-    from flask import g, request
-
-    from windtunnel_mlflow import identity
-
-    def note(response: Any) -> Any:
-        path = request.path
-        registry = "/mlflow/registered-models/" in path or "/mlflow/model-versions/" in path
-        if registry and request.method != "GET" and response.status_code in (400, 401, 403) and not identity.audited():
-            body = request.get_json(silent=True)
-            body = body if isinstance(body, dict) else {}
-            answer = response.get_json(silent=True)
-            answer = answer if isinstance(answer, dict) else {}
-            if answer.get("error_code") == "RESOURCE_ALREADY_EXISTS" or path.endswith("/search"):
-                return response
-            if not getattr(g, "mlflow_authenticated_user", None):
-                return response
-            store.note_refusal(
-                str(body.get("name") or "")[:256],
-                "mlflow-refused",
-                f"MLFLOW_{answer.get('error_code', response.status_code)}",
-                version=body.get("version"),
-                detail={"path": path, "message": str(answer.get("message", ""))[:500]},
-            )
-        return response
-
-    flask_app.after_request(note)
-
-
-def _refuse_writes_around_the_proxy(flask_app: Any) -> None:
-    """The UI's upload writes straight to disk for an experiment with a local folder, which could be a sealed one."""
-    from flask import request
-    from mlflow.server import handlers
-    from mlflow.server.handlers import catch_mlflow_exception
-
-    from windtunnel_mlflow.refusal import Refusal
-
-    @catch_mlflow_exception
-    def check() -> None:
-        if request.method != "POST" or not request.path.endswith("/mlflow/upload-artifact"):
-            return
-        run_id = request.args.get("run_uuid")
-        if not run_id:
-            return
-        uri = handlers._get_tracking_store().get_run(run_id).info.artifact_uri
-        if not handlers._is_servable_proxied_run_artifact_root(uri):
-            raise Refusal("WT_SOURCE", f"run {run_id} keeps its artifacts outside the artifact proxy ({uri})")
-
-    flask_app.before_request(check)
+    # And first is outermost: it sees what everything inside answers.
+    served.user_middleware.insert(0, Middleware(NoteRefusals, store=store))
 
 
 def _refresh_statistics(*stores: Any) -> None:

@@ -7,27 +7,26 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
 from windtunnel import canonical
+from windtunnel.evidence.entry import CHAINED, FIELDS, GENESIS, chain_hash
 from windtunnel_mlflow import tables
 
-#: ``prev`` of the first row of a model.
-GENESIS = "sha256:" + "0" * 64
-CHAINED = ("at", "actor", "action", "model", "version", "outcome", "code", "detail", "correlation_id", "prev")
+__all__ = ["CHAINED", "GENESIS", "append", "append_all", "broken", "chain_hash", "find", "page", "read", "settled"]
 
-
-def chain_hash(row: Mapping[str, Any]) -> str:
-    """Digest of one row with its predecessor's hash in ``prev``. ``seq`` is left out: the database gives it."""
-    return canonical.digest({key: row[key] for key in CHAINED})
+_A = tables.audit
+#: PostgreSQL: whoever appends holds this lock shared from before it takes a number until the commit.
+_LOCK = 7753
+_FILTERS = ("model", "actor", "action", "outcome", "correlation_id")
 
 
 def broken(rows: Iterable[Mapping[str, Any]]) -> int | None:
     """``seq`` of the first row of one model's chain that was edited or lost its predecessor; None when whole.
 
     Args:
-        rows: all rows of one model, oldest first. A removed newest row is found only against a kept head hash.
+        rows: all rows of one model, oldest first. A removed newest row is found only against a checkpoint.
     """
     prev = GENESIS
     for row in rows:
@@ -37,8 +36,7 @@ def broken(rows: Iterable[Mapping[str, Any]]) -> int | None:
     return None
 
 
-def append(
-    session: Session,
+def entry(
     *,
     actor: str,
     action: str,
@@ -48,14 +46,9 @@ def append(
     code: str | None = None,
     detail: Mapping[str, Any] | None = None,
     correlation_id: str | None = None,
-) -> None:
-    """Add one row. The caller holds the model's lock, so the chain has no fork."""
-    table = tables.audit
-    last = session.execute(
-        select(table.c.hash).where(table.c.model == model).order_by(table.c.seq.desc()).limit(1)
-    ).scalar()
-    row: dict[str, Any] = {
-        "at": time.time(),
+) -> dict[str, Any]:
+    """A row without the time and the two hashes, which it is given when it is written."""
+    return {
         "actor": actor,
         "action": action,
         "model": model,
@@ -64,18 +57,75 @@ def append(
         "code": code,
         "detail": canonical.dumps(dict(detail or {})).decode(),
         "correlation_id": correlation_id,
-        "prev": last or GENESIS,
     }
-    session.execute(table.insert().values(**row, hash=chain_hash(row)))
 
 
-def read(session: Session, model: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
-    """Newest rows first; ``detail`` as a dict."""
-    table = tables.audit
-    query = select(table).order_by(table.c.seq.desc()).limit(limit)
-    if model is not None:
-        query = query.where(table.c.model == model)
+def append(session: Session, **said: Any) -> None:
+    """Add one row (``entry`` has the arguments). The caller holds the model's lock, so the chain has no fork."""
+    append_all(session, [entry(**said)])
+
+
+def append_all(session: Session, entries: Iterable[dict[str, Any]]) -> None:
+    """Add rows in this order. The caller holds the lock of each of their models."""
+    settling = session.get_bind().dialect.name != "sqlite"
+    heads: dict[str, str] = {}
+    rows = []
+    for plain in entries:
+        model = plain["model"]
+        if model not in heads:
+            newest = select(_A.c.hash).where(_A.c.model == model).order_by(_A.c.seq.desc()).limit(1)
+            if settling:
+                # One round trip for both; the model's lock makes the answer true whichever is looked at first.
+                newest = select(newest.scalar_subquery(), func.pg_advisory_xact_lock_shared(_LOCK))
+                settling = False
+            heads[model] = session.execute(newest).scalar() or GENESIS
+        row = {**plain, "at": time.time(), "prev": heads[model]}
+        row["hash"] = heads[model] = chain_hash(row)
+        rows.append(row)
+    for row in rows:
+        session.execute(insert(_A).values(row))
+
+
+def settled(session: Session) -> int:
+    """Number of the newest row after which none can still come in between; 0 without rows.
+
+    Numbers are given before the commit. On PostgreSQL writers of different models commit in any order, so this waits
+    for those that have one; on SQLite there is one writer at a time.
+    """
+    if session.get_bind().dialect.name != "sqlite":
+        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    return int(session.execute(select(func.max(_A.c.seq))).scalar() or 0)
+
+
+def page(session: Session, after: int, until: int, limit: int) -> list[dict[str, Any]]:
+    """Rows with ``after < seq <= until``, oldest first, with all fields as they are hashed."""
+    query = select(*(_A.c[name] for name in FIELDS)).where(_A.c.seq > after, _A.c.seq <= until)
+    return [dict(row) for row in session.execute(query.order_by(_A.c.seq).limit(limit)).mappings()]
+
+
+def find(
+    session: Session, limit: int, *, since: float | None = None, until: float | None = None, **equal: str | None
+) -> list[dict[str, Any]]:
+    """Newest rows first; ``detail`` as a dict.
+
+    Args:
+        since, until: seconds since the epoch; ``since`` is part of it, ``until`` is not.
+        equal: values of ``model``, ``actor``, ``action``, ``outcome``, ``correlation_id``.
+    """
+    query = select(_A).order_by(_A.c.seq.desc()).limit(limit)
+    for name in _FILTERS:
+        if equal.get(name) is not None:
+            query = query.where(_A.c[name] == equal[name])
+    if since is not None:
+        query = query.where(_A.c.at >= since)
+    if until is not None:
+        query = query.where(_A.c.at < until)
     rows = [dict(row) for row in session.execute(query).mappings()]
     for row in rows:
         row["detail"] = json.loads(row["detail"])
     return rows
+
+
+def read(session: Session, model: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+    """Newest rows first; ``detail`` as a dict."""
+    return find(session, limit, model=model)

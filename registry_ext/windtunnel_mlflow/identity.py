@@ -15,6 +15,9 @@ SERVICE_USER = "service"
 asgi_user: ContextVar[str | None] = ContextVar("windtunnel_asgi_user", default=None)
 asgi_correlation: ContextVar[str | None] = ContextVar("windtunnel_asgi_correlation", default=None)
 
+#: What is known of the request that is being answered, shared by all its threads: ``audited``, ``user``.
+request_notes: ContextVar[dict[str, object] | None] = ContextVar("windtunnel_request_notes", default=None)
+
 #: Set while the server itself acts, not a client: sealing.
 server_side: ContextVar[bool] = ContextVar("windtunnel_server_side", default=False)
 SERVER = "windtunnel"
@@ -62,8 +65,23 @@ def mark_audited() -> None:
     """Remember that this request's refusal is in the audit, so that it is not written twice."""
     if has_request_context():
         g.windtunnel_audited = True
+    _note("audited", True)
 
 
 def audited() -> bool:
     """Whether ``mark_audited`` was called in this request."""
-    return bool(has_request_context() and getattr(g, "windtunnel_audited", False))
+    if has_request_context() and getattr(g, "windtunnel_audited", False):
+        return True
+    return bool((request_notes.get() or {}).get("audited"))
+
+
+def mark_user(name: str | None) -> None:
+    """Tell the outermost door whose credential was verified further inside."""
+    if name:
+        _note("user", name)
+
+
+def _note(key: str, value: object) -> None:
+    notes = request_notes.get()
+    if notes is not None:
+        notes[key] = value

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from windtunnel_mlflow import audit, identity, outbox
 from windtunnel_mlflow.migrate import upgrade
 from windtunnel_mlflow.refusal import Refusal
+from windtunnel_mlflow.together import Together
 
 
 @dataclass
@@ -43,6 +44,7 @@ class ChangingStore(SqlAlchemyStore):  # type: ignore[misc]
                 # Readers and the one writer do not wait for each other. Kept in the file itself.
                 connection.execute(text("PRAGMA journal_mode = WAL"))
         upgrade(self.engine)
+        self._refusals = Together(self._write_refusals)
         self._session: ContextVar[Session | None] = ContextVar("windtunnel_session", default=None)
         self._own_session = self.ManagedSessionMaker
         self.ManagedSessionMaker = self._joining_session
@@ -133,14 +135,13 @@ class ChangingStore(SqlAlchemyStore):  # type: ignore[misc]
         version: str | int | None = None,
         detail: dict[str, Any] | None = None,
         correlation_id: str | None = None,
+        actor: str | None = None,
     ) -> None:
-        """Audit that something was refused."""
+        """Audit that something was refused, to the actor of the request unless told."""
         identity.mark_audited()
-        with self._own_session(read_only=False) as session:
-            self._lock(session, model)
-            audit.append(
-                session,
-                actor=identity.actor().name,
+        self._refusals.add(
+            audit.entry(
+                actor=actor or identity.actor().name,
                 action=action,
                 model=model,
                 version=version,
@@ -149,3 +150,21 @@ class ChangingStore(SqlAlchemyStore):  # type: ignore[misc]
                 detail=detail,
                 correlation_id=correlation_id or identity.correlation_id(),
             )
+        )
+
+    def _write_refusals(self, entries: list[dict[str, Any]]) -> list[bool]:
+        """Refusals belong to no change, so several are one transaction; which of them were written."""
+        with self._own_session(read_only=False) as session:
+            own = {entries[0]["model"]}
+            self._lock(session, entries[0]["model"])
+            if self.engine.dialect.name == "sqlite":
+                own |= {one["model"] for one in entries}
+            else:
+                for model in {one["model"] for one in entries} - own:
+                    # Not waited for: whoever waits for a lock while it holds another may wait for ever.
+                    taken = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:model, 7751))")
+                    if session.execute(taken, {"model": model}).scalar():
+                        own.add(model)
+            written = [one["model"] in own for one in entries]
+            audit.append_all(session, [one for one, now in zip(entries, written, strict=True) if now])
+        return written

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from windtunnel.errors import RefusedError
+from windtunnel.evidence import auditcheck, checkpoint, entry
 from windtunnel.loopback import any_free
+from windtunnel_mlflow import audit, roles
 
 pytestmark = pytest.mark.real
 
@@ -141,3 +145,92 @@ def test_a_reader_waits_for_the_event_that_is_not_committed_yet(server: Any, dat
         last.commit()
     assert read(start) == ["slow", "fast", "last"]
     engine.dispose()
+
+
+ROLE = "wt_server"
+
+
+def as_role(database: str) -> str:
+    return database.replace("wt@", f"{ROLE}@")
+
+
+@pytest.fixture(scope="module")
+def separated(server: Any, database: str) -> str:
+    """The URL of a role that may run the server and owns nothing."""
+    engine = create_engine(database)
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {ROLE} LOGIN"))
+        # What a careless hand granted is taken away again.
+        connection.execute(text(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {ROLE}"))
+    with engine.begin() as connection:
+        roles.separate(connection, ROLE)
+        with pytest.raises(ValueError, match="owns the tables"):
+            roles.separate(connection, "wt")
+        with pytest.raises(ValueError, match="no role 'nobody'"):
+            roles.separate(connection, "nobody")
+    return as_role(database)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE wt_audit SET actor = 'x'",
+        "DELETE FROM wt_audit",
+        "TRUNCATE wt_audit",
+        "ALTER TABLE wt_audit DISABLE TRIGGER ALL",
+        "DROP TABLE wt_audit",
+        "SELECT setval('wt_audit_seq_seq', 1)",
+        "CREATE TABLE wt_mine (id integer)",
+        "SET session_replication_role = replica",
+    ],
+)
+def test_the_servers_role_cannot_change_the_audit(separated: str, statement: str) -> None:
+    """DEMAND REG-7: not even with the server's own database password."""
+    with create_engine(separated).connect() as connection, pytest.raises(DBAPIError, match=r"denied|must be owner"):
+        connection.execute(text(statement))
+
+
+def test_the_server_runs_as_that_role(separated: str, database: str, helpers: Any) -> None:
+    root = Path(tempfile.mkdtemp(prefix="wt-registry-pg-"))
+    found = helpers.RegistryServer(root, separated)
+    try:
+        found.start()
+        with found.client() as client, found.rest() as http:
+            helpers.crown(client, helpers.Hands(http), helpers.Hands(http).model())
+            state = client.publish_checkpoint()
+            assert (state["problem"], state["changeable"]) == (None, False)
+            rows = list(client.audit_log())
+        point = checkpoint.read(state["checkpoint"])
+        report = auditcheck.check([entry.line(row) for row in rows], [point])
+        assert (str(report.outcome), report.vouched) == ("PASS", point.size)
+    finally:
+        found.stop()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def test_no_setting_switches_the_trigger_off(server: Any, database: str) -> None:
+    with create_engine(database).connect() as connection:
+        connection.execute(text("SET session_replication_role = replica"))
+        with pytest.raises(DBAPIError, match="append-only"):
+            connection.execute(text("DELETE FROM wt_audit"))
+
+
+def test_an_entry_that_has_a_number_and_no_commit_is_waited_for(server: Any, database: str) -> None:
+    """Else a checkpoint would be signed over a log in which an entry comes up later."""
+    engine = create_engine(database)
+    slow, fast, look = Session(engine), Session(engine), Session(engine)
+    audit.append(slow, actor="a", action="slow", model="m-slow")
+    audit.append(fast, actor="a", action="fast", model="m-fast")
+    fast.commit()
+    with ThreadPoolExecutor(1) as pool, Session(engine) as asking:
+        settled = pool.submit(audit.settled, asking)
+        waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 7753")
+        while not look.execute(waiting).scalar():
+            look.rollback()
+            time.sleep(0.05)
+        slow.commit()
+        rows = audit.page(asking, 0, settled.result(30), 10**6)
+        asking.rollback()
+    assert {"m-slow", "m-fast"} <= {row["model"] for row in rows}
+    for session in (slow, fast, look):
+        session.close()

@@ -10,6 +10,7 @@ import typer
 
 from windtunnel import __version__
 from windtunnel.cli import (
+    audit,
     check,
     demo,
     doctor,
@@ -60,6 +61,7 @@ def _common(
 for module in (up, down, status, logs, doctor, uninstall, setup_serving, demo, check, schema, guard, rehearse):
     app.command(name=module.NAME)(module.command)
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(audit.app, name="audit")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
