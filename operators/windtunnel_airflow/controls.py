@@ -1,8 +1,8 @@
 """``windtunnel.control``: a person's orders through Airflow.
 
-Pause, resume and abort are passed on as they are, with the name of whoever triggered the run, which Airflow knows and
-the registry can only take as claimed. Skip and promote wait for a person's answer to a question that shows the
-evidence so far; the registry reads that answer from Airflow itself, so nothing a worker holds could give it.
+Pause, resume, abort and freeze are passed on as they are, with the name of whoever triggered the run, which Airflow
+knows and the registry can only take as claimed. Skip, promote and thaw wait for a person's answer to a question that
+shows what it is about; the registry reads that answer from Airflow itself, so nothing a worker holds could give it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,24 @@ from airflow.sdk import DAG, BaseBranchOperator, BaseOperator, Param
 from airflow.sdk.exceptions import AirflowFailException
 
 from windtunnel.errors import NotFoundError, RefusedError, RegistryError, UnavailableError, WindtunnelError
-from windtunnel.registry.orders import BOLD, CONTROL_DAG, KINDS, OrderRecord, question
+from windtunnel.registry.orders import (
+    BOLD,
+    CONTROL_DAG,
+    KINDS,
+    SCOPES,
+    FreezeRecord,
+    OrderRecord,
+    question,
+    thaw_question,
+)
 from windtunnel_airflow.hook import WindtunnelHook
 
 APPROVE_TASK = "approve"
+FREEZES = ("freeze", "thaw")
+#: What ``windtunnel.control`` can be told to do.
+ORDERS = (*KINDS, *FREEZES)
+#: What goes on only after a person's answer.
+ASKED = BOLD | {"thaw"}
 
 
 class _Control(BaseOperator):
@@ -26,10 +40,11 @@ class _Control(BaseOperator):
 
     Args:
         model, order, reason: templated.
+        scope, owner: of ``freeze`` and ``thaw``: ``model``, ``owner`` or ``all``, and whose; templated.
         windtunnel_conn_id: connection to the MLflow server with the governed registry.
     """
 
-    template_fields: Sequence[str] = ("windtunnel_conn_id", "model", "order", "reason")
+    template_fields: Sequence[str] = ("windtunnel_conn_id", "model", "order", "reason", "scope", "owner")
     ui_color = "#f3d9dc"
 
     def __init__(
@@ -38,6 +53,8 @@ class _Control(BaseOperator):
         model: str,
         order: str,
         reason: str,
+        scope: str = "model",
+        owner: str = "",
         windtunnel_conn_id: str = WindtunnelHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
@@ -45,6 +62,8 @@ class _Control(BaseOperator):
         self.model = model
         self.order = order
         self.reason = reason
+        self.scope = scope
+        self.owner = owner
         self.windtunnel_conn_id = windtunnel_conn_id
 
     @property
@@ -61,9 +80,37 @@ class _Control(BaseOperator):
             newest = registry.rollouts(self.model, limit=1)
         except NotFoundError as error:
             raise AirflowFailException(error.message) from error
-        if not newest or newest[0].ended:
+        if not newest or not newest[0].live:
             raise AirflowFailException(f"no release of {self.model} is running")
         return newest[0]
+
+    @property
+    def target(self) -> str:
+        """Whose releases a freeze holds; empty for all.
+
+        Raises:
+            AirflowFailException: the scope is none, or does not say whose.
+        """
+        if self.scope not in SCOPES:
+            raise AirflowFailException(f"the scope is {self.scope!r}; expected one of {', '.join(SCOPES)}")
+        target = {"all": "", "owner": self.owner, "model": self.model}[self.scope].strip()
+        if self.scope != "all" and not target:
+            raise AirflowFailException(f"{self.order} of scope {self.scope} needs the {self.scope}: fill it in")
+        return target
+
+    def standing(self, registry: Any) -> FreezeRecord:
+        """The freeze of this very scope and target.
+
+        Raises:
+            AirflowFailException: none stands.
+        """
+        target = self.target
+        freezes = registry.freezes()
+        found = next((one for one in freezes if (one.scope, one.target) == (self.scope, target)), None)
+        if found is None:
+            others = "; ".join(one.sentence for one in freezes) or "nothing is frozen"
+            raise AirflowFailException(f"no such freeze stands ({self.scope} {target}".rstrip() + f"): {others}")
+        return found  # type: ignore[no-any-return]
 
 
 class ChooseControlOperator(_Control, BaseBranchOperator):
@@ -81,9 +128,13 @@ class ChooseControlOperator(_Control, BaseBranchOperator):
     def choose_branch(self, context: Any) -> str:
         if not str(self.reason).strip():
             raise AirflowFailException("say why: the reason is kept with the release")
-        if self.order not in KINDS:
-            raise AirflowFailException(f"the order is {self.order!r}; expected one of {', '.join(KINDS)}")
-        return self.asked if self.order in BOLD else self.direct
+        if self.order not in ORDERS:
+            raise AirflowFailException(f"the order is {self.order!r}; expected one of {', '.join(ORDERS)}")
+        if self.order in FREEZES:
+            _ = self.target
+        elif not str(self.model).strip():
+            raise AirflowFailException(f"{self.order} needs the model whose release it is: fill it in")
+        return self.asked if self.order in ASKED else self.direct
 
 
 class EvidenceOperator(_Control):
@@ -95,6 +146,8 @@ class EvidenceOperator(_Control):
 
         hook = self.hook
         registry = hook.registry
+        if self.order == "thaw":
+            return self._freeze(context, self.standing(registry))
         rollout = self.running(registry)
         step = None
         if self.order == "skip":
@@ -123,6 +176,17 @@ class EvidenceOperator(_Control):
             "step": step,
         }
 
+    def _freeze(self, context: Any, freeze: FreezeRecord) -> dict[str, Any]:
+        held = ", ".join(freeze.models) or "none that runs now"
+        lines = (
+            f"**thaw** is wanted by {_triggered_by(context) or 'nobody who is known'}: {self.reason}",
+            "",
+            f"It lifts: {freeze.sentence}",
+            "",
+            f"Releases that would go on: {held}",
+        )
+        return {"subject": thaw_question(freeze), "body": "\n".join(lines), "freeze_id": freeze.id, "step": None}
+
 
 class OrderOperator(_Control):
     """Give the order to the registry; abort moves traffic first, and needs no registry for it.
@@ -140,7 +204,15 @@ class OrderOperator(_Control):
 
     def execute(self, context: Any) -> dict[str, Any]:
         try:
-            done = self._abort(context) if self.order == "abort" else self._order(context)
+            match self.order:
+                case "abort":
+                    done = self._abort(context)
+                case "freeze":
+                    done = self._freeze(context)
+                case "thaw":
+                    done = self._thaw(context)
+                case _:
+                    done = self._order(context)
         except (RefusedError, RegistryError) as error:
             raise AirflowFailException(error.message) from error
         self.log.info("%s", done)
@@ -151,7 +223,7 @@ class OrderOperator(_Control):
         # A task that is tried again gives the same order, not a second one.
         key = _key(ti.dag_id, ti.run_id)
         if self.asked:
-            answer = {"dag_id": ti.dag_id, "dag_run_id": ti.run_id, "task_id": APPROVE_TASK, "map_index": -1}
+            answer = _answer(ti)
             taken: OrderRecord = registry.order(
                 self.asked["rollout_id"],
                 self.order,  # type: ignore[arg-type]
@@ -169,6 +241,26 @@ class OrderOperator(_Control):
                 on_behalf_of=_need_person(context),
             )
         return taken.to_dict()
+
+    def _freeze(self, context: Any) -> dict[str, Any]:
+        registry, who, target = self.hook.registry, _need_person(context), self.target
+        reason = str(self.reason).strip()
+        for one in registry.freezes():
+            mine = (one.scope, one.target, one.by, one.reason) == (self.scope, target, who, reason)
+            if mine:  # an earlier try of this task, which did not hear the answer
+                return one.to_dict()  # type: ignore[no-any-return]
+        frozen: FreezeRecord = registry.freeze(reason, scope=self.scope, target=target or None, on_behalf_of=who)
+        return frozen.to_dict()
+
+    def _thaw(self, context: Any) -> dict[str, Any]:
+        if not self.asked:
+            raise AirflowFailException("a freeze is lifted only after a person's answer")
+        registry, reason = self.hook.registry, str(self.reason).strip()
+        for one in registry.freezes(lifted=True):
+            if one.id == self.asked["freeze_id"] and one.lifted_at is not None and one.lifted_reason == reason:
+                return one.to_dict()  # type: ignore[no-any-return]
+        lifted: FreezeRecord = registry.thaw(self.asked["freeze_id"], reason, answer=_answer(context["ti"]))
+        return lifted.to_dict()
 
     def _abort(self, context: Any) -> dict[str, Any]:
         from windtunnel.serving import outbox
@@ -207,6 +299,11 @@ def _need_person(context: Any) -> str:
     return f"airflow:{found}"
 
 
+def _answer(ti: Any) -> dict[str, Any]:
+    """Where a person was asked in this run."""
+    return {"dag_id": ti.dag_id, "dag_run_id": ti.run_id, "task_id": APPROVE_TASK, "map_index": -1}
+
+
 def _key(dag_id: str, run_id: str) -> str:
     import hashlib
 
@@ -214,10 +311,10 @@ def _key(dag_id: str, run_id: str) -> str:
 
 
 def control_dag(*, windtunnel_conn_id: str = WindtunnelHook.default_conn_name, **dag_args: Any) -> DAG:
-    """``windtunnel.control``: pause, resume, skip a step of, promote or abort a running release.
+    """``windtunnel.control``: pause, resume, skip a step of, promote or abort a running release; freeze and thaw.
 
-    Trigger it with the model, the order and the reason. ``skip`` and ``promote`` go on only after a person's yes in
-    *Required actions*.
+    Trigger it with the model, the order and the reason. ``skip``, ``promote`` and ``thaw`` go on only after a person's
+    yes in *Required actions*.
     """
     from airflow.providers.standard.operators.hitl import ApprovalOperator
 
@@ -225,22 +322,54 @@ def control_dag(*, windtunnel_conn_id: str = WindtunnelHook.default_conn_name, *
 
     with DAG(
         dag_id=CONTROL_DAG,
-        description="Pause, resume, skip a step of, promote or abort a running release",
+        description="Pause, resume, skip a step of, promote or abort a running release; freeze and thaw",
         schedule=None,
         start_date=EPOCH,
         catchup=False,
         tags=["windtunnel", "control"],
         params={
-            "model": Param("", type="string", minLength=1, description="The model whose release it is"),
-            "order": Param("pause", type="string", enum=list(KINDS), description="What is to be done"),
-            "reason": Param("", type="string", minLength=1, description="Why; kept with the release and in the audit"),
+            "model": Param(
+                None,
+                type=["null", "string"],
+                title="Model",
+                description="The model whose release it is; for freeze and thaw of scope owner or all it stays empty",
+            ),
+            "order": Param(
+                "pause",
+                type="string",
+                enum=list(ORDERS),
+                title="Order",
+                description="What is to be done; skip, promote and thaw are asked about once more",
+            ),
+            "reason": Param(
+                "",
+                type="string",
+                minLength=1,
+                title="Reason",
+                description="Why; kept with the release and in the audit",
+            ),
+            "scope": Param(
+                "model",
+                type="string",
+                enum=list(reversed(SCOPES)),
+                title="Scope",
+                description="Of freeze and thaw: the model's releases, those of an owner's models, or all",
+            ),
+            "owner": Param(
+                None,
+                type=["null", "string"],
+                title="Owner",
+                description="Of freeze and thaw with scope owner: whose models",
+            ),
         },
         **dag_args,
     ) as dag:
         given: dict[str, Any] = {
-            "model": "{{ params.model }}",
+            "model": "{{ params.model or '' }}",
             "order": "{{ params.order }}",
             "reason": "{{ params.reason }}",
+            "scope": "{{ params.scope }}",
+            "owner": "{{ params.owner or '' }}",
             "windtunnel_conn_id": windtunnel_conn_id,
         }
         choose = ChooseControlOperator(task_id="choose", direct="order", asked="evidence", **given)

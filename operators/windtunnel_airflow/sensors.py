@@ -191,6 +191,11 @@ class GateSensor(WindtunnelSensor):
             )
         except WindtunnelError as error:  # a registry that is down must not decide about traffic; the look log has it
             self.log.warning("The gate's verdict stays in the look log, the registry did not take it: %s", error)
+        if claim["first"] and answer.passed:
+            try:  # until it knows, it opens no other rollout of the model; the guard tells it otherwise
+                self.hook.registry.update_rollout(claim["rollout_id"], claim["token"], state="promoted")
+            except WindtunnelError as error:
+                self.log.warning("The registry was not told that the first watch has ended: %s", error)
         if not answer.passed:
             raise AirflowFailException(f"gate at {weight} % {outcome}: {answer.reason}")
         return answer.to_dict()

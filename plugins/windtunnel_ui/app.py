@@ -40,7 +40,7 @@ def models_for(user: BaseUser) -> list[dict[str, Any]]:
     client = registry()
     summaries = client.models()
     visible = [summary.name for summary in summaries if may_see(user, summary.name)]
-    running = [s.rollout for s in summaries if s.name in visible and s.rollout and not s.rollout.ended]
+    running = [s.rollout for s in summaries if s.name in visible and s.rollout and s.rollout.live]
     orders = client.orders() if running else None
     return [row.to_dict() for row in rows(summaries, visible, orders, said(Home.find(), running))]
 

@@ -46,15 +46,16 @@ def when(seconds: float | None) -> str | None:
 
 def rollout_text(rollout: RolloutRecord | None) -> str | None:
     """``version 3 at 25 %`` while one runs."""
-    if rollout is None or rollout.ended:
+    if rollout is None or not rollout.live:
         return None
     at = f" at {rollout.weight:g} %" if rollout.weight is not None else ""
-    return f"version {rollout.version}{at}" + ("" if rollout.state == "running" else f" ({rollout.state})")
+    state = "watched" if rollout.watching else rollout.state
+    return f"version {rollout.version}{at}" + ("" if state == "running" else f" ({state})")
 
 
 def step_text(rollout: RolloutRecord | None) -> str | None:
     """``step 2 of 4`` while one runs and has begun."""
-    if rollout is None or rollout.ended or rollout.step is None:
+    if rollout is None or not rollout.live or rollout.step is None:
         return None
     steps = len(rollout.plan.get("steps") or ())
     return f"step {rollout.step + 1}" + (f" of {steps}" if steps else "")
@@ -64,7 +65,7 @@ def held(rollout: RolloutRecord | None, page: OrdersPage | None) -> list[str]:
     """What people ordered that stands over a running rollout: freezes, a pause, orders the gates will obey."""
     from windtunnel.registry.orders import standing
 
-    if rollout is None or rollout.ended or page is None:
+    if rollout is None or not rollout.live or page is None:
         return []
     frozen = [freeze.sentence for freeze in page.freezes if freeze.holds(rollout.model, rollout.plan.get("owner"))]
     holds = standing((order for order in page.orders if order.rollout_id == rollout.id), frozen)

@@ -135,6 +135,8 @@ def _role(wish: Wish, caller: Caller, rollout: Mapping[str, Any]) -> Refusal | N
 
 def _state(wish: Wish, rollout: Mapping[str, Any]) -> Refusal | None:
     state = rollout["state"]
+    if rollout.get("watching"):
+        return None  # a first release is champion already while it is watched
     if state not in ENDED or (wish.done_at is not None and state in _UNDONE):
         return None
     hint = "a champion is taken back by withdraw, or by releasing the former version" if state == "promoted" else None
@@ -155,6 +157,11 @@ def _sense(wish: Wish, rollout: Mapping[str, Any], holds: Standing) -> Refusal |
         return senseless(f"aborted already by {holds.abort.sentence}") if holds.abort and wish.done_at is None else None
     if holds.abort:
         return senseless(f"the rollout is being aborted by {holds.abort.sentence}")
+    if rollout.get("watching") and wish.kind in BOLD:
+        return senseless(
+            f"version {rollout['version']} is a first release: it has all requests already, and is only watched",
+            "let its watch end; pause holds it at its watch, abort takes the version back",
+        )
     match wish.kind:
         case "pause" if holds.paused:
             return senseless(f"the rollout is paused already by {holds.paused.sentence}")
@@ -202,9 +209,13 @@ def check_freeze(scope: str, target: str, caller: Caller, standing: Sequence[str
         return Refusal("WT_REQUEST", f"a freeze of scope {scope!r} needs {want}", status=400)
     what = "lift a freeze" if lift else "freeze rollouts"
     if caller.service:
-        if lift:
-            return Refusal("WT_ROLE", "the stack's own user may not lift a freeze: that takes a person")
-        if not caller.on_behalf_of:
+        if lift and caller.answered is None:
+            return Refusal(
+                "WT_ROLE",
+                "the stack's own user may not lift a freeze: that takes a person",
+                hint="use your own credential, or answer the task of the DAG windtunnel.control in Airflow",
+            )
+        if not lift and not caller.on_behalf_of:
             return Refusal(
                 "WT_ROLE",
                 "the stack's own user freezes nothing by itself",

@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from windtunnel.registry.orders import FreezeRecord, OrderRecord, question, standing
-from windtunnel_mlflow import answers, identity, records, tables
+from windtunnel.registry.orders import FreezeRecord, OrderRecord, question, standing, thaw_question
+from windtunnel_mlflow import answers, firstwatch, identity, records, tables
 from windtunnel_mlflow.orderrules import (
     Caller,
     Wish,
@@ -85,7 +85,8 @@ class Orders:
             wish = Wish(kind, check_reason(body.get("reason")), _step(body.get("step")), _time(body.get("done_at")))
             key = str(body.get("key") or uuid.uuid4().hex)[:128]
             change.detail |= {"by": caller.by, "via": caller.via, "claimed": caller.claimed}
-            current = self.service._rollout(change, rollout_id)
+            now = time.time()
+            current = self._present(change, rollout_id, now)
             known = change.session.execute(select(_O).where(_O.c.rollout_id == rollout_id, _O.c.key == key)).first()
             if known is not None:
                 same = (known.kind, known.reason) == (wish.kind, wish.reason) and wish.step in (None, known.step)
@@ -96,7 +97,6 @@ class Orders:
             holds = standing(
                 self._of(change.session, rollout_id), [one.sentence for one in self._over(change.session, current)]
             )
-            now = time.time()
             refusal = check_order(wish, caller, current, holds, now)
             if refusal is not None:
                 raise refusal
@@ -119,7 +119,7 @@ class Orders:
                     at=now,
                 )
             )
-            if wish.done_at is not None and current["state"] not in ENDED:
+            if wish.done_at is not None and (current["state"] not in ENDED or current["watching"]):
                 self._close(change, current, f"aborted by {caller.by}: {wish.reason}")
             if step is not None:
                 change.detail["step"] = step
@@ -145,7 +145,7 @@ class Orders:
             rows = session.execute(
                 select(_O)
                 .join(_R, _R.c.id == _O.c.rollout_id)
-                .where(_O.c.seq > seq, _R.c.state.in_(records.OPEN))
+                .where(_O.c.seq > seq, _R.c.state.in_(records.OPEN) | _R.c.watching.is_(True))
                 .order_by(_O.c.seq)
             ).all()
             newest = max([newest, *(row.seq for row in rows)])
@@ -186,13 +186,22 @@ class Orders:
             return self._freeze(change.session, identifier)
 
     def thaw(self, identifier: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Lift a freeze, with a reason. 404 when there is none of this id."""
+        """Lift a freeze, with a reason. 404 when there is none of this id.
+
+        Args:
+            body: ``reason``, and ``answer``: the task in which a person approved it in Airflow.
+        """
         with self.store.reading() as session:
             found = self._freeze(session, identifier)
+        task = body.get("answer")
+        answered = None if task is None else self._asked(task, thaw_question(FreezeRecord.from_dict(found)))
         scope, target = str(found["scope"]), str(found["target"])
         with self._freezing("thaw", scope, target, body) as change:
             change.detail["freeze"] = identifier
-            caller = _caller(change, scope == "model" and self._may_edit(target), body)
+            if isinstance(answered, Refusal):
+                raise answered
+            caller = _caller(change, scope == "model" and self._may_edit(target), body, answered)
+            change.detail |= {"by": caller.by, "via": caller.via}
             reason = check_reason(body.get("reason"))
             standing_ones = [one.sentence for one in self._same(change.session, scope, target) if one.id == identifier]
             refusal = check_freeze(scope, target, caller, standing_ones, lift=True)
@@ -223,16 +232,29 @@ class Orders:
         task = body.get("answer")
         if task is None:
             return None
+        try:
+            step = _step(body.get("step"))
+        except Refusal as refusal:
+            return refusal
+        if kind == "skip" and step is None:
+            return Refusal("WT_REQUEST", "a skip that was approved in Airflow names its step", status=400)
+        wanted = question(kind, str(rollout["model"]), str(rollout["version"]), str(rollout["id"]), step)
+        return self._asked(task, wanted)
+
+    def _asked(self, task: Any, wanted: str) -> str | Refusal:
+        """Who said yes to ``wanted`` in the task, as Airflow itself has it."""
         if not isinstance(task, Mapping):
             return Refusal("WT_REQUEST", "answer must name a task: dag_id, dag_run_id, task_id, map_index", status=400)
         try:
-            step = _step(body.get("step"))
-            if kind == "skip" and step is None:
-                return Refusal("WT_REQUEST", "a skip that was approved in Airflow names its step", status=400)
-            wanted = question(kind, str(rollout["model"]), str(rollout["version"]), str(rollout["id"]), step)
             return answers.approved_by(self._ask, task, wanted)
         except Refusal as refusal:
             return refusal
+
+    def _present(self, change: Change, rollout_id: str, now: float) -> dict[str, Any]:
+        """The rollout as it stands; ``watching`` is whether it truly is."""
+        current = self.service._rollout(change, rollout_id)
+        watched = firstwatch.watched(change.session, str(current["model"]), now) if current["watching"] else None
+        return {**current, "watching": watched is not None and watched["id"] == rollout_id}
 
     def _of(self, session: Session, rollout_id: str) -> list[OrderRecord]:
         rows = session.execute(select(_O).where(_O.c.rollout_id == rollout_id).order_by(_O.c.seq))

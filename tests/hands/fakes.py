@@ -534,6 +534,9 @@ class FakeRegistry:
                 raise RefusedError(f"version {version} is {found.status}, not READY", code="WT_NOT_READY")
             if self.champions.get(model) == version:
                 raise RefusedError(f"version {version} is the champion already", code="WT_CHAMPION")
+            watched = self._first_watched(model)
+            if watched is not None:
+                raise RefusedError(f"version {watched.version} is still being watched", code="WT_FIRST_WATCH")
             now = self.world.wall
             opened = RolloutRecord(
                 id=f"r{len(self.rollouts_) + 1}", model=model, version=version, champion=self.champions.get(model),
@@ -558,6 +561,8 @@ class FakeRegistry:
             current = self._rollout(rollout_id)
             self._fence(current, token)
             if current.ended:
+                if current.watching and state == current.state == "promoted":
+                    return self._change(current, watching=False)
                 if state in (None, current.state):
                     return current
                 raise RefusedError(f"the rollout has ended ({current.state})", code="WT_ENDED")
@@ -589,7 +594,7 @@ class FakeRegistry:
             if champion is not None:
                 self._set(model, champion, "archived")
             self._set(model, version, "champion")
-            self._change(current, state="promoted")
+            self._change(current, state="promoted", watching=bool(current.plan.get("first")))
             self.champions[model] = version
             self.commits.append((model, version))
             self._changed(model)
@@ -600,11 +605,11 @@ class FakeRegistry:
         with self._call("withdraw"):
             if self._version(model, version).state == "withdrawn":
                 return self._version(model, version)
+            running = self._running(model) or self._first_watched(model)
             if self.champions.get(model) == version:
                 self.champions[model] = None
-            running = self._running(model)
             if running is not None and running.version == version:
-                self._change(running, state="withdrawn", reason=reason)
+                self._change(running, state="withdrawn", reason=reason, weight=0, watching=False)
             self._set(model, version, "withdrawn")
             self._changed(model)
             return self._version(model, version)
@@ -655,6 +660,11 @@ class FakeRegistry:
 
     def _running(self, model: str) -> RolloutRecord | None:
         return next((one for one in self.rollouts_ if one.model == model and not one.ended), None)
+
+    def _first_watched(self, model: str) -> RolloutRecord | None:
+        champion = self.champions.get(model)
+        mine = [one for one in self.rollouts_ if one.model == model and one.watching and one.version == champion]
+        return mine[-1] if mine else None
 
     def _set(self, model: str, version: str, state: str) -> None:
         self.versions_[model, version] = replace(self.versions_[model, version], state=state)

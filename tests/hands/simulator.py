@@ -722,7 +722,14 @@ class Simulation:
             told_by = [(verdict.dag_run_id, (verdict.window or (0.0, 0.0))[0]) for verdict in bad]
             if len(told_by) != len(set(told_by)):
                 wrong.append(f"judged {len(bad)} times: {bad}")
-        if len(registry.commits) > sum(one.state == "promoted" for one in registry.rollouts_):
+        # A first release that its watch condemned was promoted, too.
+        committed = [
+            one
+            for one in registry.rollouts_
+            if one.state == "promoted"
+            or (one.state == "withdrawn" and one.champion is None and (one.model, one.version) in registry.commits)
+        ]
+        if len(registry.commits) > len(committed):
             wrong.append(f"promoted twice: {registry.commits}")
         if champion is not None and over and self._airflow and (MODEL, champion) in registry.commits:
             told = {extra.get("version") for run in self.runs for uri, extra in run.events if uri.endswith("/champion")}

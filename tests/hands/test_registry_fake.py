@@ -112,6 +112,29 @@ def test_opening_is_idempotent_by_holder_and_tokens_rise(kit: Kit) -> None:
     assert [one.id for one in kit.registry.rollouts(kit.model)] == [first.id]
 
 
+def test_a_first_release_is_watched_until_its_holder_says_otherwise(kit: Kit) -> None:
+    """DEMAND ROL-10: meanwhile nothing else of the model is released."""
+    plan = {"first": True, "steps": [{"weight": 100, "hold_s": 600.0}]}
+    first = kit.registry.open_rollout(kit.model, "1", plan=plan, holder="a", correlation_id="c")
+    kit.judge("1")
+    kit.registry.promote(first.id, first.token, None)
+    assert kit.registry.rollout(first.id).watching
+    assert code(lambda: kit.open("2")) == "WT_FIRST_WATCH"
+    assert not kit.registry.update_rollout(first.id, first.token, state="promoted").watching
+    assert kit.open("2").champion == "1"
+
+
+def test_a_watched_first_release_is_withdrawn_with_its_rollout(kit: Kit) -> None:
+    plan = {"first": True, "steps": [{"weight": 100, "hold_s": 600.0}]}
+    first = kit.registry.open_rollout(kit.model, "1", plan=plan, holder="a", correlation_id="c")
+    kit.judge("1")
+    kit.registry.promote(first.id, first.token, None)
+    kit.registry.withdraw(kit.model, "1", "errors")
+    found = kit.registry.rollout(first.id)
+    assert (found.state, found.reason, found.weight, found.watching) == ("withdrawn", "errors", 0, False)
+    assert kit.registry.champion(kit.model) is None and kit.open("2").champion is None
+
+
 def test_a_holder_that_was_taken_over_writes_nothing(kit: Kit) -> None:
     old = kit.open("1")
     kit.open("1", "b")

@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from windtunnel.errors import FencedError, NotFoundError, RefusedError, UnavailableError
 from windtunnel.home import Home
-from windtunnel.registry.orders import KINDS, OrderRecord
+from windtunnel.registry.orders import KINDS, FreezeRecord, OrderRecord, thaw_question
 from windtunnel.registry.records import RolloutRecord
 from windtunnel.serving import desired, outbox
 from windtunnel.serving.backend import Arm, Release
@@ -30,6 +30,7 @@ class Registry:
     def __init__(self, *rollouts: RolloutRecord, error: Exception | None = None) -> None:
         self.found, self.error = list(rollouts), error
         self.given: list[dict[str, Any]] = []
+        self.frozen: list[FreezeRecord] = []
 
     def rollouts(self, model: str, limit: int = 100) -> list[RolloutRecord]:
         if not self.found:
@@ -38,6 +39,20 @@ class Registry:
 
     def rollout(self, identifier: str) -> RolloutRecord:
         return self.found[0]
+
+    def freezes(self, *, lifted: bool = False) -> list[FreezeRecord]:
+        return [one for one in self.frozen if lifted or one.lifted_at is None]
+
+    def freeze(self, reason: str, *, scope: Any, target: str | None, on_behalf_of: str) -> FreezeRecord:
+        made = FreezeRecord(f"f{len(self.frozen)}", scope, target or "", reason, on_behalf_of, 1.0, claimed=True)
+        self.frozen.append(made)
+        return made
+
+    def thaw(self, freeze_id: str, reason: str, *, answer: Any) -> FreezeRecord:
+        self.given.append({"thaw": freeze_id, "reason": reason, "answer": answer})
+        (at,) = [n for n, one in enumerate(self.frozen) if one.id == freeze_id]
+        self.frozen[at] = replace(self.frozen[at], lifted_at=2.0, lifted_by="airflow:ann", lifted_reason=reason)
+        return self.frozen[at]
 
     def order(self, rollout_id: str, kind: Any, reason: str, **more: Any) -> OrderRecord:
         if self.error is not None:
@@ -69,10 +84,63 @@ def context(person: str | None = "ann") -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("order", KINDS)
+@pytest.mark.parametrize("order", [*KINDS, "freeze", "thaw"])
 def test_bold_orders_go_through_a_person(flown: Any, order: str) -> None:
     choose, _ = flown(ChooseControlOperator, order, direct="order", asked="evidence")
-    assert choose.choose_branch(context()) == ("evidence" if order in ("skip", "promote") else "order")
+    assert choose.choose_branch(context()) == ("evidence" if order in ("skip", "promote", "thaw") else "order")
+
+
+@pytest.mark.parametrize(
+    ("order", "given", "says"),
+    [
+        ("pause", {"model": " "}, "pause needs the model"),
+        ("freeze", {"model": ""}, "needs the model: fill it in"),
+        ("thaw", {"scope": "owner"}, "needs the owner: fill it in"),
+        ("freeze", {"scope": "house"}, "expected one of all, owner, model"),
+    ],
+)
+def test_what_is_missing_is_named(flown: Any, order: str, given: dict[str, str], says: str) -> None:
+    choose, _ = flown(ChooseControlOperator, order, direct="order", asked="evidence")
+    for name, value in given.items():
+        setattr(choose, name, value)
+    with pytest.raises(AirflowFailException, match=says):
+        choose.choose_branch(context())
+
+
+@pytest.mark.parametrize(
+    ("scope", "owner", "target"), [("all", "", ""), ("owner", "team-blue", "team-blue"), ("model", "", "small")]
+)
+def test_a_freeze_bears_the_name_of_who_triggered_it_and_is_lifted_by_an_answer(
+    flown: Any, scope: str, owner: str, target: str
+) -> None:
+    """DEMAND ROL-6, ROL-8: set by whoever triggered it, as claimed; lifted only by what a person answered."""
+    freeze, registry = flown(OrderOperator, "freeze", scope=scope, owner=owner)
+    frozen = freeze.execute(context())
+    assert (frozen["scope"], frozen["target"], frozen["by"], frozen["claimed"]) == (scope, target, "airflow:ann", True)
+    assert freeze.execute(context())["id"] == frozen["id"], "tried again: the same freeze"
+    with pytest.raises(AirflowFailException, match="nobody"):
+        freeze.execute(context(None))
+
+    asked = flown(EvidenceOperator, "thaw", registry=registry, scope=scope, owner=owner)[0].execute(context())
+    assert asked["subject"] == thaw_question(registry.frozen[0]) and frozen["id"] in asked["subject"]
+    assert "because" in asked["body"] and registry.frozen[0].sentence in asked["body"]
+    with pytest.raises(AirflowFailException, match="only after a person's answer"):
+        flown(OrderOperator, "thaw", registry=registry, scope=scope, owner=owner)[0].execute(context())
+    thaw, _ = flown(OrderOperator, "thaw", registry=registry, scope=scope, owner=owner, asked=asked)
+    assert thaw.execute(context())["lifted_by"] == "airflow:ann"
+    thaw.execute(context())  # tried again: it is lifted already
+    (given,) = registry.given
+    assert given["answer"]["task_id"] == "approve" and given["thaw"] == frozen["id"]
+    with pytest.raises(AirflowFailException, match="no such freeze stands"):
+        flown(EvidenceOperator, "thaw", registry=registry, scope=scope, owner=owner)[0].execute(context())
+
+
+def test_a_first_release_that_is_watched_takes_orders(flown: Any) -> None:
+    """DEMAND ROL-8, ROL-10."""
+    watched = replace(ROLLOUT, state="promoted", champion=None, watching=True)
+    task, registry = flown(OrderOperator, "pause", registry=Registry(watched))
+    task.execute(context())
+    assert registry.given[0]["kind"] == "pause"
 
 
 @pytest.mark.parametrize(("order", "reason"), [("stop", "x"), ("pause", "  ")])
@@ -204,6 +272,7 @@ def test_the_dag_asks_before_bold_orders() -> None:
         "choose": ["evidence", "order"], "order": [], "evidence": ["approve", "order_approved"],
         "approve": ["order_approved"], "order_approved": [],
     }  # fmt: skip
-    assert list(dag.params.get_param("order").schema["enum"]) == list(KINDS)
-    for name in ("model", "reason"):
-        assert dag.params.get_param(name).schema["minLength"] == 1
+    assert list(dag.params.get_param("order").schema["enum"]) == [*KINDS, "freeze", "thaw"]
+    assert dag.params.get_param("reason").schema["minLength"] == 1
+    for name in ("model", "owner"):  # the form must not ask for what an order does not need
+        assert "null" in dag.params.get_param(name).schema["type"]

@@ -171,6 +171,23 @@ def test_a_freeze_is_set_once_and_lifted_once() -> None:
     assert "bob: fire" in again.plain
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_first_release_that_is_watched_is_held_or_taken_back(kind: str) -> None:
+    """DEMAND ROL-8, ROL-10: it has no steps to skip, and is champion already."""
+    watched = {**rollout("promoted", None), "watching": True}
+    found = check_order(Wish(kind, "why"), CALLERS["editor"], watched, Standing(), 2000.0)
+    taken = kind in ("pause", "abort")
+    assert (found is None) == taken
+    if kind in ("skip", "promote"):
+        assert found is not None and "first release" in str(found) and "abort" in str(found)
+
+
+def test_a_person_who_answered_may_lift_a_freeze() -> None:
+    assert check_freeze("all", "", CALLERS["service with ann's answer"], ["frozen by bob"], lift=True) is None
+    found = check_freeze("all", "", CALLERS["service for ann"], ["frozen by bob"], lift=True)
+    assert found is not None and found.code == "WT_ROLE"
+
+
 # -- the answer that Airflow itself tells
 
 TASK = {"dag_id": "windtunnel.control", "dag_run_id": "run", "task_id": "approve", "map_index": -1}

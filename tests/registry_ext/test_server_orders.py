@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -222,6 +223,72 @@ def test_a_told_abort_of_a_promoted_version_is_refused(service: RegistryClient, 
     assert service.champion(name).version == record.version  # type: ignore[union-attr]
 
 
+FIRST = {"first": True, "steps": [{"weight": 100, "hold_s": 600.0}], "patience_s": None, "owner": "team-blue"}
+
+
+@pytest.fixture
+def first(service: RegistryClient, hands: Any, helpers: Any, model: str) -> Any:
+    """A first release that is champion already, and watched."""
+    record = helpers.enter(service, hands, model)
+    helpers.judge(service, record, "data-check", "evaluation")
+    opened = service.open_rollout(model, record.version, plan=FIRST, holder="h", correlation_id="c1")
+    service.promote(opened.id, opened.token, None)
+    return service.rollout(opened.id)
+
+
+def test_a_first_release_takes_orders_while_it_is_watched(
+    service: RegistryClient, person_client: RegistryClient, first: Any
+) -> None:
+    """DEMAND ROL-8, ROL-10: pause, resume and abort reach its gate; what makes no sense says what to do instead."""
+    assert (first.state, first.watching, first.live, first.ended) == ("promoted", True, True, True)
+    assert person_client.order(first.id, "pause", "call centre").kind == "pause"
+    assert person_client.order(first.id, "resume", "they are back").kind == "resume"
+    for bold in ("skip", "promote"):
+        with pytest.raises(RefusedError, match="first release") as refused:
+            person_client.order(first.id, bold, "now")  # type: ignore[arg-type]
+        assert refused.value.code == "WT_ORDER" and "abort takes the version back" in str(refused.value)
+    person_client.order(first.id, "abort", "complaints")
+    found = standing(order for order in service.orders().orders if order.rollout_id == first.id)
+    assert found.abort is not None and found.paused is None, "its gate is told"
+
+
+def test_no_other_rollout_begins_while_a_first_release_is_watched(
+    service: RegistryClient, hands: Any, helpers: Any, first: Any
+) -> None:
+    later = helpers.enter(service, hands, first.model)
+    with pytest.raises(RefusedError, match="still being watched") as refused:
+        service.open_rollout(first.model, later.version, plan=PLAN, holder="h2", correlation_id="c2")
+    assert refused.value.code == "WT_FIRST_WATCH"
+    over = service.update_rollout(first.id, first.token, state="promoted")
+    assert (over.state, over.watching) == ("promoted", False)
+    with pytest.raises(RefusedError) as ended:
+        service.order(first.id, "abort", "too late", on_behalf_of="ann")
+    assert ended.value.code == "WT_ENDED"
+    opened = service.open_rollout(first.model, later.version, plan=PLAN, holder="h2", correlation_id="c2")
+    assert opened.champion == first.version
+
+
+def test_a_told_abort_withdraws_a_watched_first_release(service: RegistryClient, first: Any) -> None:
+    """DEMAND ROL-10: what was done beside the traffic is done here, too: no alias, and the reason is kept."""
+    told = {"key": "k", "on_behalf_of": "ann", "done_at": time.time()}
+    service.order(first.id, "abort", "complaints", **told)
+    found = service.rollout(first.id)
+    assert (found.state, found.watching, found.weight) == ("withdrawn", False, 0)
+    assert found.reason == "aborted by ann: complaints"
+    assert service.champion(first.model) is None
+    assert service.version(first.model, first.version).state == "withdrawn"
+    assert service.update_rollout(first.id, first.token, state="withdrawn").state == "withdrawn", (
+        "its release may say so"
+    )
+    assert ("service", "order-abort", "done", None) in trail(service, first.model)
+
+
+def test_withdrawing_ends_the_watch_with_its_reason(service: RegistryClient, first: Any) -> None:
+    service.withdraw(first.model, first.version, "errors: 12 % of 300 requests")
+    found = service.rollout(first.id)
+    assert (found.state, found.watching, found.reason) == ("withdrawn", False, "errors: 12 % of 300 requests")
+
+
 def test_one_question_for_all_rollouts(service: RegistryClient, person_client: RegistryClient, rollout: Any) -> None:
     before = service.orders()
     assert all(order.rollout_id != rollout.id for order in before.orders)
@@ -361,7 +428,7 @@ def test_an_approval_in_airflow_is_read_from_airflow_itself(
     registry_server: Any, service: RegistryClient, rollout: Any
 ) -> None:
     """DEMAND ROL-8: a worker's credential with a person's answer, which the registry looks up."""
-    from windtunnel.registry.orders import question
+    from windtunnel.registry.orders import question, thaw_question
 
     server = HTTPServer(("127.0.0.1", 0), _Airflow)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -372,7 +439,16 @@ def test_an_approval_in_airflow_is_read_from_airflow_itself(
     secret.touch(mode=0o600)
     secret.write_text("pw")
     task = {"dag_id": "windtunnel.control", "dag_run_id": "run 1", "task_id": "approve", "map_index": -1}
+    freeze = service.freeze("an alarm", scope="model", target=rollout.model, on_behalf_of="airflow:bob")
     try:
+        _Airflow.detail = {"subject": thaw_question(replace(freeze, id="other")), "chosen_options": ["Approve"]}
+        _Airflow.detail["responded_by_user"] = {"id": "7", "name": "ann"}
+        with pytest.raises(RefusedError, match="the question was"):  # a yes to lifting another freeze
+            service.thaw(freeze.id, "a false one", answer=task)
+        _Airflow.detail["subject"] = thaw_question(freeze)
+        assert freeze.id in thaw_question(freeze) and "an alarm" in thaw_question(freeze)
+        lifted = service.thaw(freeze.id, "a false one", answer=task)
+        assert (lifted.lifted_by, lifted.lifted_reason) == ("airflow:ann", "a false one")
         _Airflow.detail = {
             "subject": question("skip", rollout.model, rollout.version, rollout.id, 0),
             "chosen_options": ["Approve"],
@@ -394,6 +470,9 @@ def test_an_approval_in_airflow_is_read_from_airflow_itself(
         home.stack_file.unlink()
         secret.unlink()
     assert trail(service, rollout.model) == [
+        ("service", "freeze", "done", None),
+        ("service", "thaw", "refused", "WT_ANSWER"),
+        ("service", "thaw", "done", None),
         ("service", "order-skip", "refused", "WT_ANSWER"),
         ("service", "order-promote", "refused", "WT_ANSWER"),
         ("service", "order-skip", "done", None),

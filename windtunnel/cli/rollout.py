@@ -102,8 +102,8 @@ def abort(
 ) -> None:
     """Take every candidate of MODEL to 0 % now.
 
-    Needs neither MLflow nor Airflow. Traffic goes first; the registry is told at once when it answers, else later, by
-    the next command or the guard.
+    A first release that is still watched is withdrawn. Needs neither MLflow nor Airflow. Traffic goes first; the
+    registry is told at once when it answers, else later, by the next command or the guard.
     """
     from windtunnel.cli.rollout_abort import order_instead, tell
     from windtunnel.names import check_model_name
@@ -118,7 +118,8 @@ def abort(
         talk.data_json("windtunnel.rollout-abort/1", {**asdict(observed), "registry": registry})
         return
     if note is not None:
-        talk.say(f"{model}: every candidate is at 0 %; {registry}")
+        done = "every candidate is at 0 %" if observed.aborted else "its first release is taken back"
+        talk.say(f"{model}: {done}; {registry}")
     elif nothing:
         talk.say(f"{model}: no candidate has traffic; {registry}")
     else:
@@ -189,7 +190,7 @@ def _running(registry: RegistryClient, model: str) -> RolloutRecord:
     from windtunnel.errors import NotFoundError
 
     newest = registry.rollouts(model, limit=1)
-    if not newest or newest[0].ended:
+    if not newest or not newest[0].live:
         was = f"; the last, of version {newest[0].version}, is {newest[0].state}" if newest else ""
         raise NotFoundError(f"no release of {model!r} is running{was}", hint=f"windtunnel rollout history {model}")
     return newest[0]

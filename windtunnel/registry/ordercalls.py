@@ -87,9 +87,18 @@ class OrderCalls(ABC):
         body = {name: value for name, value in given.items() if value is not None}
         return FreezeRecord.from_dict(self._call("POST", "/freezes", json=body))
 
-    def thaw(self, freeze_id: str, reason: str) -> FreezeRecord:
-        """Lift a freeze."""
-        return FreezeRecord.from_dict(self._call("POST", f"/freezes/{_q(freeze_id)}/thaw", json={"reason": reason}))
+    def thaw(self, freeze_id: str, reason: str, *, answer: Mapping[str, Any] | None = None) -> FreezeRecord:
+        """Lift a freeze.
+
+        Args:
+            answer: for the stack's own user: the human-in-the-loop task in which a person approved it, as in ``order``.
+
+        Raises:
+            RefusedError: WT_ROLE, WT_ANSWER, WT_FROZEN where it does not stand any more.
+            NotFoundError: there never was one of this id.
+        """
+        body = {"reason": reason} if answer is None else {"reason": reason, "answer": dict(answer)}
+        return FreezeRecord.from_dict(self._call("POST", f"/freezes/{_q(freeze_id)}/thaw", json=body))
 
 
 def _q(part: str) -> str:

@@ -20,6 +20,8 @@ SCOPES: tuple[Scope, ...] = ("all", "owner", "model")
 #: The DAG in which people approve bold orders in Airflow, and the answer that is a yes there.
 CONTROL_DAG = "windtunnel.control"
 APPROVE = "Approve"
+#: A headline is one line: a long reason is cut.
+LONGEST_QUESTION = 300
 
 
 def question(kind: str, model: str, version: str, rollout_id: str, step: int | None = None) -> str:
@@ -30,6 +32,12 @@ def question(kind: str, model: str, version: str, rollout_id: str, step: int | N
     """
     at = f" step {step + 1}" if step is not None else ""
     return f"{kind}{at}: {model} version {version}, rollout {rollout_id}"
+
+
+def thaw_question(freeze: FreezeRecord) -> str:
+    """The headline a person says yes to before a freeze is lifted through Airflow; it names the freeze."""
+    what = freeze.scope if freeze.scope == "all" else f"{freeze.scope} {freeze.target}"
+    return f"thaw {what}: freeze {freeze.id} by {freeze.by}: {freeze.reason}"[:LONGEST_QUESTION]
 
 
 class _Plain:

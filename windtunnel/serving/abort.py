@@ -1,24 +1,33 @@
-"""Abort: traffic first, with nothing but the serving backend; then the registry, now or later."""
+"""Abort: traffic first, with nothing but the serving backend; then the registry, now or later.
+
+A first release has no candidate while it is watched: it is champion already, with all requests. It is taken back as its
+own gate would do it: the look log says that it ended, and nothing serves.
+"""
 
 from __future__ import annotations
 
 import getpass
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from windtunnel.home import Home
 from windtunnel.serving import outbox
-from windtunnel.serving.backend import Observed, ServingBackend
+from windtunnel.serving.ending import end_log, ended_look
+from windtunnel.serving.looklog import LookLog
 
 if TYPE_CHECKING:
     from windtunnel.registry.client import RegistryClient
     from windtunnel.registry.orders import OrderRecord
+    from windtunnel.serving.backend import Observed
+    from windtunnel.serving.settling import Backend
 
 
 def abort_release(
-    home: Home, backend: ServingBackend, model: str, reason: str, *, by: str | None = None, now: float | None = None
+    home: Home, backend: Backend, model: str, reason: str, *, by: str | None = None, now: float | None = None
 ) -> tuple[Observed, outbox.Note | None]:
-    """Take every candidate of ``model`` to 0 and note it for the registry (``outbox.ship`` tells it).
+    """Take every candidate of ``model`` to 0, or a watched first release out of service, and note it for the registry
+    (``outbox.ship`` tells it).
 
     Args:
         by: who; the operating system's user unless told.
@@ -29,10 +38,54 @@ def abort_release(
     """
     who = by or getpass.getuser()
     observed = backend.abort(model, reason, who)
-    if observed.aborted != reason or observed.rollout_id is None:
-        return observed, None
     at = time.time() if now is None else now
+    if observed.aborted is None:
+        first = _take_back_first(home, backend, model, reason, who, at)
+        if first is None:
+            return observed, None
+        observed = first
+    elif observed.aborted != reason:
+        return observed, None
+    if observed.rollout_id is None:
+        return observed, None
     return observed, outbox.add(home, outbox.Note(model, observed.rollout_id, reason, who, at))
+
+
+def _take_back_first(home: Home, backend: Backend, model: str, reason: str, who: str, now: float) -> Observed | None:
+    """Take a first release out of service whose watch has begun and not ended; None when there is none.
+
+    First it is said in the look log, in one write: whoever looks after that withdraws the version, and a gate that
+    found a moment before that all is well was quicker.
+    """
+    release = backend.desired(model)
+    if release is None or release.candidates or release.rollout_id is None:
+        return None
+    if release.champion is None or not release.champion.weight:
+        return None
+    log = LookLog(home, model)
+    looks = log.read(release.rollout_id)
+    if not looks or ended_look(looks) is not None or looks[-1]["decision"]["state"]["champion"] is not None:
+        return None
+    last = end_log(
+        log,
+        release.rollout_id,
+        next((look["plan"] for look in looks if look.get("plan")), {}),
+        champion=None,
+        candidate=release.champion.version,
+        reason=f"aborted by {who}: {reason}",
+        now=now,
+        token=release.token,
+    )
+    if last is None or last["decision"]["action"] != "withdraw":
+        return None
+    gone = replace(
+        release,
+        champion=replace(release.champion, weight=0),
+        lease_until=None,
+        keep_warm_s=0.0,  # nobody goes back to what was withdrawn
+        stage=release.stage + 1,
+    )
+    return backend.apply(gone)
 
 
 def order_abort(
@@ -44,6 +97,6 @@ def order_abort(
         WindtunnelError: the registry does not answer, or refuses.
     """
     newest = registry.rollouts(model, limit=1)
-    if not newest or newest[0].ended:
+    if not newest or not newest[0].live:
         return None
     return registry.order(newest[0].id, "abort", reason, on_behalf_of=on_behalf_of)

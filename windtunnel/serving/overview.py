@@ -139,7 +139,8 @@ def _rollout(identifier: str, record: RolloutRecord | None, last: dict[str, Any]
             "reason": state.get("ended_reason"),
         }
     names = ("id", "version", "champion", "state", "weight", "opened_at", "ended_at", "holder", "reason")
-    return {**{name: getattr(record, name) for name in names}, "owner": record.plan.get("owner")}
+    found = {**{name: getattr(record, name) for name in names}, "owner": record.plan.get("owner")}
+    return {**found, "state": "watched"} if record.watching else found
 
 
 def _step(last: dict[str, Any] | None, record: RolloutRecord | None, plan: Plan | None) -> dict[str, Any] | None:

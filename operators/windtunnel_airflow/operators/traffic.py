@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import BaseBranchOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from windtunnel.errors import FencedError, RefusedError, UnavailableError
+from windtunnel.errors import FencedError, RefusedError, TransientError, UnavailableError
 from windtunnel_airflow.base import Windtunnel, WindtunnelOperator
 from windtunnel_airflow.hook import WindtunnelHook
 from windtunnel_airflow.links import ModelVersionLink
@@ -82,8 +82,21 @@ class DeployOperator(TrafficOperator):
         observed = self.apply(
             desired(claim, 0, self.settings(claim), now=self.hook.now(), stage=stage_of(claim, "deploy"))
         )
+        self._need_way_back(claim)
         self.tell_registry(claim, state="running", weight=0)
         return {"ready": {version: status.ready for version, status in observed.arms.items()}}
+
+    def _need_way_back(self, claim: Any) -> None:
+        """The champion must be able to take over before anybody meets the candidate (ROL-12); gates look again.
+
+        Raises:
+            TransientError: it could not; another try may find it well.
+        """
+        problems = self.hook.backend().check_target(claim["model"]) if claim["champion"] else []
+        if problems:
+            raise TransientError(
+                f"nobody meets version {claim['version']} while there is no way back from it: {'; '.join(problems)}"
+            )
 
 
 class RouteOperator(Windtunnel, BaseBranchOperator):
