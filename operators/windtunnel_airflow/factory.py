@@ -252,7 +252,10 @@ def release_dag(
 
     common = {"model": model, "windtunnel_conn_id": windtunnel_conn_id}
     params = {
-        "version": Param("", type=["string", "integer"], description="Release this version; empty: the one that is due")
+        "version": Param(
+            "", type=["string", "integer"], description="Release this version; empty: the one that is due"
+        ),
+        "beside": Param([], type="array", description="Numbers of versions that fly beside it (strategy ab only)"),
     }
     # Between two tries nobody renews the lease: tries follow each other well within it.
     pause = min(timedelta(seconds=30), model.rollout.lease / 4)
@@ -260,7 +263,9 @@ def release_dag(
     # A way back has moved the traffic with its first try; after that it may wait for a registry that is down.
     patient = {**default_args(), "retries": 10}
     with _dag(model, "release", schedule=[asset(model, "version")], params=params, args=quick, **dag_args) as dag:
-        claim = ClaimReleaseOperator(task_id="claim", version="{{ params.version }}", **common)
+        claim = ClaimReleaseOperator(
+            task_id="claim", version="{{ params.version }}", beside="{{ params.beside | tojson }}", **common
+        )
         # As text, not as a reference: that would draw an edge from claim to every task, and into their trigger rules.
         given: dict[str, Any] = {"claim": "{{ ti.xcom_pull(task_ids='claim') | tojson }}", **common}
         policy = PolicySensor(

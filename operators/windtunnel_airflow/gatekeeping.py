@@ -75,17 +75,18 @@ def settled(watch: Watch, looks: list[dict[str, Any]]) -> Answer | None:
     """
     if not looks:
         return None
-    last = _answer(looks[-1])
+    last = answer_of(looks[-1])
     if last.action in ("roll_back", "withdraw", "promote"):
         return last
     for look in reversed(looks):
-        answer = _answer(look)
+        answer = answer_of(look)
         if answer.passed and answer.step == watch.step:
             return answer
     return None
 
 
-def _answer(look: Mapping[str, Any]) -> Answer:
+def answer_of(look: Mapping[str, Any]) -> Answer:
+    """What a look of the look log says."""
     decision = look["decision"]
     after = int(decision["state"]["step"])
     return Answer(
@@ -112,7 +113,7 @@ def obeyed(evidence: Evidence, orders: Standing | None, step: int) -> Evidence:
     given = orders.promote or orders.skips.get(step)
     later_pause = given is not None and orders.paused is not None and orders.paused.seq > given.seq
     if given is not None and not orders.frozen and not later_pause:
-        order = Order("promote" if given.kind == "promote" else "skip", step, _who(given), given.reason)
+        order = Order("promote" if given.kind == "promote" else "skip", step, who(given), given.reason)
     aborted = evidence.aborted
     if aborted is None and orders.abort is not None:
         aborted = f"aborted by {orders.abort.sentence}"
@@ -125,7 +126,8 @@ def obeyed(evidence: Evidence, orders: Standing | None, step: int) -> Evidence:
     )
 
 
-def _who(order: OrderRecord) -> str:
+def who(order: OrderRecord) -> str:
+    """Whose order it is; whether that is only claimed."""
     return f"{order.by} (claimed)" if order.claimed else order.by
 
 
@@ -150,16 +152,20 @@ def look(
     """
     from windtunnel.rollout import Plan, RolloutState, decide, entered, look_record, resume
 
+    if watch.beside:
+        from windtunnel_airflow import gatekeepers
+
+        return gatekeepers.look(watch, backend, log, now, gather=gather, orders=orders)
     looks = log.tail(watch.rollout_id)
     if (before := settled(watch, looks)) is not None:
         return before
     if orders is not None and orders.abort is not None:
         # Users first: what the look finds after that is only its evidence.
-        backend.abort(watch.model, orders.abort.reason, _who(orders.abort), token=watch.token)
+        backend.abort(watch.model, orders.abort.reason, who(orders.abort), token=watch.token)
     begun = RolloutState.begin(champion=watch.champion, candidate=watch.version, at=now)
     before_look = resume(looks) or begun
     state = entered(before_look, watch.step)
-    evidence = obeyed((gather or _gather)(watch, backend, state), orders, state.step)
+    evidence = obeyed((gather or gather_here)(watch, backend, state), orders, state.step)
     decision = decide(Plan.from_dict(watch.plan), state, evidence, now)
     record = look_record(watch.rollout_id, now, evidence, decision)
     # What a replay needs beyond the looks themselves, each where it becomes true.
@@ -169,13 +175,14 @@ def look(
     if not log.append(whole, after=looks[-1] if looks else None):
         # Another gate of this step, thought dead, has looked meanwhile: its look is evidence too.
         return look(watch, backend, log, now, gather=gather, orders=orders)
-    answer = _answer(record)
+    answer = answer_of(record)
     if watch.lease_s > 0 and not answer.retreat:
         renew(backend, watch, now)
     return answer
 
 
-def _gather(watch: Watch, backend: ServingBackend, state: RolloutState) -> Evidence:
+def gather_here(watch: Watch, backend: ServingBackend, state: RolloutState) -> Evidence:
+    """``lookout.gather`` in the watch's home."""
     from windtunnel.home import Home
     from windtunnel.serving import lookout
 

@@ -6,7 +6,7 @@ champion, by which plan, with which fencing token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from windtunnel.errors import DescriptionError
@@ -65,11 +65,13 @@ def make_claim(
     rollout: Any,
     *,
     story: Story,
+    beside: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """The claim as plain JSON.
 
     Args:
         version, champion: ``VersionRecord``; champion None for a first release.
+        beside: ``VersionRecord`` of each further candidate.
         rollout: ``RolloutRecord``; when it was opened is the claim's time, also in a second try.
     """
     from windtunnel.rollout import Plan
@@ -86,6 +88,7 @@ def make_claim(
         "run_id": version.run_id,
         "champion": None if first else {"version": str(champion.version), "digest": champion.digest},
         "first": first,
+        "beside": [{"version": str(o.version), "semver": o.semver, "digest": o.digest} for o in beside],
         "rollout_id": rollout.id,
         "token": int(rollout.token),
         "holder": rollout.holder,
@@ -104,6 +107,25 @@ def make_claim(
         "correlation_id": story.correlation_id,
         "cause": story.cause,
     }
+
+
+def candidates_of(claim: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All candidates of a claim, the first named first: ``version``, ``semver``, ``digest`` of each."""
+    first = {name: claim.get(name) for name in ("version", "semver", "digest")}
+    return [first, *(claim.get("beside") or ())]
+
+
+def versions_of(claim: Mapping[str, Any]) -> list[str]:
+    """Their versions."""
+    return [str(one["version"]) for one in candidates_of(claim)]
+
+
+def led_by(claim: Mapping[str, Any], version: str | None) -> dict[str, Any]:
+    """The claim with that candidate in the first place; as it is when that version is none of its candidates."""
+    found = [one for one in candidates_of(claim) if one["version"] == version]
+    if not found or version == claim["version"]:
+        return dict(claim)
+    return {**claim, **found[0], "beside": [one for one in candidates_of(claim) if one["version"] != version]}
 
 
 def watch_of(claim: Mapping[str, Any], *, step: int, home: Home) -> Watch:
@@ -125,6 +147,7 @@ def watch_of(claim: Mapping[str, Any], *, step: int, home: Home) -> Watch:
         values=list(claim.get("values") or ()),
         correlation_id=claim["correlation_id"],
         digest=claim["digest"],
+        beside=[{"version": one["version"], "digest": one["digest"]} for one in claim.get("beside") or ()],
     )
 
 
@@ -154,8 +177,9 @@ def desired(
     stage: int,
     mirror: int = 0,
     promoted: bool = False,
+    out: Sequence[str] = (),
 ) -> Release:
-    """Desired state with the candidate at ``weight`` percent.
+    """Desired state with the candidate at ``weight`` percent, or several that share it.
 
     Args:
         settings: per version, see ``LocalBackend``.
@@ -163,19 +187,26 @@ def desired(
         stage: see ``stage_of``.
         mirror: percent of the champion's requests that are copied to the candidate.
         promoted: the candidate is the champion now; the former one loses its traffic and is kept warm.
+        out: candidates that get nothing; their share is the champion's, but for a weight of 100, which one has alone.
     """
     from windtunnel.serving.backend import Release
 
     model, before = claim["model"], claim["champion"]
-    candidate = arm(model, claim["version"], claim["digest"], 100 if promoted else weight)
-    champion = arm(model, before["version"], before["digest"], 100 - weight) if before else None
+    named = candidates_of(claim)[:1] if promoted else candidates_of(claim)
+    each = weight if weight == 100 else weight // len(named)
+    candidates = tuple(
+        arm(model, one["version"], one["digest"], 100 if promoted else 0 if one["version"] in out else each)
+        for one in named
+    )
+    left = 100 - sum(one.weight for one in candidates)
+    champion = arm(model, before["version"], before["digest"], left) if before else None
     # Testers come with the first step, and with a champion: without one everybody is sent to the candidate.
     audience = claim.get("audience") if stage > 0 and before and not promoted else None
     exposed = bool(weight or mirror or audience) and not promoted
     return Release(
         model=model,
-        champion=candidate if promoted else champion,
-        candidates=() if promoted else (candidate,),
+        champion=candidates[0] if promoted else champion,
+        candidates=() if promoted else candidates,
         token=int(claim["token"]),
         rollout_id=claim["rollout_id"],
         lease_until=now + float(claim["lease_s"]) if exposed and now is not None else None,

@@ -49,7 +49,8 @@ def settings_for(home: Home, model: Model, claim: Mapping[str, Any]) -> dict[str
 
     A version registered elsewhere has no sample here; it gets the description's settings and no warm-up rows.
     """
-    versions = [claim["version"], *([claim["champion"]["version"]] if claim["champion"] else [])]
+    beside = [one["version"] for one in claim.get("beside") or ()]
+    versions = [claim["version"], *beside, *([claim["champion"]["version"]] if claim["champion"] else [])]
     return {str(version): _one(home, model, str(version)) for version in versions}
 
 

@@ -15,7 +15,7 @@ from windtunnel_airflow.base import Windtunnel
 from windtunnel_airflow.gatekeeping import Answer, Watch
 from windtunnel_airflow.hook import WindtunnelHook
 from windtunnel_airflow.links import ModelVersionLink
-from windtunnel_airflow.rollouts import claim_story, need_claim, watch_of
+from windtunnel_airflow.rollouts import candidates_of, claim_story, need_claim, versions_of, watch_of
 
 
 class WindtunnelSensor(Windtunnel, BaseSensorOperator):
@@ -67,7 +67,9 @@ class PolicySensor(WindtunnelSensor):
         from windtunnel_airflow.policy import held, still_missing
 
         claim, registry = need_claim(self.claim), self.hook.registry
-        missing = still_missing(registry.explain(claim["model"], claim["version"]))
+        missing: list[str] = []
+        for version in versions_of(claim):
+            missing += still_missing(registry.explain(claim["model"], version))
         try:
             missing += held(registry, claim["model"], claim["version"])
         except FencedError as error:
@@ -85,7 +87,9 @@ class PolicySensor(WindtunnelSensor):
         from windtunnel_airflow.triggers import PolicyTrigger
 
         end = time.time() + float(self.timeout)
-        trigger = PolicyTrigger(claim["model"], claim["version"], self.windtunnel_conn_id, self.poke_interval, end)
+        trigger = PolicyTrigger(
+            claim["model"], claim["version"], self.windtunnel_conn_id, self.poke_interval, end, versions_of(claim)[1:]
+        )
         return self.defer(trigger=trigger, method_name="execute_complete")
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> None:
@@ -176,19 +180,23 @@ class GateSensor(WindtunnelSensor):
         if not answer.passed and outcome is Outcome.PASS:
             outcome = Outcome.INCONCLUSIVE
         try:
-            self.hook.registry.post_verdict(
-                self.verdict(
-                    context,
-                    claim_story(claim),
-                    kind=Kind.GATE,
-                    outcome=outcome,
-                    reason=f"{weight} %: {answer.reason}",
-                    subject=claim["digest"],
-                    version=claim["version"],
-                    numbers={**answer.numbers, "weight": weight, "step": self.step},
-                    window=(float(claim["claimed_at"]), answer.at),
+            for one in candidates_of(claim):
+                arm = (
+                    dict((answer.numbers.get("arms") or {}).get(one["version"]) or {}) if claim.get("beside") else None
                 )
-            )
+                self.hook.registry.post_verdict(
+                    self.verdict(
+                        context,
+                        claim_story(claim),
+                        kind=Kind.GATE,
+                        outcome=outcome if arm is None else Outcome(arm.pop("outcome", "INCONCLUSIVE")),
+                        reason=f"{weight} %: {answer.reason if arm is None else arm.pop('reason', answer.reason)}",
+                        subject=one["digest"],
+                        version=one["version"],
+                        numbers={**(answer.numbers if arm is None else arm), "weight": weight, "step": self.step},
+                        window=(float(claim["claimed_at"]), answer.at),
+                    )
+                )
         except WindtunnelError as error:  # a registry that is down must not decide about traffic; the look log has it
             self.log.warning("The gate's verdict stays in the look log, the registry did not take it: %s", error)
         if claim["first"] and answer.passed:

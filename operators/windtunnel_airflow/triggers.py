@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, TypeVar
@@ -126,15 +126,25 @@ class PolicyTrigger(BaseTrigger):
         windtunnel_conn_id: connection to the registry; its credentials are read in the triggerer, never stored.
         poll: seconds between two questions.
         end: give up then (seconds since the epoch).
+        beside: the further candidates, which need the same.
     """
 
-    def __init__(self, model: str, version: str, windtunnel_conn_id: str, poll: float, end: float) -> None:
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        windtunnel_conn_id: str,
+        poll: float,
+        end: float,
+        beside: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.model = model
         self.version = version
         self.windtunnel_conn_id = windtunnel_conn_id
         self.poll = poll
         self.end = end
+        self.beside = list(beside)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return (
@@ -145,6 +155,7 @@ class PolicyTrigger(BaseTrigger):
                 "windtunnel_conn_id": self.windtunnel_conn_id,
                 "poll": self.poll,
                 "end": self.end,
+                "beside": self.beside,
             },
         )
 
@@ -158,7 +169,10 @@ class PolicyTrigger(BaseTrigger):
         """(only the rollout is missing, what is missing)."""
         from windtunnel_airflow.policy import held, still_missing
 
-        missing = [*still_missing(client.explain(self.model, self.version)), *held(client, self.model, self.version)]
+        missing: list[str] = []
+        for version in (self.version, *self.beside):
+            missing += still_missing(client.explain(self.model, version))
+        missing += held(client, self.model, self.version)
         return not missing, missing
 
     async def run(self) -> AsyncIterator[TriggerEvent]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from windtunnel.spec import merging
 from windtunnel.spec.policy import Policy, PolicyDocument, Transition
-from windtunnel_mlflow import identity, permission, policybook, records, weighing
+from windtunnel_mlflow import candidates, identity, permission, policybook, records, weighing
 from windtunnel_mlflow.orderrules import check_reason
 from windtunnel_mlflow.part import Part, not_found
 from windtunnel_mlflow.policy import (
@@ -56,7 +56,7 @@ class Policies(Part):
             if found is None:
                 raise not_found(f"model {model!r} has no version {number}")
             running = records.open_rollout(session, model)
-            inside = running is not None and int(running["version"]) == number
+            inside = running is not None and number in candidates.named(running)
             facts = weighing.facts(session, model, number, in_rollout=inside, to=wanted)
             policy = policybook.in_force(session, model)
         now = time.time()

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import func, insert, select, update
 
 from windtunnel import canonical
-from windtunnel_mlflow import firstwatch, permission, records, rows, tables
+from windtunnel_mlflow import candidates, firstwatch, permission, records, rows, tables
 from windtunnel_mlflow.part import Part, not_found
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.transactions import Change
@@ -35,17 +35,18 @@ class Rollouts(Part):
             model, "open-rollout", version=number, correlation_id=correlation_id, holder=holder
         ) as change:
             permission.need(change.actor, "rollout", "open a rollout")
-            session = change.session
+            session, numbers = change.session, candidates.asked(number, plan)
             version = records.version(session, model, number)
             if version is None:
                 raise not_found(f"model {model!r} has no version {number}")
             token = (session.execute(select(func.max(_R.c.token)).where(_R.c.model == model)).scalar() or 0) + 1
             running = records.open_rollout(session, model)
             if running is not None:
-                if int(running["version"]) != number:
+                if candidates.named(running) != numbers:
+                    what = " and ".join(str(one) for one in candidates.named(running))
                     raise Refusal(
                         "WT_ROLLOUT_RUNNING",
-                        f"a rollout of version {running['version']} of {model!r} is open ({running['holder']})",
+                        f"a rollout of version {what} of {model!r} is open ({running['holder']})",
                         hint="let it end, or roll it back",
                         status=409,
                     )
@@ -87,6 +88,9 @@ class Rollouts(Part):
                     status=409,
                 )
             self.store.check(change, model, number, "staging", by_hand=False)
+            candidates.check(session, model, numbers, champion)
+            for one in numbers[1:]:
+                self.store.check(change, model, one, "staging", by_hand=False)
             identifier = uuid.uuid4().hex
             session.execute(
                 insert(_R).values(
@@ -103,9 +107,12 @@ class Rollouts(Part):
                     updated_at=now,
                 )
             )
-            rows.set_state(session, model, number, "releasing")
-            rows.set_stage(session, model, number, rows.STAGING)
+            for one in numbers:
+                rows.set_state(session, model, one, "releasing")
+                rows.set_stage(session, model, one, rows.STAGING)
             change.detail |= {"rollout": identifier, "token": token}
+            if numbers[1:]:
+                change.detail["beside"] = [str(one) for one in numbers[1:]]
             return self._rollout(change, identifier)
 
     def rollout(self, identifier: str) -> dict[str, Any]:
@@ -170,8 +177,7 @@ class Rollouts(Part):
                 )
             self._write(change, current, values)
             if state in ("rolled_back", "withdrawn"):
-                rows.set_state(change.session, model, number, state)
-                rows.set_stage(change.session, model, number, rows.ARCHIVED)
+                candidates.taken_back(change.session, current, state)
             return self._rollout(change, identifier)
 
     def end(self, change: Change, current: dict[str, Any], state: str, reason: str) -> None:
@@ -181,13 +187,18 @@ class Rollouts(Part):
             self.store.uncrown(change, str(current["model"]), int(current["version"]))
             change.silent = False
         self._write(change, current, {"state": state, "reason": reason, "weight": 0, "watching": False})
-        rows.set_state(change.session, str(current["model"]), int(current["version"]), state)
-        rows.set_stage(change.session, str(current["model"]), int(current["version"]), rows.ARCHIVED)
+        candidates.taken_back(change.session, current, state)
 
-    def promote(self, identifier: str, token: int, expected_champion: str | None) -> dict[str, Any]:
-        """Make the rollout's version champion: alias, stages, history and rollout in one transaction."""
+    def promote(
+        self, identifier: str, token: int, expected_champion: str | None, version: int | None = None
+    ) -> dict[str, Any]:
+        """Make the rollout's version champion: alias, stages, history and rollout in one transaction.
+
+        Args:
+            version: which of several candidates won; the others end as rolled back.
+        """
         found = self.rollout(identifier)
-        model, number = found["model"], int(found["version"])
+        model, number = found["model"], candidates.winner(found, version)
         with self.store.change(
             model,
             "promote",
@@ -212,6 +223,7 @@ class Rollouts(Part):
                 )
             self.store.crown(change, model, number, reason="rollout promoted", rollout=current)
             change.silent = False
+            candidates.taken_back(change.session, current, "rolled_back", but=number)
             self._write(change, current, {"state": "promoted", "watching": bool(current["plan"].get("first"))})
             return records.version(change.session, model, number) or {}
 
@@ -231,7 +243,9 @@ class Rollouts(Part):
             if records.champion(session, model) == number:
                 self.store.uncrown(change, model, number)
                 change.detail["was_champion"] = True
-            if running is not None and int(running["version"]) == number:
+            if running is not None and number in candidates.named(running):
+                if candidates.named(running)[1:]:
+                    candidates.taken_back(session, running, "rolled_back", but=number)
                 values = {"state": "withdrawn", "reason": reason, "weight": 0, "watching": False}
                 self._write(change, running, values)
             rows.set_state(session, model, number, "withdrawn")

@@ -213,7 +213,10 @@ def _blueprint(service: Service, orders: Orders) -> Blueprint:
         body = web.body("token")
         expected = body.get("expected_champion")
         return service.promote(
-            identifier, web.whole(body["token"], "token"), None if expected is None else str(expected)
+            identifier,
+            web.whole(body["token"], "token"),
+            None if expected is None else str(expected),
+            None if body.get("version") is None else web.whole(body["version"], "version"),
         )
 
     return api

@@ -64,7 +64,8 @@ def set_status(session: Session, model: str, number: int, status: str, message: 
 
 def refuse_open_rollout(session: Session, model: str, number: int | None = None) -> None:
     running = records.open_rollout(session, model)
-    if running is not None and number in (None, int(running["version"])):
+    named = [] if running is None else [running["version"], *(running["plan"].get("beside") or ())]
+    if running is not None and (number is None or str(number) in map(str, named)):
         raise Refusal(
             "WT_ROLLOUT_RUNNING",
             f"a rollout of version {running['version']} of {model!r} is open ({running['holder']})",

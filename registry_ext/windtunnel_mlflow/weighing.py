@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from windtunnel.registry.orders import BOLD
-from windtunnel_mlflow import identity, people, records, tables
+from windtunnel_mlflow import candidates, identity, people, records, tables
 from windtunnel_mlflow.approving import Approval, Past
 from windtunnel_mlflow.policy import Facts, Judged
 
@@ -132,16 +132,12 @@ def _done(session: Session, model: str, name: str) -> int:
 
 def _orderers(session: Session, model: str, number: int) -> list[str]:
     """Who ordered the open rollout of this version to go on without the numbers."""
-    orders, rollouts = tables.orders, tables.rollouts
+    running, orders = records.open_rollout(session, model), tables.orders
+    if running is None or number not in candidates.named(running):
+        return []
     rows = session.execute(
-        select(orders.c.by)
-        .join(rollouts, rollouts.c.id == orders.c.rollout_id)
-        .where(
-            rollouts.c.model == model,
-            rollouts.c.version == number,
-            rollouts.c.state.in_(records.OPEN),
-            orders.c.kind.in_(sorted(BOLD)),
-            orders.c.claimed.is_(False),
+        select(orders.c.by).where(
+            orders.c.rollout_id == running["id"], orders.c.kind.in_(sorted(BOLD)), orders.c.claimed.is_(False)
         )
     )
     return [row.by.removeprefix("airflow:") for row in rows]

@@ -233,6 +233,7 @@ def attempt(run: Run, name: str, event: Mapping[str, Any] | None = None) -> Done
         task.claim = json.dumps(given)
     if name == "claim":
         task.version = run.conf.get("version", "")
+        task.beside = run.conf.get("beside", [])
     if name == "outcome":
         task.promoted = [run.xcom.get("promote"), run.xcom.get("first.promote")]
         task.undone = [run.xcom.get("rollback"), run.xcom.get("first.withdraw")]

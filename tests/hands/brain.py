@@ -69,7 +69,12 @@ def _end(state: RolloutState, action: Any, outcome: Outcome, row: str, reason: s
 @contextmanager
 def scripted() -> Iterator[None]:
     """``decide`` is this one, wherever it is used."""
-    used = ["windtunnel.rollout", "windtunnel.rollout.replay", "windtunnel.serving.ending"]
+    used = [
+        "windtunnel.rollout",
+        "windtunnel.rollout.replay",
+        "windtunnel.rollout.several",
+        "windtunnel.serving.ending",
+    ]
     before = {name: sys.modules[name].decide for name in used}  # type: ignore[attr-defined]
     for name in used:
         sys.modules[name].decide = decide  # type: ignore[attr-defined]

@@ -475,7 +475,7 @@ class FakeRegistry:
     def explain(self, model: str, version: str | int, to: str = "champion") -> Explanation:
         with self._call("explain"):
             running = self._running(model)
-            inside = running is not None and running.version == str(version)
+            inside = running is not None and str(version) in (running.version, *running.beside)
             lacking = missing(self.policy_, self._facts(model, str(version), inside))
             return Explanation(not lacking, tuple(lacking), {})
 
@@ -522,7 +522,7 @@ class FakeRegistry:
             token = max((one.token for one in self.rollouts_ if one.model == model), default=0) + 1
             running = self._running(model)
             if running is not None:
-                if running.version != version:
+                if running.version != version or list(running.beside) != list(plan.get("beside") or ()):
                     raise RefusedError(f"a rollout of version {running.version} is open", code="WT_ROLLOUT_RUNNING")
                 if running.holder == holder:
                     return running
@@ -544,7 +544,8 @@ class FakeRegistry:
                 correlation_id=correlation_id,
             )  # fmt: skip
             self.rollouts_.append(opened)
-            self._set(model, version, "releasing")
+            for one in (version, *opened.beside):
+                self._set(model, one, "releasing")
             return opened
 
     def update_rollout(
@@ -571,15 +572,23 @@ class FakeRegistry:
             given = {"state": state, "step": step, "weight": weight, "reason": reason}
             changed = self._change(current, **{name: value for name, value in given.items() if value is not None})
             if state in ("rolled_back", "withdrawn"):
-                self._set(current.model, current.version, state)
+                for one in (current.version, *current.beside):
+                    self._set(current.model, one, state)
             return changed
 
-    def promote(self, rollout_id: str, token: int, expected_champion: str | int | None) -> VersionRecord:
+    def promote(
+        self, rollout_id: str, token: int, expected_champion: str | int | None, *, version: str | None = None
+    ) -> VersionRecord:
         expected = None if expected_champion is None else str(expected_champion)
         with self._call("promote"):
             current = self._rollout(rollout_id)
-            model, version = current.model, current.version
+            model, named = current.model, (current.version, *current.beside)
             champion = self.champions.get(model)
+            if version is None and current.beside:
+                raise RefusedError(f"versions {named} are released together: name one", code="WT_REQUEST")
+            version = version or current.version
+            if version not in named:
+                raise RefusedError(f"version {version} is none of {named}", code="WT_REQUEST")
             if current.state == "promoted" and champion == version:
                 return self._version(model, version)
             self._expect(model, champion, expected)
@@ -593,7 +602,8 @@ class FakeRegistry:
                 )
             if champion is not None:
                 self._set(model, champion, "archived")
-            self._set(model, version, "champion")
+            for one in named:
+                self._set(model, one, "champion" if one == version else "rolled_back")
             self._change(current, state="promoted", watching=bool(current.plan.get("first")))
             self.champions[model] = version
             self.commits.append((model, version))

@@ -181,6 +181,7 @@ class Record:
     opened_at: float = 900.0
     correlation_id: str | None = "c"
     plan: dict[str, Any] = field(default_factory=dict)  # of somebody's own: nothing is written to the look log
+    beside: tuple[str, ...] = ()
 
 
 @dataclass

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from windtunnel.evidence import Kind, Outcome
-from windtunnel.rollout import Evidence, Plan, RolloutState, decide, look_record, resume
+from windtunnel.rollout import Evidence, Plan, RolloutState, decide, look_record, resume, several
 
 ENDS = ("promote", "roll_back", "withdraw")
 
@@ -59,6 +59,7 @@ def end_log(
     reason: str,
     now: float,
     token: int,
+    beside: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """The look that ended the rollout, written now unless there is one; None when the plan cannot be read.
 
@@ -68,6 +69,7 @@ def end_log(
         reason: who took it to 0, and why.
         now: seconds since the epoch.
         token: of the holder who ends it.
+        beside: the further candidates.
     """
     try:
         read = Plan.from_dict(dict(plan))
@@ -77,9 +79,14 @@ def end_log(
         looks = log.tail(rollout_id)
         if (found := ended_look(looks)) is not None:
             return found
-        state = resume(looks) or RolloutState.begin(champion=champion, candidate=candidate, at=now)
         evidence = Evidence(aborted=reason)
-        record = look_record(rollout_id, now, evidence, decide(read, state, evidence, now))
+        if beside and champion is not None:
+            states = several.resumed(looks[-1]) if looks else several.begin(champion, (candidate, *beside), now)
+            mine = {version: evidence for version, state in states.items() if not state.ended}
+            record = several.several_record(rollout_id, now, mine, several.decide_several(read, states, mine, now))
+        else:
+            state = resume(looks) or RolloutState.begin(champion=champion, candidate=candidate, at=now)
+            record = look_record(rollout_id, now, evidence, decide(read, state, evidence, now))
         extra = {} if looks else {"plan": dict(plan)}
         if log.append({**record, **extra, "token": token}, after=looks[-1] if looks else None):
             return record

@@ -34,6 +34,7 @@ class Watch:
         predictions: the plan has a prediction gate.
         values: ``windtunnel.serving.values.Value`` of each value gate, as dictionaries.
         digest: what the candidate's content must be.
+        beside: the further candidates, ``version`` and ``digest`` of each; ``plan`` is that of all together.
     """
 
     home: str
@@ -50,6 +51,17 @@ class Watch:
     correlation_id: str | None = None
     digest: str | None = None
     values: list[dict[str, Any]] = field(default_factory=list)
+    beside: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def candidates(self) -> list[str]:
+        """Versions of all candidates, the first named first."""
+        return [self.version, *(one["version"] for one in self.beside)]
+
+    def of(self, version: str) -> Watch:
+        """The same for one of the candidates alone."""
+        digests = {self.version: self.digest, **{one["version"]: one["digest"] for one in self.beside}}
+        return replace(self, version=version, digest=digests[version], beside=[])
 
     @property
     def mirrored(self) -> bool:

@@ -24,7 +24,8 @@ def show(home: Home, model: str, registry: RegistryClient | None, why_not: str |
         registry: None when there is none to ask; ``why_not`` says why.
 
     Returns:
-        ``model``, ``registry`` (``answers``, or why not), ``rollout``, ``step``, ``gates``, ``decision`` (of the last
+        ``model``, ``registry`` (``answers``, or why not), ``rollout``, ``step``, ``gates``, ``arms`` (of several
+        candidates each one's ``version``, ``decision`` and ``gates``; empty for one), ``decision`` (of the last
         look), ``orders``, ``paused``, ``frozen``, ``no_way_back`` (why the champion could not take
         over at the last look), ``traffic`` and ``untold`` (aborts the registry does not know yet).
     """
@@ -43,6 +44,7 @@ def show(home: Home, model: str, registry: RegistryClient | None, why_not: str |
         "rollout": _rollout(identifier, record, last),
         "step": _step(last, record, plan_of(mine, record)),
         "gates": _gates(last),
+        "arms": _arms(last),
         "decision": None if last is None else _decision(last),
         "orders": [asdict(order) for order in orders],
         "paused": holds.paused.sentence if holds.paused else None,
@@ -166,6 +168,19 @@ def _gates(last: dict[str, Any] | None) -> list[dict[str, Any]]:
     numbers = (last or {}).get("decision", {}).get("numbers") or {}
     kinds = (("gate", numbers.get("gates") or {}), ("limit", numbers.get("limits") or {}))
     return [{"name": name, "kind": kind, **found} for kind, all_of in kinds for name, found in all_of.items()]
+
+
+def _arms(last: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Of several candidates each one's part of the last look."""
+    arms = (last or {}).get("arms") or {}
+    return [
+        {
+            "version": version,
+            "decision": {name: arm["decision"][name] for name in ("action", "outcome", "row", "reason")},
+            "gates": _gates(arm),
+        }
+        for version, arm in arms.items()
+    ]
 
 
 def _decision(look: dict[str, Any]) -> dict[str, Any]:

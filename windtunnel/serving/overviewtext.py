@@ -47,8 +47,12 @@ def shown(found: Mapping[str, Any]) -> list[str]:
     if found.get("no_way_back"):
         lines.append(f"  way back   fails: {found['no_way_back']}")
     lines.append("  traffic    " + _traffic(found["traffic"]))
-    for gate in found["gates"]:
+    for gate in [] if found.get("arms") else found["gates"]:
         lines += _gate(gate)
+    for arm in found.get("arms") or ():
+        said = arm["decision"]
+        lines.append(f"  candidate  version {arm['version']}: {said['action']} ({said['outcome']}, {said['row']})")
+        lines += [line for gate in arm["gates"] for line in _gate(gate)]
     for order in found["orders"]:
         step_of = f" step {order['step'] + 1}" if order["step"] is not None else ""
         claimed = " (claimed)" if order["claimed"] else ""

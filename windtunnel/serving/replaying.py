@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from windtunnel.home import Home
 from windtunnel.rollout import disagreements, replay
+from windtunnel.rollout.several import arms_of
 from windtunnel.serving.looklog import LookLog
 from windtunnel.serving.overview import plan_of
 
@@ -56,7 +57,7 @@ def replays(
     """
     grouped: dict[str, list[dict[str, Any]]] = {}
     for look in LookLog(home, model).all():
-        if str(look["decision"]["state"]["candidate"]) == version:
+        if version in arms_of(look):
             grouped.setdefault(look["rollout_id"], []).append(look)
     return [_one(identifier, looks, record) for identifier, looks in grouped.items()]
 

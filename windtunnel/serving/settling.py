@@ -385,18 +385,20 @@ class Settler:
     def _witness(self, case: Case, record: Any, why: str, release: Release | None) -> None:
         """The end in the look log, and the verdict, unless a release has said both."""
         looks = self._looks(case.model)
+        # Of several, the promotion that was begun may be any one's.
+        first = str(record.version) if record.beside else case.candidate
         last = end_log(
             looks,
             case.rollout_id,
             record.plan,
             champion=record.champion,
-            candidate=str(record.version),
+            candidate=first,
             beside=record.beside,
             reason=why,
             now=self._wall(),
             token=case.token,
         )
-        candidates = {str(record.version), *record.beside}
+        candidates = {first, *record.beside}
         for arm in release.arms() if release else ():
             if arm.version in candidates:
                 self._judge(case.model, arm, record, why, last)

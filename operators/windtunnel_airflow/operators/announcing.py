@@ -6,13 +6,20 @@ from typing import Any
 
 from windtunnel.events import Event
 from windtunnel.names import asset_uri
-from windtunnel_airflow.rollouts import claim_story
+from windtunnel_airflow.rollouts import claim_story, led_by, versions_of
 
 
 def is_champion(registry: Any, claim: Any) -> bool:
     """The registry has the claim's version as champion."""
     current = registry.champion(claim["model"])
     return current is not None and str(current.version) == claim["version"]
+
+
+def champion_among(registry: Any, claim: Any) -> dict[str, Any] | None:
+    """The claim with that of its candidates in the first place which the registry has as champion; None: none is."""
+    current = registry.champion(claim["model"])
+    version = None if current is None else str(current.version)
+    return led_by(claim, version) if version in versions_of(claim) else None
 
 
 def champion_event(claim: Any) -> Event:

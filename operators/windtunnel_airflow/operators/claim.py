@@ -23,15 +23,20 @@ class ClaimReleaseOperator(WindtunnelOperator):
 
     Args:
         version: release this version instead (templated; empty: the pending one).
+        beside: further versions that fly beside it against the same champion (templated: JSON list of numbers); for
+            strategy ``ab``.
     """
 
     operator_extra_links: Any = (ModelVersionLink(),)
 
-    template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "version")
+    template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "version", "beside")
 
-    def __init__(self, *, version: str | int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, version: str | int | None = None, beside: Sequence[Any] | str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.version = version
+        self.beside = beside
 
     def execute(self, context: Any) -> dict[str, Any]:
         run_story = self.begin(context)
@@ -51,12 +56,16 @@ class ClaimReleaseOperator(WindtunnelOperator):
                 f"version {record.version} of {model.name} is {record.status}, not READY: its content is not sealed, so"
                 " nothing can be verified against it; register it again with the same key"
             )
+        others = [registry.version(model.name, one) for one in self._named(registry, model, record)]
+        if others:
+            self._need_several(model, record, champion, others)
         if champion is not None:
             if model.rollout.strategy not in ("blue_green", "all_at_once"):
-                self._need_accepted(model, record, champion)
+                for one in (record, *others):
+                    self._need_accepted(model, one, champion)
             self._need_watched(registry, model)
         holder = f"airflow:{where['dag_id']}:{where['dag_run_id']}"
-        rollout = self._open(registry, model, record, champion, holder, story)
+        rollout = self._open(registry, model, record, champion, holder, story, others)
         if rollout.ended:
             raise AirflowSkipException(
                 f"the rollout of version {record.version} by this run is {rollout.state} already"
@@ -67,15 +76,57 @@ class ClaimReleaseOperator(WindtunnelOperator):
                 f"{'the first' if rollout.champion else 'a later one'}: release it again"
             )
         champion = champion_of(registry, rollout)
-        claim = make_claim(model, record, champion, rollout, story=story)
+        claim = make_claim(model, record, champion, rollout, story=story, beside=others)
         self.note_version(model.name, str(record.version))
         self.log.info(
             "Releasing version %s of %s %s",
             record.version,
             model.name,
-            f"against champion {champion.version}" if champion else "as its first",
+            (
+                f"against champion {champion.version}" + "".join(f", beside version {one.version}" for one in others)
+                if champion
+                else "as its first"
+            ),
         )
         return claim
+
+    def _named(self, registry: Any, model: Any, record: Any) -> list[str]:
+        """Versions of the further candidates: those that were asked for, else those of the rollout that is open."""
+        asked = further(self.beside)
+        if asked:
+            return asked
+        newest = registry.rollouts(model.name, limit=1)
+        mine = newest and not newest[0].ended and str(newest[0].version) == str(record.version)
+        return [str(version) for version in newest[0].beside] if mine else []
+
+    def _need_several(self, model: Any, record: Any, champion: Any, others: Sequence[Any]) -> None:
+        """Everything that a release of several candidates needs, before anything moves (ROL-14)."""
+        from windtunnel.errors import DescriptionError
+        from windtunnel.rollout import Plan
+        from windtunnel.rollout.several import share
+
+        named = [str(one.version) for one in (record, *others)]
+        words = f"releasing versions {', '.join(named)} of {model.name} together"
+        if champion is None:
+            raise AirflowFailException(f"{words} needs a champion to compare them with: release one of them first")
+        if len(set(named)) != len(named):
+            raise AirflowFailException(f"{words}: one is named twice; name each once")
+        if str(champion.version) in named:
+            raise AirflowFailException(f"{words}: version {champion.version} is the champion; leave it out")
+        for one in others:
+            if not one.ready:
+                raise AirflowFailException(f"{words}: version {one.version} is {one.status}, not READY; seal it first")
+        if model.rollout.audience is not None:
+            raise AirflowFailException(
+                f"{words}: rollout.audience sends its requests to one candidate, and which of several is not said; take"
+                " it out, or release one at a time"
+            )
+        if "several" not in self.hook.backend().capabilities:
+            raise AirflowFailException(f"{words}: the place where it is served divides requests between two versions")
+        try:
+            share(Plan.from_spec(model.rollout, False, model.serving.replicas), len(named))
+        except DescriptionError as error:
+            raise AirflowFailException(f"{words}: {error}") from error
 
     def _need_accepted(self, model: Any, record: Any, champion: Any) -> None:
         """The candidate must accept every request its champion accepts before the two share any (ROL-11)."""
@@ -106,12 +157,16 @@ class ClaimReleaseOperator(WindtunnelOperator):
                 " wants a rollout's PASS for a champion: set rollout.bake, or take 'rollout' out of policy.champion"
             )
 
-    def _open(self, registry: Any, model: Any, record: Any, champion: Any, holder: str, story: Story) -> Any:
+    def _open(
+        self, registry: Any, model: Any, record: Any, champion: Any, holder: str, story: Story, others: Sequence[Any]
+    ) -> Any:
         from windtunnel.rollout import Plan
 
         plan = Plan.from_spec(model.rollout, champion is None, model.serving.replicas).to_dict()
         # What the registry must know of the description: whose freeze holds, how long the way back is kept.
         plan |= {"owner": model.owner, "keep_warm_s": model.rollout.keep_warm.total_seconds()}
+        if others:
+            plan["beside"] = [str(one.version) for one in others]
         try:
             return registry.open_rollout(
                 model.name,
@@ -127,3 +182,24 @@ class ClaimReleaseOperator(WindtunnelOperator):
 def champion_of(registry: Any, rollout: Any) -> Any:
     """The champion a rollout was opened against; None for a first release."""
     return None if rollout.champion is None else registry.version(rollout.model, rollout.champion)
+
+
+def further(given: Sequence[Any] | str | None) -> list[str]:
+    """Version numbers from what a DAG run was given: a list, its JSON text, or numbers with commas between them.
+
+    Raises:
+        AirflowFailException: it is none of these.
+    """
+    import json
+
+    if isinstance(given, str):
+        text = given.strip()
+        try:
+            given = json.loads(text or "[]") if text[:1] in ("", "[") else text.split(",")
+        except ValueError as error:
+            raise AirflowFailException(f"beside is no list of version numbers: {text!r} ({error})") from None
+    found = [str(one).strip() for one in given or ()]
+    bad = [one for one in found if not one.isdigit()]
+    if bad:
+        raise AirflowFailException(f"beside: expected version numbers such as [4, 5], found {bad[0]!r}")
+    return found

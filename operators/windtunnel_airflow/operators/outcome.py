@@ -12,8 +12,8 @@ from windtunnel.errors import UnavailableError, WindtunnelError
 from windtunnel.names import asset_uri
 from windtunnel_airflow.base import WindtunnelOperator
 from windtunnel_airflow.links import ModelVersionLink
-from windtunnel_airflow.operators.announcing import champion_event, is_champion
-from windtunnel_airflow.rollouts import claim_story, read_claim, sentence
+from windtunnel_airflow.operators.announcing import champion_among, champion_event
+from windtunnel_airflow.rollouts import claim_story, led_by, read_claim, sentence
 
 
 class OutcomeOperator(WindtunnelOperator):
@@ -47,9 +47,13 @@ class OutcomeOperator(WindtunnelOperator):
         self.begin(context, claim_story(claim) if claim else None)
         if claim:
             self.note_version(claim["model"], claim["version"])
+        promoted = next((one for one in self.promoted if one), None)
+        if claim and promoted:
+            claim = led_by(claim, str(promoted["champion"]))
         undone = next((one for one in self.undone if one), None)
-        well, words = sentence(claim, next((one for one in self.promoted if one), None), undone)
-        if not well and claim and not undone and self._champion(claim):
+        well, words = sentence(claim, promoted, undone)
+        if not well and claim and not undone and (found := self._champion(claim)):
+            claim = found
             well, words = True, f"version {claim['version']} of {claim['model']} is champion"
             # Who finished the promotion was not the task that announces it.
             self._announce_late(context, claim)
@@ -60,13 +64,13 @@ class OutcomeOperator(WindtunnelOperator):
         self.log.info("%s", words)
         return {"outcome": words, "version": claim["version"], "digest": claim["digest"]}
 
-    def _champion(self, claim: Any) -> bool:
+    def _champion(self, claim: Any) -> dict[str, Any] | None:
         try:
-            return is_champion(self.hook.registry, claim)
+            return champion_among(self.hook.registry, claim)
         except UnavailableError:
             raise  # another try may learn it
         except WindtunnelError:
-            return False
+            return None
 
     def _announce_late(self, context: Any, claim: Any) -> None:
         for outlet in self.outlets or []:

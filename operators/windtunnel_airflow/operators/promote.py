@@ -7,9 +7,10 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from windtunnel.errors import FencedError, RefusedError
-from windtunnel_airflow.operators.announcing import announce, champion_event, is_champion
+from windtunnel_airflow.operators.announcing import announce, champion_among, champion_event, is_champion
 from windtunnel_airflow.operators.traffic import TrafficOperator
-from windtunnel_airflow.rollouts import claim_story, desired, stage_of
+from windtunnel_airflow.operators.unchosen import record_out
+from windtunnel_airflow.rollouts import claim_story, desired, led_by, stage_of, versions_of
 
 
 class PromoteOperator(TrafficOperator):
@@ -21,7 +22,7 @@ class PromoteOperator(TrafficOperator):
     """
 
     def execute(self, context: Any) -> dict[str, Any]:
-        claim = self.start(context)
+        claim = self._won(self.start(context))
         before = (claim["champion"] or {}).get("version")
         settings = self.settings(claim)
         if not is_champion(self.hook.registry, claim):
@@ -31,6 +32,21 @@ class PromoteOperator(TrafficOperator):
         announce(self, context, "champion", champion_event(claim))
         self.log.info("Version %s of %s is champion", claim["version"], claim["model"])
         return {"champion": claim["version"], "former": before}
+
+    def _won(self, claim: Any) -> Any:
+        """The claim with the winner of several candidates in the first place: the registry's champion if it has
+        committed, else the one that the look log names."""
+        if not claim.get("beside"):
+            return claim
+        from windtunnel.serving.ending import ended_look
+
+        known = champion_among(self.hook.registry, claim)
+        if known is not None:
+            return known
+        ended = ended_look(self.hook.looks(claim["model"]).read(claim["rollout_id"]))
+        if ended is None or not ended.get("winner"):
+            raise AirflowFailException(f"nobody of versions {', '.join(versions_of(claim))} has won: none is promoted")
+        return led_by(claim, str(ended["winner"]))
 
     def _commit(self, claim: Any, context: Any, before: str | None, settings: Any) -> None:
         """Intent, traffic, registry.
@@ -53,11 +69,16 @@ class PromoteOperator(TrafficOperator):
                 return
             intents.clear(model, token)
             raise AirflowFailException(f"the registry has this rollout closed: {error.message}") from error
-        self.apply(desired(claim, 100, settings, now=self.hook.now(), stage=stage_of(claim, "promote")))
+        out = versions_of(claim)[1:]
+        self.apply(desired(claim, 100, settings, now=self.hook.now(), stage=stage_of(claim, "promote"), out=out))
         if evidence is not None:
             registry.post_verdict(evidence)
+        if out:
+            # Before the commit: after it no other try would come here.
+            record_out(self, claim, context, out)
+        won = {"version": claim["version"]} if out else {}
         try:
-            registry.promote(claim["rollout_id"], token, before)
+            registry.promote(claim["rollout_id"], token, before, **won)
         except FencedError as error:
             raise AirflowFailException(f"this release was taken over: {error.message}") from error
         except RefusedError as error:

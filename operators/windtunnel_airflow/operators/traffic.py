@@ -12,7 +12,7 @@ from windtunnel.errors import FencedError, RefusedError, TransientError, Unavail
 from windtunnel_airflow.base import Windtunnel, WindtunnelOperator
 from windtunnel_airflow.hook import WindtunnelHook
 from windtunnel_airflow.links import ModelVersionLink
-from windtunnel_airflow.rollouts import claim_story, desired, need_claim, stage_of
+from windtunnel_airflow.rollouts import claim_story, desired, need_claim, stage_of, versions_of
 from windtunnel_airflow.samples import settings_for
 
 
@@ -156,12 +156,24 @@ class SetWeightOperator(TrafficOperator):
             self.log.info("This rollout is promoted by order: step %s is not flown", self.step + 1)
             return {"weight": None, "observed": {}}
         weight, settings = int(self.weight), self.settings(claim)
-        stage = stage_of(claim, self.step)
+        stage, out = stage_of(claim, self.step), self._out(claim)
+        if weight == 100 and len(out) + 1 < len(versions_of(claim)):
+            raise AirflowFailException(f"nobody of versions {', '.join(versions_of(claim))} has won: none can have all")
         observed = self.apply(
-            desired(claim, weight, settings, now=self.hook.now(), stage=stage, mirror=int(self.mirror))
+            desired(claim, weight, settings, now=self.hook.now(), stage=stage, mirror=int(self.mirror), out=out)
         )
         self.tell_registry(claim, state="running", step=self.step, weight=weight)
         return {"weight": weight, "observed": {version: arm.weight for version, arm in observed.arms.items()}}
+
+    def _out(self, claim: Any) -> list[str]:
+        """Of several candidates, those that a look has taken to 0."""
+        if not claim.get("beside"):
+            return []
+        from windtunnel.rollout.several import flying
+
+        looks = self.hook.looks(claim["model"]).read(claim["rollout_id"])
+        left = flying(looks[-1] if looks else None, versions_of(claim))
+        return [version for version in versions_of(claim) if version not in left]
 
     def _promotion_ordered(self, claim: Any) -> bool:
         """A gate before this step has ended the rollout: by a person's order to promote it now (ROL-8)."""

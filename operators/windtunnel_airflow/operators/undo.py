@@ -9,10 +9,11 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from windtunnel.errors import FencedError, RefusedError, TransientError, UnavailableError, WindtunnelError
 from windtunnel.events import Event
 from windtunnel_airflow.base import run_coordinates
-from windtunnel_airflow.operators.announcing import announce, is_champion
+from windtunnel_airflow.operators.announcing import announce, champion_among
 from windtunnel_airflow.operators.claim import champion_of
 from windtunnel_airflow.operators.traffic import TrafficOperator
-from windtunnel_airflow.rollouts import claim_story, desired, make_claim, read_claim, stage_of, withdrawn
+from windtunnel_airflow.operators.unchosen import record_out
+from windtunnel_airflow.rollouts import claim_story, desired, make_claim, read_claim, stage_of, versions_of, withdrawn
 from windtunnel_airflow.story import Story, story_of
 
 
@@ -98,6 +99,7 @@ class _Undo(TrafficOperator):
             claim["plan"],
             champion=champion["version"] if champion else None,
             candidate=claim["version"],
+            beside=versions_of(claim)[1:],
             reason=reason,
             now=self.hook.now(),
             token=int(claim["token"]),
@@ -106,6 +108,9 @@ class _Undo(TrafficOperator):
             # What the log says, so that two tries that know of each other nothing say the same.
             outcome, reason = str(last["decision"]["outcome"]), str(last["decision"]["reason"])
         registry, since = self.hook.registry, float(claim["claimed_at"])
+        if claim.get("beside"):
+            record_out(self, claim, context, versions_of(claim))
+            return
         if judged(registry, claim["model"], claim["digest"], since):  # an earlier try, or the guard
             return
         registry.post_verdict(
@@ -125,11 +130,12 @@ class _Undo(TrafficOperator):
     def _committed(self, claim: Any) -> bool:
         """The registry has this version as champion, so the promotion is finished, not undone."""
         try:
-            return is_champion(self.hook.registry, claim)
+            return champion_among(self.hook.registry, claim) is not None
         except UnavailableError:
             return False  # users first: an exposed candidate whose release failed goes to 0
 
     def _finish(self, claim: Any) -> NoReturn:
+        claim = champion_among(self.hook.registry, claim) or claim
         self.apply(
             desired(claim, 100, self.settings(claim), now=None, stage=stage_of(claim, "promoted"), promoted=True)
         )
@@ -172,9 +178,10 @@ class _Undo(TrafficOperator):
         if not newest or newest[0].ended or newest[0].holder != holder:
             return None
         version = registry.version(model.name, newest[0].version)
+        beside = [registry.version(model.name, one) for one in newest[0].beside]
         run_story = story_of(context)
         story = Story(version.correlation_id or run_story.correlation_id, version.cause or run_story.cause)
-        return make_claim(model, version, champion_of(registry, newest[0]), newest[0], story=story)
+        return make_claim(model, version, champion_of(registry, newest[0]), newest[0], story=story, beside=beside)
 
 
 class RollbackOperator(_Undo):
