@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from windtunnel.errors import RefusedError
+from windtunnel.errors import RefusedError, WindtunnelError
 from windtunnel.registry import launch
 from windtunnel.registry.client import RegistryClient
 
@@ -106,7 +106,7 @@ def test_no_secret_on_the_command_line_nor_in_the_auth_file(registry_server: Any
         assert secret not in ini
 
 
-def test_reading_with_auth_is_quick(service: RegistryClient, hands: Any, helpers: Any) -> None:
+def test_reading_with_auth_is_quick(service: RegistryClient, hands: Any, helpers: Any, registry_server: Any) -> None:
     model = hands.model()
     helpers.enter(service, hands, model)
     times = []
@@ -114,8 +114,15 @@ def test_reading_with_auth_is_quick(service: RegistryClient, hands: Any, helpers
         began = time.perf_counter()
         service.version(model, 1)
         times.append(time.perf_counter() - began)
-    # 0.4 s each without the credentials cache.
-    assert sorted(times)[25] < 0.1, f"p50 {sorted(times)[25] * 1000:.1f} ms"
+    # A password that is no longer, or not yet, known is hashed anew, 0.4 s on a machine at rest.
+    hashed = []
+    for word in ("first", "second", "third"):
+        with RegistryClient(registry_server.url, "service", word) as stranger:
+            began = time.perf_counter()
+            with pytest.raises(WindtunnelError):
+                stranger.version(model, 1)
+            hashed.append(time.perf_counter() - began)
+    assert sorted(times)[25] < 0.5 * min(hashed), f"p50 {sorted(times)[25]:.3f} s, hashed {min(hashed):.3f} s"
 
 
 def test_mlflows_own_command_starts_the_same_server_and_takes_its_worker_along(helpers: Any) -> None:
