@@ -17,6 +17,7 @@ from windtunnel.cli import (
     down,
     guard,
     logs,
+    registry,
     rehearse,
     rollout,
     schema,
@@ -61,6 +62,7 @@ def _common(
 for module in (up, down, status, logs, doctor, uninstall, setup_serving, demo, check, schema, guard, rehearse):
     app.command(name=module.NAME)(module.command)
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(registry.app, name="registry")
 app.add_typer(audit.app, name="audit")
 
 

@@ -69,6 +69,8 @@ def fail(error: BaseException, code: int = FAILED) -> NoReturn:
         traceback.print_exception(error, file=sys.stderr)
     message = getattr(error, "message", None) or str(error) or type(error).__name__
     say(f"windtunnel: {message}")
+    for line in getattr(error, "missing", None) or ():
+        say(f"  missing: {line}")
     hint = getattr(error, "hint", None)
     if hint:
         say(f"  -> {hint}")

@@ -212,7 +212,7 @@ class Explanation:
         """From the server's JSON."""
         known = {f.name for f in fields(cls)}
         many = ("missing", "requirements", "verdicts", "approvals")
-        kept = {key: tuple(value) if key in many else value for key, value in plain.items() if key in known}
+        kept: dict[str, Any] = {key: tuple(v) if key in many else v for key, v in plain.items() if key in known}
         return cls(**kept)
 
 

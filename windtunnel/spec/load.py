@@ -17,6 +17,7 @@ from windtunnel.spec import mistakes
 from windtunnel.spec.base import Part
 from windtunnel.spec.mistakes import InvalidDescription, Mistake
 from windtunnel.spec.model import Model
+from windtunnel.spec.policy import PolicyDocument
 
 P = TypeVar("P", bound=Part)
 
@@ -60,6 +61,21 @@ def load_part(kind: type[P], path: str | Path, key: str) -> P | None:
         found = "nothing" if inner is None else f"a {type(_plain(inner)).__name__}"
         raise InvalidDescription(name, [Mistake(below, f"expected keys with values, found {found}", name, 1)])
     return _valid(kind, tree, inner, below, name)
+
+
+def load_policy(path: str | Path) -> PolicyDocument:
+    """The policy of the registry in a YAML file, with ``policy:`` above it or without.
+
+    Raises:
+        DescriptionError: as ``load_model``.
+    """
+    found = load_part(PolicyDocument, path, "policy")
+    if found is None:
+        raise DescriptionError(
+            f"{path} describes a model",
+            hint="a policy has keys such as production: and first:; docs/reference/policy.md",
+        )
+    return found
 
 
 def _read(path: Path) -> str:
@@ -115,15 +131,16 @@ def from_python(reference: str) -> Model:
 
 def dumps(model: Model) -> str:
     """YAML that ``loads`` reads back as the same model; what equals the default is left out."""
-    return _dumped(model.model_dump(mode="json", by_alias=True, exclude_defaults=True))
+    return dumped(model.model_dump(mode="json", by_alias=True, exclude_defaults=True))
 
 
 def dumps_part(part: Part, key: str) -> str:
     """YAML that ``load_part`` reads back as the same part; below ``key``."""
-    return _dumped({key: part.model_dump(mode="json", by_alias=True, exclude_defaults=True)})
+    return dumped({key: part.model_dump(mode="json", by_alias=True, exclude_defaults=True)})
 
 
-def _dumped(plain: dict[str, Any]) -> str:
+def dumped(plain: dict[str, Any]) -> str:
+    """YAML of plain values, in their order."""
     from ruamel.yaml import YAML
 
     out = StringIO()

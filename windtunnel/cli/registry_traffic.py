@@ -1,0 +1,34 @@
+"""After an emergency rollback in the registry: the traffic of this machine, at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from windtunnel.home import Home
+    from windtunnel.registry.client import RegistryClient
+
+
+def bring_along(home: Home, registry: RegistryClient, model: str, reason: str) -> str:
+    """Give the traffic to the registry's champion now; a sentence on what became of it.
+
+    Candidates of a release go to 0 first, by the abort path. Where that cannot be done here, the guard follows.
+    """
+    from windtunnel.errors import WindtunnelError
+    from windtunnel.serving.following import follow
+    from windtunnel.serving.local import LocalBackend
+
+    if not home.serving_model(model).is_dir():
+        return f"nothing of {model} is served from this home; where it is, the guard follows"
+    backend = LocalBackend(home)
+    try:
+        release = backend.desired(model)
+        if release is not None and release.exposed:
+            backend.abort(model, reason, "rollback")
+        champion = registry.champion(model)
+        moved = follow(backend, model, champion)
+    except WindtunnelError as error:
+        return f"the traffic could not be moved now, the guard goes on trying: {error.message}"
+    if champion is None:
+        return f"{model} has no champion"
+    return f"version {champion.version} {'has all requests now' if moved else 'had all requests already'}"
