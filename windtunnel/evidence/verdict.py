@@ -35,7 +35,8 @@ class Kind(StrEnum):
     ROLLOUT = "rollout"  # the whole rollout
     DRIFT = "drift"
     PERFORMANCE = "performance"
-    SCAN = "scan"
+    SCAN = "scan"  # what its files would run when loaded
+    INTEGRITY = "integrity"  # its files and its signature, looked at again
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The keys of an installation: one private key that signs, and the public keys that verifiers trust, former ones too.
 
-In a home the private key is ``secrets/model-signing.pem`` (0600) and the public ones are in ``keys/``: ``KEYID.pem`` and
-``keys.json``, which says of each whether it is current, former or revoked. Outside a home two settings say where:
+In a home the private key is ``secrets/model-signing.pem`` (0600) and the public ones are in ``keys/``: ``KEYID.pem``
+and ``keys.json``, which says of each whether it is current, former or revoked. Outside a home two settings say where:
 ``WINDTUNNEL_SIGNING_KEY`` (a PEM file) and ``WINDTUNNEL_KEYS`` (a folder). Elliptic keys (P-256), as OpenSSF model
 signatures take them; a key's id is the SHA-256 of its public PEM, which such a signature carries as a hint.
 """

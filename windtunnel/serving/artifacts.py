@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
@@ -25,6 +25,8 @@ from windtunnel.evidence import manifest
 from windtunnel.evidence.manifest import Manifest
 from windtunnel.home import Home
 from windtunnel.names import check_model_name
+from windtunnel.safety import signature
+from windtunnel.safety.keys import KeyRing
 from windtunnel.serving.backend import Arm
 
 if TYPE_CHECKING:
@@ -94,7 +96,8 @@ def verify(folder: Folder) -> None:
     """Check that the private copy is, byte for byte, what was fetched and verified.
 
     Raises:
-        IntegrityError: a file is missing, added or changed, or the server was configured for another digest.
+        IntegrityError: a file is missing, added or changed, the server was configured for another digest, or the
+            signature is by a key that was revoked or that we do not know.
     """
     plain = files.read_json(folder.manifest_file, broken_ok=True)
     if not isinstance(plain, dict):
@@ -103,8 +106,9 @@ def verify(folder: Folder) -> None:
     wanted = folder.read_server()["digest"]
     if expected.content != wanted:
         raise IntegrityError(f"{folder.model} has digest {expected.content}, the server was made for {wanted}")
-    manifest.verify(folder.model, expected)
-    _check_digest(folder.model, manifest.build(folder.model), wanted)
+    _check_digest(folder.model, manifest.verify(folder.model, expected), wanted)
+    if expected.signature is not None:
+        signature.verify(expected, _ring_of(folder))
 
 
 def ensure(home: Home, model: str, arm: Arm, folder: Folder | None = None) -> Folder:
@@ -132,10 +136,11 @@ def ensure(home: Home, model: str, arm: Arm, folder: Folder | None = None) -> Fo
     for left in folder.path.glob(".incoming-*"):  # of a fetch that was killed; the apply lock keeps others out
         shutil.rmtree(left, ignore_errors=True)
     try:
-        _fetch(home, source, expected, incoming)
+        fetch(home, source, expected, incoming)
         found = manifest.build(incoming)
         if expected is not None:
-            manifest.verify(incoming, expected)
+            manifest.compare(incoming, found, expected)
+            found = replace(found, signature=expected.signature)
         _check_digest(incoming, found, arm.digest)
         for path in incoming.rglob("*"):
             if path.is_file():
@@ -239,12 +244,25 @@ def _locate(home: Home, model: str, arm: Arm) -> tuple[str, Manifest | None]:
         )
     if not record.manifest:
         raise IntegrityError(f"{model} version {arm.version} is not sealed: the registry has no manifest of it")
+    sealed = Manifest.from_dict(record.manifest)
+    ring = KeyRing.of(home)
+    if ring.exists:
+        signature.verify(sealed, ring, model=model)
     # The sealed files, by their place in the artifact store; a source given at registration may say anything.
     source = f"mlflow-artifacts:/{record.location}" if record.location else record.source
-    return source, Manifest.from_dict(record.manifest)
+    return source, sealed
 
 
-def _fetch(home: Home, source: str, expected: Manifest | None, target: Path) -> None:
+def _ring_of(folder: Folder) -> KeyRing:
+    """The keys of the home a folder lies in; those of the settings, or the default home, where it lies in none."""
+    for above in folder.path.parents:
+        ring = KeyRing.of(Home(above))
+        if ring.exists:
+            return ring
+    return KeyRing.of(Home.find())
+
+
+def fetch(home: Home, source: str, expected: Manifest | None, target: Path) -> None:
     parts = urlsplit(source)
     if parts.scheme in ("", "file"):
         path = Path(unquote(parts.path) if parts.scheme else source)

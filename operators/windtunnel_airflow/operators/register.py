@@ -104,6 +104,10 @@ class RegisterOperator(WindtunnelOperator):
             "target": model.data.target,
             "data": self.data["digest"],
             "description": model.digest,
+            "formats": {
+                "pickle": model.training.pickle,
+                "trust": [trained["entry_point"].partition(":")[0].partition(".")[0], *model.training.trust],
+            },
             "dag_id": where["dag_id"],
             "dag_run_id": where["dag_run_id"],
         }
