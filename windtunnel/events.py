@@ -35,7 +35,12 @@ class Event:
 
     @classmethod
     def from_extra(cls, extra: dict[str, Any] | None) -> Event | None:
-        """The event in ``extra``, or None when somebody else's event carries none of it."""
+        """The event in ``extra``, or None when somebody else's event carries none of it.
+
+        Airflow wraps what an asset watcher says: ``{"from_trigger": True, "payload": ...}``.
+        """
+        if extra and extra.get("from_trigger") and isinstance(extra.get("payload"), dict):
+            extra = extra["payload"]
         if not extra or "model" not in extra or "correlation_id" not in extra:
             return None
         return cls(

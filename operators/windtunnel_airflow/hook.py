@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-
-from airflow.sdk import BaseHook
 
 from windtunnel.errors import UnavailableError, WindtunnelError
 from windtunnel.home import Home
+from windtunnel_airflow.tracking_server.hook import MlflowHook
 
 if TYPE_CHECKING:
     from windtunnel.registry.client import RegistryClient
@@ -19,11 +15,8 @@ if TYPE_CHECKING:
     from windtunnel.serving.intent import Intents
     from windtunnel.serving.looklog import LookLog
 
-#: Of a connection's extras only these are read; nothing else is passed on to any client.
-EXTRAS = ("home", "public_url", "timeout")
 
-
-class WindtunnelHook(BaseHook):
+class WindtunnelHook(MlflowHook):
     """Clients for the MLflow server (tracking and registry) and the paths of the embedded stack.
 
     Args:
@@ -36,39 +29,8 @@ class WindtunnelHook(BaseHook):
     hook_name = "Windtunnel"
 
     def __init__(self, windtunnel_conn_id: str = default_conn_name, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(windtunnel_conn_id, **kwargs)
         self.windtunnel_conn_id = windtunnel_conn_id
-        self._connection: Any = None
-
-    @property
-    def connection(self) -> Any:
-        """The Airflow connection, read once."""
-        if self._connection is None:
-            self._connection = self.get_connection(self.windtunnel_conn_id)
-        return self._connection
-
-    def _extra(self, key: str) -> Any:
-        assert key in EXTRAS
-        return (self.connection.extra_dejson or {}).get(key) or None
-
-    @property
-    def url(self) -> str:
-        """Base URL of the MLflow server, as workers reach it."""
-        host = self.connection.host or "127.0.0.1"
-        if "://" not in host:
-            host = f"{self.connection.schema or 'http'}://{host}"
-        if host.startswith("http") and self.connection.port:
-            return f"{host.rstrip('/')}:{self.connection.port}"
-        return str(host.rstrip("/")) if host.startswith("http") else str(host)
-
-    @property
-    def public_url(self) -> str:
-        """Base URL of the MLflow server, as people reach it."""
-        return str(self._extra("public_url") or self.url).rstrip("/")
-
-    @property
-    def timeout(self) -> float:
-        return float(self._extra("timeout") or 10)
 
     @property
     def home(self) -> Home:
@@ -109,47 +71,6 @@ class WindtunnelHook(BaseHook):
     def now(self) -> float:
         """Seconds since the epoch."""
         return time.time()
-
-    def mlflow_env(self) -> dict[str, str]:
-        """Environment variables with which MLflow's own client reaches the server; holds the password."""
-        env = {"MLFLOW_TRACKING_URI": self.url, "MLFLOW_REGISTRY_URI": self.url}
-        if self.connection.login:
-            env["MLFLOW_TRACKING_USERNAME"] = self.connection.login
-            env["MLFLOW_TRACKING_PASSWORD"] = self.connection.password or ""
-        return env
-
-    @contextmanager
-    def mlflow_environment(self) -> Iterator[None]:
-        """Inside the block, and for processes started in it, MLflow's variables name this server."""
-        wanted = self.mlflow_env()
-        before = {key: os.environ.get(key) for key in wanted}
-        os.environ.update(wanted)
-        try:
-            yield
-        finally:
-            for key, value in before.items():
-                if value is None:
-                    os.environ.pop(key, None)
-                else:
-                    os.environ[key] = value
-
-    @contextmanager
-    def mlflow(self) -> Iterator[Any]:
-        """An ``MlflowClient`` of this connection; MLflow's own functions work inside the block, too."""
-        with self.mlflow_environment():
-            import mlflow
-
-            mlflow.set_tracking_uri(self.url)
-            mlflow.set_registry_uri(self.url)
-            yield mlflow.MlflowClient(tracking_uri=self.url, registry_uri=self.url)
-
-    def run_url(self, run_id: str, experiment_id: str) -> str:
-        """Page of a run in the MLflow UI."""
-        return f"{self.public_url}/#/experiments/{experiment_id}/runs/{run_id}"
-
-    def version_url(self, model: str, version: str) -> str:
-        """Page of a model version in the MLflow UI."""
-        return f"{self.public_url}/#/models/{model}/versions/{version}"
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask the registry how it is, with this connection's credentials."""

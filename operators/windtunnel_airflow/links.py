@@ -48,6 +48,26 @@ class ModelVersionLink(_NotedLink):
         return "Model version"
 
 
+class RegisteredModelLink(_NotedLink):
+    """The registered model in MLflow."""
+
+    key = "model"
+
+    @property
+    def name(self) -> str:
+        return "Registered model"
+
+
+class ExperimentLink(_NotedLink):
+    """The experiment in MLflow."""
+
+    key = "experiment"
+
+    @property
+    def name(self) -> str:
+        return "MLflow experiment"
+
+
 class ReportLink(_NotedLink):
     """The report for the eyes: Great Expectations, Evidently."""
 

@@ -6,11 +6,14 @@ from typing import Any
 
 _PACKAGE = "windtunnel_airflow"
 _NAME = "Windtunnel"
+_TRACKING = f"{_PACKAGE}.tracking_server"
+_MLFLOW = "MLflow"
 
 
 def get_provider_info() -> dict[str, Any]:
     """Provider info, valid against Airflow's ``provider_info.schema.json``."""
     steps = ("data", "train", "extra", "evaluate", "register", "release", "watch", "steward")
+    parts = ("models", "versions", "runs", "predict", "deployments")
     return {
         "package-name": "windtunnel",
         "name": _NAME,
@@ -20,14 +23,25 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": _NAME,
                 "external-doc-url": "https://pypi.org/project/windtunnel/",
                 "tags": ["software"],
-            }
+            },
+            {"integration-name": _MLFLOW, "external-doc-url": "https://mlflow.org/", "tags": ["software"]},
         ],
         "operators": [
-            {"integration-name": _NAME, "python-modules": [f"{_PACKAGE}.operators.{step}" for step in steps]}
+            {"integration-name": _NAME, "python-modules": [f"{_PACKAGE}.operators.{step}" for step in steps]},
+            {"integration-name": _MLFLOW, "python-modules": [f"{_TRACKING}.{part}" for part in parts]},
         ],
-        "sensors": [{"integration-name": _NAME, "python-modules": [f"{_PACKAGE}.sensors"]}],
-        "hooks": [{"integration-name": _NAME, "python-modules": [f"{_PACKAGE}.hook"]}],
-        "triggers": [{"integration-name": _NAME, "python-modules": [f"{_PACKAGE}.triggers"]}],
+        "sensors": [
+            {"integration-name": _NAME, "python-modules": [f"{_PACKAGE}.sensors"]},
+            {"integration-name": _MLFLOW, "python-modules": [f"{_TRACKING}.sensors"]},
+        ],
+        "hooks": [
+            {"integration-name": _NAME, "python-modules": [f"{_PACKAGE}.hook"]},
+            {"integration-name": _MLFLOW, "python-modules": [f"{_TRACKING}.hook"]},
+        ],
+        "triggers": [
+            {"integration-name": _NAME, "python-modules": [f"{_PACKAGE}.triggers"]},
+            {"integration-name": _MLFLOW, "python-modules": [f"{_TRACKING}.triggers", f"{_TRACKING}.watching"]},
+        ],
         "asset-uris": [
             {
                 "schemes": ["windtunnel"],
@@ -38,6 +52,8 @@ def get_provider_info() -> dict[str, Any]:
         "extra-links": [
             f"{_PACKAGE}.links.MlflowRunLink",
             f"{_PACKAGE}.links.ModelVersionLink",
+            f"{_PACKAGE}.links.RegisteredModelLink",
+            f"{_PACKAGE}.links.ExperimentLink",
             f"{_PACKAGE}.links.ReportLink",
         ],
         "connection-types": [
@@ -71,6 +87,55 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "placeholders": {"host": "http://127.0.0.1", "port": "5000", "login": "service"},
                 },
-            }
+            },
+            _mlflow_connection(),
         ],
+    }
+
+
+def _mlflow_connection() -> dict[str, Any]:
+    """The form of a connection to any MLflow server."""
+    text = {"type": ["string", "null"]}
+    return {
+        "connection-type": "mlflow",
+        "hook-class-name": f"{_TRACKING}.hook.MlflowHook",
+        "hook-name": _MLFLOW,
+        "conn-fields": {
+            "token": {
+                "label": "Bearer token",
+                "description": "Goes before login and password",
+                "schema": {**text, "format": "password"},
+            },
+            "verify": {
+                "label": "Check the server's certificate",
+                "schema": {"type": ["boolean", "null"]},
+            },
+            "ca": {
+                "label": "CA file",
+                "description": "PEM file on the workers to check the certificate with; empty: the system's",
+                "schema": text,
+            },
+            "public_url": {
+                "label": "MLflow URL for people",
+                "description": "Used in links, where it differs from the host workers talk to",
+                "schema": {**text, "format": "uri"},
+            },
+            "timeout": {
+                "label": "Time-out of a request in seconds",
+                "schema": {"type": ["number", "null"], "minimum": 1, "maximum": 600},
+            },
+            "attempts": {
+                "label": "Attempts at a request",
+                "description": "With growing pauses, while the server does not answer or is busy",
+                "schema": {"type": ["integer", "null"], "minimum": 1, "maximum": 20},
+            },
+        },
+        "ui-field-behaviour": {
+            "hidden-fields": [],
+            "relabeling": {"host": "MLflow host", "port": "MLflow port", "schema": "http or https"},
+            "placeholders": {
+                "host": "https://mlflow.example.com",
+                "extra": '{"headers": {"X-Team": "sea"}}',
+            },
+        },
     }

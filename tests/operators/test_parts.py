@@ -324,7 +324,7 @@ def test_statistics_are_kept_fresh(tmp_path: Path) -> None:
 def test_every_operator_is_documented_and_templated(name: str) -> None:
     found = getattr(windtunnel_airflow, name)
     assert found.__doc__ and len(found.__doc__.splitlines()[0]) > 20
-    assert "windtunnel_conn_id" in found.template_fields
+    assert {"windtunnel_conn_id", "mlflow_conn_id"} & set(found.template_fields)
     assert len(set(found.template_fields)) == len(found.template_fields)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from windtunnel_airflow.hook import WindtunnelHook
 from windtunnel_airflow.provider import get_provider_info
+from windtunnel_airflow.tracking_server.hook import EXTRAS
 
 
 def test_provider_info_is_valid() -> None:
@@ -47,8 +48,12 @@ def test_airflow_finds_the_connection_type_with_its_form() -> None:
     hook = ProvidersManager().hooks["windtunnel"]
     assert hook is not None
     assert hook.hook_class_name == "windtunnel_airflow.hook.WindtunnelHook"
-    (declared,) = get_provider_info()["connection-types"]
-    assert {"home", "public_url", "timeout"} == set(declared["conn-fields"])
+    declared = {one["connection-type"]: set(one["conn-fields"]) for one in get_provider_info()["connection-types"]}
+    assert declared["windtunnel"] == {"home", "public_url", "timeout"}
+    assert declared["mlflow"] == set(EXTRAS) - {"headers"}
+    plain = ProvidersManager().hooks["mlflow"]
+    assert plain is not None
+    assert plain.hook_class_name == "windtunnel_airflow.tracking_server.hook.MlflowHook"
 
 
 @pytest.fixture
