@@ -25,6 +25,7 @@ NAMES = (
     "looks",
     "memory",
     "flight",
+    "audit",
     "truth",
     "detection",
     "gates",

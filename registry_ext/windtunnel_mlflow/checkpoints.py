@@ -26,15 +26,13 @@ from windtunnel.files import SHARED, write_bytes
 from windtunnel.home import ENV_HOME, Home
 from windtunnel.registry import auditfiles
 from windtunnel.registry.auditfiles import Place
+from windtunnel.registry.launch import ENV_AUDIT_EVERY, ENV_AUDIT_PLACE
 from windtunnel.stackfile import read_secret
 from windtunnel_mlflow import audit, tables
 
 _logger = logging.getLogger(__name__)
 
 SECRET = "audit-key"
-#: A second place beside ``HOME/audit/checkpoints``: a folder or an fsspec URL.
-ENV_PLACE = "WINDTUNNEL_AUDIT_PUBLISH"
-ENV_EVERY = "WINDTUNNEL_AUDIT_EVERY_S"
 #: Seconds between two looks; without new entries nothing is published.
 EVERY = 60.0
 _BATCH = 10_000
@@ -179,10 +177,10 @@ def start(sessions: Sessions) -> Publisher | None:
         return None
     home = Home.find()
     places = [auditfiles.place(home.audit / "checkpoints")]
-    if os.environ.get(ENV_PLACE):
-        places.append(auditfiles.place(os.environ[ENV_PLACE]))
+    if os.environ.get(ENV_AUDIT_PLACE):
+        places.append(auditfiles.place(os.environ[ENV_AUDIT_PLACE]))
     publisher = Publisher(sessions, key_of(home), places)
-    every = float(os.environ.get(ENV_EVERY) or EVERY)
+    every = float(os.environ.get(ENV_AUDIT_EVERY) or EVERY)
     ended = threading.Event()
 
     def loop() -> None:

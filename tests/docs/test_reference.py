@@ -57,7 +57,8 @@ def test_every_refusal_is_listed() -> None:
 def test_every_endpoint_is_listed() -> None:
     # Read, not imported: importing MLflow's server takes longer than all these tests together.
     folder = ROOT / "registry_ext" / "windtunnel_mlflow"
-    source = "\n".join((folder / name).read_text(encoding="utf-8") for name in ("routes.py", "orderroutes.py", "outboxroutes.py"))
+    names = ("routes.py", "orderroutes.py", "outboxroutes.py", "auditroutes.py")
+    source = "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
     short = {"model": "M", "number": "N", "identifier": "ID"}
     real = {
         (method.upper(), re.sub(r"<(?:\w+:)?(\w+)>", lambda found: short[found[1]], rule))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,37 +17,14 @@ from sqlalchemy.orm import Session
 
 from windtunnel.errors import RefusedError
 from windtunnel.evidence import auditcheck, checkpoint, entry
-from windtunnel.loopback import any_free
 from windtunnel_mlflow import audit, roles
 
 pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")
-def database(helpers: Any) -> Iterator[str]:
-    """A PostgreSQL cluster of our own on loopback."""
-    initdb, ctl = shutil.which("initdb"), shutil.which("pg_ctl")
-    if not initdb or not ctl:
-        pytest.skip("no PostgreSQL on this machine")
-    folder = Path(tempfile.mkdtemp(prefix="wt-pg-", dir="/tmp"))
-    # PostgreSQL does not run as root.
-    user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    if user:
-        shutil.chown(folder, "postgres", "postgres")
-    port = any_free()
-
-    def run(*argv: str) -> None:
-        done = subprocess.run([*user, *argv], capture_output=True, text=True, cwd="/", check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    data = str(folder / "data")
-    try:
-        run(initdb, "-D", data, "-A", "trust", "-U", "wt", "--no-sync")
-        run(ctl, "-D", data, "-w", "-l", f"{folder}/log", "-o", f"-p {port} -h 127.0.0.1 -k {folder} -F", "start")
-        yield f"postgresql+psycopg2://wt@127.0.0.1:{port}/postgres"
-    finally:
-        subprocess.run([*user, ctl, "-D", data, "-m", "immediate", "stop"], capture_output=True, cwd="/", check=False)
-        shutil.rmtree(folder, ignore_errors=True)
+def database(postgres: str) -> str:
+    return postgres
 
 
 @pytest.fixture(scope="module")

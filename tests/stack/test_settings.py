@@ -18,12 +18,14 @@ def test_no_file_means_defaults(tmp_path: Path) -> None:
 def test_everything_that_can_be_set(tmp_path: Path) -> None:
     (tmp_path / "windtunnel.toml").write_text(
         "[ports]\nairflow = 8123\n[limits]\nlogs_mb = 10\nartifacts_mb = 0\nmin_free_mb = 7\n"
-        '[dags]\npaths = ["/srv/dags"]\n[airflow.scheduler]\ntask_instance_heartbeat_timeout = 20\n'
+        '[dags]\npaths = ["/srv/dags"]\n[audit]\npublish = "s3://kept/audit"\nevery_s = 5\n'
+        "[airflow.scheduler]\ntask_instance_heartbeat_timeout = 20\n"
     )
     read = settings.read(Home(tmp_path))
     assert read.ports == {"airflow": 8123}
     assert (read.logs_mb, read.artifacts_mb, read.min_free_mb) == (10, 0, 7)
     assert read.dags == (Path("/srv/dags"),)
+    assert (read.audit_publish, read.audit_every_s) == ("s3://kept/audit", 5)
     assert read.airflow == {"scheduler": {"task_instance_heartbeat_timeout": "20"}}
 
 
@@ -39,6 +41,9 @@ def test_everything_that_can_be_set(tmp_path: Path) -> None:
         ("[limits]\nlogs_mb = -1", "-1"),
         ('[dags]\npaths = "x"', "dags"),
         ("[airflow]\nscheduler = 3", "scheduler"),
+        ("[audit]\nplace = 's3://x'", "audit"),
+        ("[audit]\npublish = 3", "audit"),
+        ("[audit]\nevery_s = 0", "every_s"),
         ("[ports\n", "windtunnel.toml"),
     ],
 )

@@ -79,7 +79,7 @@ class _Folder:
 class _Remote:
     def __init__(self, url: str) -> None:
         try:
-            from fsspec.core import url_to_fs
+            from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
             self._files, self._root = url_to_fs(url)
         except (ImportError, ValueError) as error:

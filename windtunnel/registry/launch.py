@@ -17,6 +17,9 @@ from windtunnel.home import ENV_HOME, Home
 #: Secrets the server reads from ``HOME/secrets`` at start; the stack creates them.
 SECRETS = ("mlflow-admin", "mlflow-service", "mlflow-flask-key")
 
+#: For the server: a second place for the audit's checkpoints (a folder or an fsspec URL), and seconds between two.
+ENV_AUDIT_PLACE, ENV_AUDIT_EVERY = "WINDTUNNEL_AUDIT_PUBLISH", "WINDTUNNEL_AUDIT_EVERY_S"
+
 #: Prefix of a registry store URI that asks MLflow for the governed store.
 SCHEME = "windtunnel+"
 

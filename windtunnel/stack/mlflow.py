@@ -6,7 +6,7 @@ from pathlib import Path
 
 from windtunnel.home import Home
 from windtunnel.registry import launch
-from windtunnel.stack import files
+from windtunnel.stack import files, settings
 from windtunnel.stack.database import Databases
 from windtunnel.stack.programs import Program
 
@@ -25,7 +25,11 @@ def program(home: Home, databases: Databases, port: int) -> Program:
         files.folder(folder)
     for file in prepared.files:
         files.write(file.path, file.content, mode=file.mode)
-    env = {"PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2", **prepared.env}
+    told = settings.read(home)
+    audit = {launch.ENV_AUDIT_EVERY: str(told.audit_every_s)}
+    if told.audit_publish:
+        audit[launch.ENV_AUDIT_PLACE] = told.audit_publish
+    env = {"PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2", **audit, **prepared.env}
     return Program(NAME, prepared.argv, env, home.mlflow, stop_wait_s=5)
 
 

@@ -8,6 +8,9 @@ artifacts_mb = 20480      # quota of artifacts, runs and predictions
 min_free_mb = 1024        # 'up' refuses to start with less
 [dags]
 paths = ["/path/to/our/dags"]
+[audit]
+publish = "s3://kept/audit"  # a second place for the audit's checkpoints: a folder or an fsspec URL
+every_s = 60              # seconds between two
 [airflow.scheduler]       # any option of airflow.cfg
 task_instance_heartbeat_timeout = 60
 """
@@ -35,6 +38,8 @@ class Settings:
     logs_mb: int = 1024
     artifacts_mb: int = 20_480
     min_free_mb: int = 1024
+    audit_publish: str | None = None
+    audit_every_s: int = 60
 
 
 def path_of(home: Home) -> Path:
@@ -68,8 +73,8 @@ def parse(plain: dict[str, Any], name: str) -> Settings:
         return StackError(f"{name}: {what}", hint=f"expected {expected}")
 
     for section in plain:
-        if section not in ("ports", "limits", "dags", "airflow"):
-            raise wrong(f"unknown section [{section}]", "[ports], [limits], [dags] or [airflow.SECTION]")
+        if section not in ("ports", "limits", "dags", "audit", "airflow"):
+            raise wrong(f"unknown section [{section}]", "[ports], [limits], [dags], [audit] or [airflow.SECTION]")
         if not isinstance(plain[section], dict):
             raise wrong(f"{section} is not a section", f"[{section}]")
     ports = plain.get("ports", {})
@@ -88,6 +93,12 @@ def parse(plain: dict[str, Any], name: str) -> Settings:
     paths = dags.get("paths", [])
     if set(dags) - {"paths"} or not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise wrong("[dags] is not understood", 'paths = ["/absolute/folder", ...]')
+    audit = plain.get("audit", {})
+    publish, every = audit.get("publish"), audit.get("every_s", 60)
+    if set(audit) - {"publish", "every_s"} or not (publish is None or (isinstance(publish, str) and publish)):
+        raise wrong("[audit] is not understood", 'publish = "a folder or an fsspec URL" and every_s = seconds')
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise wrong(f"[audit] every_s = {every!r}", "a number of seconds from 1 on")
     airflow: dict[str, dict[str, str]] = {}
     for section, options in plain.get("airflow", {}).items():
         if not isinstance(options, dict):
@@ -97,5 +108,7 @@ def parse(plain: dict[str, Any], name: str) -> Settings:
         ports=dict(ports),
         dags=tuple(Path(path).expanduser().resolve() for path in paths),
         airflow=airflow,
+        audit_publish=publish,
+        audit_every_s=every,
         **limits,
     )
