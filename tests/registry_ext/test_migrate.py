@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import Engine, create_engine, inspect, text
 
 from windtunnel_mlflow import migrate, tables
 
@@ -44,3 +47,44 @@ def test_the_migrations_make_what_the_code_describes(tmp_path: Path) -> None:
         }
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, tables.metadata) == []
+
+
+def test_down_and_up_again_keeps_what_the_former_schema_knew(tmp_path: Path) -> None:
+    """A policy of the time before 0006 becomes the description's first version, and goes back as it was."""
+    there_and_back(create_engine(f"sqlite:///{tmp_path / 'walk.db'}"))
+
+
+def there_and_back(engine: Engine) -> None:
+    def walk(to: str, how: Callable[..., None]) -> None:
+        config = migrate._config()
+        with engine.connect() as connection:
+            config.attributes["connection"] = connection
+            how(config, to)
+            connection.commit()
+
+    short = '{"champion":["evaluation"],"first":[]}'
+    walk("0005", command.upgrade)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO wt_policies VALUES ('sea', :body, 'service', 5.0)"), {"body": short})
+    for _ in range(2):
+        walk("head", command.upgrade)
+        with engine.begin() as connection:
+            found = connection.execute(text("SELECT model, layer, number, policy FROM wt_policy_versions")).all()
+            assert [tuple(row) for row in found] == [("sea", "description", 1, short)]
+            assert "trainer" in {column["name"] for column in inspect(connection).get_columns("wt_versions")}
+        walk("0005", command.downgrade)
+        with engine.begin() as connection:
+            found = connection.execute(text("SELECT model, policy, actor, updated_at FROM wt_policies")).all()
+            assert [tuple(row) for row in found] == [("sea", short, "service", 5.0)]
+            assert "wt_approvals" not in inspect(connection).get_table_names()
+    walk("0001", command.downgrade)
+    assert "wt_orders" not in inspect(engine).get_table_names()
+    walk("head", command.upgrade)
+    assert set(tables.metadata.tables) <= set(inspect(engine).get_table_names())
+
+
+@pytest.mark.real
+def test_down_and_up_again_on_postgresql(postgres: str) -> None:
+    with create_engine(postgres, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text("CREATE DATABASE walk"))
+    there_and_back(create_engine(f"{postgres.rpartition('/')[0]}/walk"))

@@ -1,0 +1,131 @@
+"""Outside a release the traffic is the registry's champion's (DEMAND REG-6)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from windtunnel.errors import FencedError, UnavailableError
+from windtunnel.serving.backend import Arm, Release
+from windtunnel.serving.following import follow, followed
+from windtunnel.serving.settling import HEED_EVERY_S, Settler
+
+MODEL = "visits"
+
+
+def arm(version: str, weight: int) -> Arm:
+    return Arm(version, f"sha256:{version}", f"models:/{MODEL}/{version}", weight)
+
+
+AFTER = Release(MODEL, arm("2", 100), (), token=7, rollout_id="r7", stage=6)
+
+
+def test_a_former_champion_gets_everything() -> None:
+    found = followed(AFTER, "1", "sha256:1")
+    assert found == replace(AFTER, champion=arm("1", 100), stage=7)
+    assert followed(AFTER, "2", "sha256:2") is None
+
+
+def test_candidates_are_gone_with_it() -> None:
+    during = replace(AFTER, champion=arm("2", 75), candidates=(arm("3", 25),), lease_until=5.0, mirror=0)
+    found = followed(during, "1", "sha256:1")
+    assert found is not None and (found.champion, found.candidates, found.lease_until) == (arm("1", 100), (), None)
+    aborted = replace(AFTER, candidates=(arm("3", 0),))
+    assert followed(aborted, "2", "sha256:2") is None, "it has all requests already"
+    assert followed(aborted, "3", "sha256:3").champion == arm("3", 100)  # type: ignore[union-attr]
+
+
+class Backend:
+    def __init__(self, release: Release | None) -> None:
+        self.release = release
+        self.applied: list[Release] = []
+
+    def desired(self, model: str) -> Release | None:
+        return self.release
+
+    def observe(self, model: str) -> Any:
+        return SimpleNamespace(rollout_id="r7", aborted=None, lease_until=None)
+
+    def lagging(self, model: str) -> bool:
+        return False
+
+    def apply(self, release: Release) -> Any:
+        assert self.release is not None
+        if (release.token, release.stage) <= (self.release.token, self.release.stage):
+            raise FencedError("older")
+        self.applied.append(release)
+        self.release = release
+
+
+def test_nothing_served_here_is_left_alone() -> None:
+    champion = SimpleNamespace(version="1", digest="sha256:1")
+    assert not follow(Backend(None), MODEL, champion)
+    assert not follow(Backend(AFTER), MODEL, None)
+    assert follow(backend := Backend(AFTER), MODEL, champion) and not follow(backend, MODEL, champion)
+
+
+class Sky:
+    """A settler over a registry whose champion somebody changes."""
+
+    def __init__(self, release: Release, champion: str | None, state: str = "promoted") -> None:
+        self.backend, self.champion_, self.state = Backend(release), champion, state
+        self.now, self.asked, self.down = 0.0, 0, False
+        self.acts: list[str] = []
+        looks = SimpleNamespace(read=lambda rollout: [], tail=lambda rollout: [])
+        self.settler = Settler(
+            self.backend,  # type: ignore[arg-type]
+            SimpleNamespace(read=lambda model: None, clear=lambda *_: None),  # type: ignore[arg-type]
+            lambda model: looks,  # type: ignore[arg-type, return-value]
+            lambda: self,  # type: ignore[arg-type, return-value]
+            act=lambda model, action, reason: self.acts.append(action),
+            errors={},
+            monotonic=lambda: self.now,
+            wall=lambda: self.now,
+        )
+
+    def rollout(self, identifier: str) -> Any:
+        self.asked += 1
+        if self.down:
+            raise UnavailableError("down")
+        return SimpleNamespace(state=self.state, token=7, champion="1")
+
+    def champion(self, model: str) -> Any:
+        return self.champion_ and SimpleNamespace(version=self.champion_, digest=f"sha256:{self.champion_}")
+
+    def tend(self, after: float = HEED_EVERY_S) -> None:
+        self.now += after
+        self.settler.tend(MODEL, None)
+
+
+def test_the_guard_follows_an_emergency_rollback() -> None:
+    sky = Sky(AFTER, "2")
+    sky.tend()
+    assert sky.acts == []
+    sky.champion_ = "1"
+    sky.tend(1.0)
+    assert sky.acts == [], "the registry is not asked at every tick"
+    sky.tend()
+    assert sky.acts == ["follow"] and sky.backend.applied[-1].champion == arm("1", 100)
+    sky.tend()
+    assert sky.acts == ["follow"]
+
+
+@pytest.mark.parametrize("state", ["running", "promoting"])
+def test_a_release_that_is_under_way_moves_its_own_traffic(state: str) -> None:
+    sky = Sky(AFTER, "1", state)
+    sky.tend()
+    assert sky.acts == []
+
+
+def test_without_a_word_of_the_registry_nothing_moves() -> None:
+    sky = Sky(AFTER, None)
+    sky.tend()
+    sky.champion_, sky.down = "1", True
+    sky.tend()
+    assert sky.acts == []
+    sky.down = False
+    sky.tend()
+    assert sky.acts == ["follow"]
