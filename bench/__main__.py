@@ -26,6 +26,7 @@ NAMES = (
     "memory",
     "flight",
     "audit",
+    "verify",
     "truth",
     "detection",
     "gates",

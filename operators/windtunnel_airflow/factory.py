@@ -374,6 +374,7 @@ def steward_dag(
     """``windtunnel.steward``: the house's own work, one DAG for all models."""
     from windtunnel_airflow.operators.steward import (
         CloseAbandonedRunsOperator,
+        IntegrityOperator,
         RetentionOperator,
         StatisticsOperator,
         SweepOperator,
@@ -381,7 +382,7 @@ def steward_dag(
 
     with DAG(
         dag_id="windtunnel.steward",
-        description="Abandoned runs, versions past their time, retention, database statistics",
+        description="Abandoned runs, versions past their time, retention, database statistics, integrity",
         schedule=DeltaTriggerTimetable(every),
         start_date=EPOCH,
         catchup=False,
@@ -394,6 +395,7 @@ def steward_dag(
         SweepOperator(task_id="keep_warm", windtunnel_conn_id=windtunnel_conn_id)
         RetentionOperator(task_id="retention", windtunnel_conn_id=windtunnel_conn_id)
         StatisticsOperator(task_id="statistics", windtunnel_conn_id=windtunnel_conn_id)
+        IntegrityOperator(task_id="integrity", windtunnel_conn_id=windtunnel_conn_id)
     return dag
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import jinja2
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
-from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from windtunnel import names
 from windtunnel.errors import WindtunnelError
 from windtunnel.home import Home
+from windtunnel.registry.orders import CONTROL_DAG
 from windtunnel_ui import reports
 from windtunnel_ui.rows import rows
 from windtunnel_ui.source import registry, said
@@ -35,6 +36,15 @@ def may_see(user: BaseUser, model: str) -> bool:
     )
 
 
+def may_order(user: BaseUser) -> bool:
+    """Who may trigger ``windtunnel.control`` may order; Airflow asks again when it is triggered."""
+    return bool(
+        get_auth_manager().is_authorized_dag(
+            method="POST", access_entity=DagAccessEntity.RUN, details=DagDetails(id=CONTROL_DAG), user=user
+        )
+    )
+
+
 def models_for(user: BaseUser) -> list[dict[str, Any]]:
     """The rows ``user`` may see."""
     client = registry()
@@ -42,7 +52,8 @@ def models_for(user: BaseUser) -> list[dict[str, Any]]:
     visible = [summary.name for summary in summaries if may_see(user, summary.name)]
     running = [s.rollout for s in summaries if s.name in visible and s.rollout and s.rollout.live]
     orders = client.orders() if running else None
-    return [row.to_dict() for row in rows(summaries, visible, orders, said(Home.find(), running))]
+    found = rows(summaries, visible, orders, said(Home.find(), running), may_order=bool(running) and may_order(user))
+    return [row.to_dict() for row in found]
 
 
 def create_app() -> FastAPI:
@@ -56,7 +67,7 @@ def create_app() -> FastAPI:
             shown, problem = models_for(user), None
         except WindtunnelError as error:
             shown, problem = [], str(error)
-        page = pages.get_template("models.html").render(models=shown, problem=problem)
+        page = pages.get_template("models.html").render(models=shown, problem=problem, control=CONTROL_DAG)
         return HTMLResponse(page, status_code=200 if problem is None else 503)
 
     @app.get("/api/models")

@@ -34,6 +34,7 @@ class Row:
     drift_when: str | None
     release_url: str
     watch_url: str
+    actions: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         return {field: getattr(self, field) for field in self.__slots__}
@@ -79,6 +80,26 @@ def held(rollout: RolloutRecord | None, page: OrdersPage | None) -> list[str]:
     return said
 
 
+def actions(rollout: RolloutRecord | None, page: OrdersPage | None) -> list[str]:
+    """What may be ordered of a running rollout as it stands, as ``windtunnel.control`` calls it.
+
+    Only what makes sense now is offered; the registry decides all the same.
+    """
+    from windtunnel.registry.orders import standing
+
+    if rollout is None or not rollout.live or page is None:
+        return []
+    holds = standing(order for order in page.orders if order.rollout_id == rollout.id)
+    frozen = [freeze for freeze in page.freezes if freeze.holds(rollout.model, rollout.plan.get("owner"))]
+    mine = any((freeze.scope, freeze.target) == ("model", rollout.model) for freeze in frozen)
+    if holds.abort:
+        return []
+    found = ["resume" if holds.paused else "pause"]
+    if not (rollout.watching or frozen or holds.paused or holds.promote):
+        found += ["skip", "promote"]
+    return [*found, "abort", "thaw" if mine else "freeze"]
+
+
 def since(summary: ModelSummary) -> float | None:
     """When the champion became champion, where the newest rollout is the one that made it so."""
     rollout = summary.rollout
@@ -92,12 +113,15 @@ def rows(
     visible: Iterable[str],
     orders: OrdersPage | None = None,
     said: Mapping[str, str] | None = None,
+    *,
+    may_order: bool = False,
 ) -> list[Row]:
     """One row per model the reader may see, by name.
 
     Args:
         orders: what stands of people's orders; None when it is not known.
         said: by rollout, the sentence of its last decision.
+        may_order: the reader may trigger ``windtunnel.control``.
     """
     allowed = set(visible)
     made = []
@@ -122,6 +146,7 @@ def rows(
                 drift_when=when(drift.created_at) if drift else None,
                 release_url=f"/dags/{names.dag_id(summary.name, 'release')}",
                 watch_url=f"/dags/{names.dag_id(summary.name, 'watch')}",
+                actions=actions(summary.rollout, orders) if may_order else [],
             )
         )
     return made

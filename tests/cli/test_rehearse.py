@@ -128,6 +128,9 @@ BAD: list[tuple[list[str], int, str]] = [
     (["--scenario", "missing.yaml"], 2, "missing.yaml"),
     (["--scenario", "errors:x0"], 2, "above 0"),
     (["--compare", "argo,spinnaker"], 2, "kayenta"),
+    (["--users", "1"], 2, "--users: expected a whole number from 2"),
+    (["--start", "freitag 15:30"], 2, "--start: expected a day (mon to sun) and HH:MM"),
+    (["--first", "--compare", "argo,kayenta"], 2, "kayenta compare with a champion"),
     (["--rate", "0"], 2, "above 0"),
     (["--rate", "nan"], 2, "above 0"),
     (["--rate", "-5"], 2, "above 0"),
@@ -203,6 +206,19 @@ def test_a_scenario_file_and_a_whole_description(tmp_path: Path) -> None:
     by_name = plain("visits", *scenario, home=tmp_path)
     assert by_file["gates"] == by_name["gates"] and by_file["scenario"]["drift"] == 0.1
     assert by_file["gates"]["windtunnel"]["missed"]["value"] == 0
+
+
+def test_first_releases_users_and_hours_as_a_user_asks_for_them(tmp_path: Path) -> None:
+    """One rehearsal each, as small as can be: what is simulated is tests/rehearsal/test_users.py's."""
+    (tmp_path / "plan.yaml").write_text(f"{SHORT}hours: [{{days: [fri], start: '09:00', end: '16:00'}}]\n")
+    (tmp_path / "scenario.yaml").write_text("harm: {errors: 10}\nusers: 300\nusers_stay: 10m\nstart: fri 15:59\n")
+    words = (str(tmp_path / "plan.yaml"), "--runs", "5", "--processes", "1")
+    first = plain(*words, "--first", "--scenario", "errors:x10", "--compare", "argo")
+    assert (
+        first["plan"]["first"] and first["plan"]["gates"] == [] and first["gates"]["windtunnel"]["missed"]["value"] == 0
+    )
+    given = plain(*words, "--scenario", str(tmp_path / "scenario.yaml"), "--users", "200", "--start", "fri 10:00")
+    assert given["scenario"]["users"] == 200 and given["scenario"]["start"] == "fri 10:00"
 
 
 def test_the_page_needs_no_network_and_names_every_gate(short: str, tmp_path: Path) -> None:

@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from windtunnel.spec.load import loads
+from windtunnel.spec.policy import PolicyDocument
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -41,9 +45,9 @@ def test_code_is_code(page: Path, blocks: Callable[[Path], list[Any]]) -> None:
             json.loads(block.code)
         elif block.language == "toml":
             tomllib.loads(block.code)
+        elif block.language == "yaml" and page.name == "set-up-policy.md":
+            PolicyDocument.model_validate(yaml.safe_load(block.code))
         elif block.language == "yaml":
-            from windtunnel.spec.load import loads
-
             loads(block.code if "\nname: " in f"\n{block.code}" else f"{PART_OF}{block.code}", where)
         else:
             assert block.language in ("mermaid", "text"), f"{where}: {block.language} is not looked at"

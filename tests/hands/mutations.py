@@ -81,8 +81,8 @@ MUTATIONS = (
              "intents.begin(model, rollout_id=claim['rollout_id'], token=token, candidate=claim['version'], "
              "champion=before)", "pass"),
     # operators
-    Mutation("a commit is found again", f"{OPERATORS}.announcing:is_champion",
-             "current is not None and str(current.version) == claim['version']", "False", (PROMOTE, UNDO, OUTCOME)),
+    Mutation("a commit is found again", f"{OPERATORS}.announcing:champion_among",
+             "version in versions_of(claim)", "False", (PROMOTE, UNDO, OUTCOME)),
     Mutation("what is committed is not undone", f"{UNDO}:_Undo._close",
              "str(self.hook.registry.rollout(claim['rollout_id']).state) != 'promoted'", "True"),
     Mutation("a refused version loses its traffic", f"{PROMOTE}:PromoteOperator._commit",

@@ -160,7 +160,13 @@ def test_a_whole_life(home: Home) -> None:
     assert not any(verdict["claimed"] for verdict in story["verdicts"])
     of_third = [v for v in story["verdicts"] if v["correlation_id"] == versions["3"]["correlation_id"]]
     found = {(verdict["kind"], verdict["outcome"]) for verdict in of_third}
-    assert {("data-check", "PASS"), ("evaluation", "PASS"), ("gate", "FAIL"), ("rollout", "FAIL")} == found
+    assert {
+        ("data-check", "PASS"),
+        ("evaluation", "PASS"),
+        ("scan", "PASS"),
+        ("gate", "FAIL"),
+        ("rollout", "FAIL"),
+    } == found
     assert versions["1"]["correlation_id"] == "c" * 32
     assert versions["1"]["cause"] == "the first"
     assert len({found["correlation_id"] for found in versions.values()}) == 3

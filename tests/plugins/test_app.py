@@ -41,6 +41,7 @@ def signed_in(app, monkeypatch: pytest.MonkeyPatch) -> TestClient:
 
     app.dependency_overrides[get_user] = lambda: SimpleNamespace(get_name=lambda: "ann")
     monkeypatch.setattr("windtunnel_ui.app.may_see", lambda user, model: model != "secret")
+    monkeypatch.setattr("windtunnel_ui.app.may_order", lambda user: False)
     return TestClient(app)
 
 
@@ -119,6 +120,41 @@ def test_an_ended_rollout_is_not_running(signed_in: TestClient, monkeypatch: pyt
     row = signed_in.get("/api/models").json()["models"][0]
     assert row["rollout"] is None
     assert row["champion_since"] == "1970-01-01 00:01 UTC"
+
+
+def live(**how: Any) -> RolloutRecord:
+    return replace(ROLLOUT, **how)
+
+
+FROZEN = FreezeRecord("f1", "model", "visits", "audit", "bob", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "page", "offered"),
+    [
+        (live(), OrdersPage(0, (), ()), ["pause", "skip", "promote", "abort", "freeze"]),
+        (live(), OrdersPage(1, (OrderRecord(1, "r1", "visits", "3", "pause", "x", "a", 1.0),), ()),
+         ["resume", "abort", "freeze"]),
+        (live(), OrdersPage(0, (), (FROZEN,)), ["pause", "abort", "thaw"]),
+        (live(), OrdersPage(1, (OrderRecord(1, "r1", "visits", "3", "abort", "x", "a", 1.0),), ()), []),
+        (live(state="promoted", watching=True, champion=None), OrdersPage(0, (), ()), ["pause", "abort", "freeze"]),
+        (live(state="promoted"), OrdersPage(0, (), ()), []),
+    ],
+)  # fmt: skip
+def test_a_running_release_offers_what_may_be_ordered_now(
+    signed_in: TestClient, monkeypatch: pytest.MonkeyPatch, rollout: RolloutRecord, page: OrdersPage, offered: list[str]
+) -> None:
+    """DEMAND ROL-8: a button is a run of ``windtunnel.control``; nobody who may not trigger it sees one."""
+    serve(monkeypatch, [summary("visits", champion=CHAMPION, rollout=rollout)], page)
+    monkeypatch.setattr("windtunnel_ui.app.may_order", lambda user: True)
+    assert signed_in.get("/api/models").json()["models"][0]["actions"] == offered
+    html = signed_in.get("/models").text
+    assert [order for order in ("pause", "resume", "skip", "promote", "abort", "freeze", "thaw")
+            if f'data-order="{order}"' in html] == sorted(offered, key=[
+                "pause", "resume", "skip", "promote", "abort", "freeze", "thaw"].index)  # fmt: skip
+    monkeypatch.setattr("windtunnel_ui.app.may_order", lambda user: False)
+    assert signed_in.get("/api/models").json()["models"][0]["actions"] == []
+    assert 'data-order="' not in signed_in.get("/models").text
 
 
 @pytest.fixture

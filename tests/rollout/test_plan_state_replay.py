@@ -28,6 +28,7 @@ from windtunnel.rollout import (
     resume,
 )
 from windtunnel.rollout.evidence import ArmCounters, PredictionNumbers, QualityNumbers
+from windtunnel.rollout.replay import same
 from windtunnel.rollout.simulate import Behaviour, Scenario, simulate
 from windtunnel.spec.rollout import Gate, Limits, Rollout, Step
 
@@ -129,6 +130,23 @@ def test_recorded_histories_are_decided_as_they_were(path) -> None:
     assert [d.row for d in decisions] == [look["decision"]["row"] for look in history["looks"]]
     assert [d.action for d in decisions] == [look["decision"]["action"] for look in history["looks"]]
     assert disagreements(plan, history["looks"]) == []
+
+
+def test_another_processors_last_digit_is_no_disagreement_and_anything_else_is() -> None:
+    """Histories are recorded on one kind of processor and replayed on others, whose libraries sum in another order."""
+    recorded = {"n": 3, "mean": 0.1, "log": [-1.5, 2.0], "row": "watching", "harm": False, "low": None}
+    for found, alike in (
+        ({**recorded, "mean": 0.1 + 2e-17, "log": [-1.500001, 2.0]}, True),
+        ({**recorded, "mean": 0.1001}, False),
+        ({**recorded, "n": 4}, False),
+        ({**recorded, "log": [-1.5]}, False),
+        ({**recorded, "row": "harm"}, False),
+        ({**recorded, "harm": True}, False),
+        ({**recorded, "low": 0.0}, False),
+        ({k: v for k, v in recorded.items() if k != "low"}, False),
+        ({**recorded, "mean": float("nan")}, False),
+    ):
+        assert same(found, recorded) is alike, found
 
 
 def test_there_are_histories() -> None:

@@ -18,7 +18,7 @@ from windtunnel.serving.backend import Arm
 from windtunnel.stackfile import StackFile
 
 pytestmark = pytest.mark.real
-FILES = {"model/weights.bin": b"\x00\x01" * 70_000, "model/code/a b.py": b"x = 1\n", "model/empty": b""}
+FILES = {"model/weights.bin": b"\x00\x01" * 70_000, "model/code/a b.txt": b"x = 1\n", "model/empty": b""}
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,17 @@ def command(
     ] = None,
     runs: Annotated[int, typer.Option(min=1, max=1_000_000, help="Rollouts of each kind.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")] = 1,
+    first: Annotated[
+        bool, typer.Option("--first", help="A first release: no champion, the absolute limits alone.")
+    ] = False,
+    users: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="So many users, each kept on one version [by lot].", show_default=False),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(metavar="'DAY HH:MM'", help="When it starts, so that the plan's hours count.", show_default=False),
+    ] = None,
     compare: Annotated[
         str, typer.Option(metavar="LIST", help="argo, flagger, kayenta, fixed, peeking; with commas between.")
     ] = "",
@@ -89,7 +100,7 @@ def command(
     from windtunnel.errors import DescriptionError
     from windtunnel.rehearsal import flight as flights
     from windtunnel.rehearsal import fromlog, plans
-    from windtunnel.rehearsal.peers import PEERS
+    from windtunnel.rehearsal.peers import PEERS, WITHOUT_CHAMPION
 
     began = time.monotonic()
     names = tuple(dict.fromkeys(name.strip() for name in compare.split(",") if name.strip()))
@@ -100,7 +111,8 @@ def command(
         raise typer.BadParameter("say also what must be detected with --target-detect", param_hint="--target-alpha")
     the = the_home(context, home)
     try:
-        rehearsed, wanted = plans.find_plan(plan, the), plans.find_scenario(scenario)
+        rehearsed = plans.find_plan(plan, the, first=first)
+        wanted = plans.find_scenario(scenario, users=users, start=start)
         target = None
         if target_detect is not None:
             from windtunnel.rehearsal.recommend import parse_target
@@ -112,9 +124,17 @@ def command(
     if max_missed is not None and not wanted.harmful:
         raise typer.BadParameter(f"scenario {scenario} has no harm that could be missed", param_hint="--max-missed")
 
+    if first and target is not None:
+        raise typer.BadParameter("a plan is recommended for releases over a champion", param_hint="--first")
+    apart = [name for name in names if name not in WITHOUT_CHAMPION]
+    if first and apart:
+        raise typer.BadParameter(
+            f"{', '.join(apart)} compare with a champion, and a first release has none", param_hint="--compare"
+        )
+
     recording = fromlog.recording_for(the, from_log, rehearsed.plan)
     with flights.pool(min(processes or flights.cores(), flights.enough_for(runs, wanted, target))) as workers:
-        flight = flights.Flight(rehearsed.plan, wanted, rate, recording, runs, seed, names, workers)
+        flight = flights.Flight(rehearsed.plan, wanted, rate, recording, runs, seed, names, workers, rehearsed.sticky)
         if target is not None:
             code = _recommend(flight, rehearsed, target, target_alpha, json)
         else:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from windtunnel.rehearsal.scenarios import World
+from windtunnel.rehearsal.users import Crowd, gather
 from windtunnel.rollout.plan import Plan
 from windtunnel.stats.betting import FloatArray
 
@@ -123,7 +124,12 @@ class Arrivals:
         self._widths = np.diff([0, *split]) / 100
         levels, sizes, errors, *slow = (np.random.default_rng(s) for s in seeds.spawn(3 + len(world.tails_a)))
         self._levels, self._sizes, self._errors, self._slow = levels, sizes, errors, slow
+        self._people = np.random.default_rng(seeds.spawn(1)[0])
+        self._crowd: Crowd | None = None
+        self._leave = 0.0
         self._phase = levels.uniform(0, _DAY, runs)
+        if world.start_s is not None:
+            self._phase[:] = world.start_s % _DAY
         self._walk = np.zeros(runs)
         self._time = 0.0
         self._place = np.zeros(runs, dtype=np.int64)  # block of a recording
@@ -136,6 +142,9 @@ class Arrivals:
         self._time = float(moments[-1])
         rate, error, tails_a, tails_b = self._level(moments)
         lam = rate[:, None, :, None] * self._widths[None, :, None, None] * world.shares * world.look_s
+        crowd = self._people_at(moments)
+        if crowd is not None:
+            lam = lam * crowd.traffic
         n = self._sizes.poisson(lam).astype(np.int64)
         harm = world.scenario.harm
         harmed = np.asarray(world.harmed)
@@ -147,6 +156,8 @@ class Arrivals:
             error, worse = (np.where(on[:, None], np.maximum(x, outage.errors), x) for x in (error, worse))
         share_a = error[:, None, :, None]
         share_b = np.where(harmed, worse[:, None, :, None], share_a)
+        if crowd is not None:
+            share_a, share_b = (np.minimum(x * crowd.errors, 1.0) for x in (share_a, share_b))
         bad_a, bad_b = [self._errors.binomial(n, share_a)], [self._errors.binomial(n, share_b)]
         last_a, last_b = n, n
         before_a = before_b = np.ones(())
@@ -154,12 +165,28 @@ class Arrivals:
             # Nested: whoever is slower than the next threshold is slower than this one.
             tail_a = tails_a[k]
             tail_b = np.where(harmed, tails_b[k], tail_a)
+            if crowd is not None:
+                tail_a, tail_b = (np.minimum(x * crowd.slow, 1.0) for x in (tail_a, tail_b))
             last_a = self._slow[k].binomial(last_a, _ratio(tail_a, before_a))
             last_b = self._slow[k].binomial(last_b, _ratio(tail_b, before_b))
             before_a, before_b = tail_a, tail_b
             bad_a.append(last_a)
             bad_b.append(last_b)
         return Block(n, bad_a, bad_b)
+
+    def _people_at(self, moments: FloatArray) -> Crowd | None:
+        """Who is there in this block; None where requests go by lot. Those who leave do so between two blocks."""
+        scenario = self._world.scenario
+        if scenario.users is None:
+            return None
+        if self._crowd is None or float(moments[0]) > self._leave:
+            self._crowd = gather(
+                self._people, self._runs, self._widths, np.asarray(self._world.shares), scenario.users,
+                scenario.users_differ, self._world.errors,
+            )  # fmt: skip
+            stay = scenario.users_stay
+            self._leave = np.inf if stay is None else float(moments[0]) + stay.total_seconds()
+        return self._crowd
 
     def _level(self, moments: FloatArray) -> tuple[FloatArray, FloatArray, list[FloatArray], list[FloatArray]]:
         """(T, N) requests per second and error rates; tails per threshold, ready to go with (T, places, N, S)."""

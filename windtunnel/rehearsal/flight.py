@@ -47,6 +47,7 @@ class Flight:
         rate: requests per second; None: 20, or as recorded.
         runs: of each kind.
         workers: None: in this process.
+        sticky: the model's users stay with one version.
     """
 
     plan: Plan
@@ -57,6 +58,7 @@ class Flight:
     seed: int
     compare: tuple[str, ...]
     workers: ProcessPoolExecutor | None
+    sticky: bool = False
 
     def fly(
         self, plan: Plan | None = None, scenario: Scenario | None = None, *, runs: int | None = None,
@@ -89,12 +91,13 @@ class Flight:
             return self.rate
         if self.recording is None:
             return RATE
-        moments = self.recording.time
-        return float(len(moments) / max(1.0, float(moments.max() - moments.min())))
+        return self.recording.rate
 
     def words(self) -> str:
         """The traffic, for a person."""
-        rows = "" if self.recording is None else f" drawn from {len(self.recording.time)} recorded ones"
+        found = self.recording
+        whose = "" if found is None or found.version is None else f" of version {found.version}"
+        rows = "" if found is None else f" drawn from {len(found.time)} recorded ones{whose}"
         return f"{self.mean_rate:.3g} requests/s{rows}"
 
     def traffic_json(self) -> dict[str, Any]:
@@ -108,6 +111,8 @@ class Flight:
 
     def doubts(self) -> list[str]:
         """What a person should know before believing the numbers."""
+        if self.plan.first:
+            return self._over_limits() + self._first_doubts()
         metrics = {gate.metric for gate in self.plan.gates}
         harm = self.scenario.harm
         blind = [
@@ -126,10 +131,41 @@ class Flight:
             found.append(
                 "no recorded request failed, so no factor makes more fail: use a scenario FILE with errors_plus"
             )
-        if self.plan.windows:
-            found.append("the plan's hours are left out: a rehearsal has no calendar")
+        if self.plan.windows and self.scenario.start is None:
+            found.append("the plan's hours are left out: say with --start when the release starts")
+        if self.sticky and self.scenario.users is None:
+            found.append("the model's users stay with one version: say with --users how many there are at once")
+        found += self._over_limits()
         if self.plan.on_inconclusive == "hold" and self.scenario.silence is not None and self.scenario.silence.lasts:
             found.append("a silence shorter than the plan's patience is waited for")
+        return found
+
+    def _over_limits(self) -> list[str]:
+        """Limits that a version as good as the champion breaks too."""
+        usual = worlds(self.plan, self.scenario.harmless, self.rate, self.recording)["scenario"]
+        found, errors, p95 = list[str](), self.plan.error_rate, self.plan.p95_ms
+        if errors is not None and usual.errors > errors:
+            found.append(f"{usual.errors:.2%} of a good version's requests fail too: it breaks the limit {errors:.2%}")
+        slow = float(usual.tails_a[usual.latency_of["limit_p95_ms"]]) if p95 is not None else 0.0
+        if slow > 0.05:
+            found.append(
+                f"{slow:.1%} of a good version's requests take longer than {p95:g} ms too: it breaks the limit"
+            )
+        return found
+
+    def _first_doubts(self) -> list[str]:
+        """A first release is judged by its absolute limits alone."""
+        harm, found = self.scenario.harm, list[str]()
+        limit = self.plan.error_rate
+        usual = self.scenario.errors if self.recording is None else float(self.recording.failed.mean())
+        bad = usual * harm.errors + harm.errors_plus
+        if (harm.errors != 1 or harm.errors_plus) and (limit is None or bad <= limit):
+            told = "has none" if limit is None else f"allows {limit:.2%}"
+            found.append(f"{bad:.2%} of the candidate's requests fail, and the limit {told}: nothing stops it")
+        if harm.latency != 1 and self.plan.p95_ms is None:
+            found.append("the candidate is slower, and the plan has no limits.p95_ms to see it")
+        if (harm.loss, harm.prediction) != (1, 1):
+            found.append("losses and predictions are not looked at in a first release: there is no champion to compare")
         return found
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.errors import DataError
+from windtunnel.errors import DataError, WindtunnelError
 from windtunnel.home import Home
 
 if TYPE_CHECKING:
     from windtunnel.rehearsal.recorded import Recording
     from windtunnel.rollout.plan import Plan
+    from windtunnel.stats.betting import FloatArray
 
 
 def recording_for(home: Home, model: str | None, plan: Plan) -> Recording | None:
@@ -19,16 +19,30 @@ def recording_for(home: Home, model: str | None, plan: Plan) -> Recording | None
     if model is None:
         return None
     losses = [gate.loss for gate in plan.gates if gate.metric == "quality"]
-    return read_recording(home, model, losses[0] if losses else None)
+    return read_recording(home, model, losses[0] if losses else None, _champion(home, model))
 
 
-def read_recording(home: Home, model: str, loss: str | None, versions: Iterable[str] | None = None) -> Recording:
-    """The champion's rows of the prediction log: the version with most rows, without mirrored and candidate's ones.
+def _champion(home: Home, model: str) -> str | None:
+    """As the registry has it; None where it cannot be asked, or has none."""
+    from windtunnel.registry.connect import from_home
 
-    Requests are counted once, however many rows they had; losses and predictions are of rows.
+    try:
+        with from_home(home) as registry:
+            found = registry.champion(model)
+    except WindtunnelError:
+        return None
+    return None if found is None else str(found.version)
+
+
+def read_recording(home: Home, model: str, loss: str | None, champion: str | None = None) -> Recording:
+    """One version's rows of the prediction log, and when requests came for any; without mirrored ones.
+
+    Requests are counted once, however many rows they had; losses and predictions are of rows. While a candidate is
+    on its way the champion answers only a part of the requests, so how many come is told by all versions together.
 
     Args:
         loss: per-row loss of the plan's quality gate; None: labels are not read.
+        champion: the version whose rows are taken; with too few of its own, or None: the version with most rows.
 
     Raises:
         DataError: there is no row.
@@ -36,6 +50,7 @@ def read_recording(home: Home, model: str, loss: str | None, versions: Iterable[
     import numpy as np
 
     from windtunnel.names import check_model_name
+    from windtunnel.rehearsal.recorded import ENOUGH_ROWS, Recording
     from windtunnel.serving.labels import Labels, joined
     from windtunnel.serving.predictions import PredictionLog
 
@@ -52,17 +67,17 @@ def read_recording(home: Home, model: str, loss: str | None, versions: Iterable[
         "shadow",
         "prediction",
     ]
-    frame = joined(
-        log, Labels(home.labels), check_model_name(model), 0.0, time.time(), columns=wanted, versions=versions
-    ).frame
-    frame = frame[~frame["shadow"].fillna(False).astype(bool) & (frame["arm"].fillna("champion") != "candidate")]
-    if not len(frame):
+    frame = joined(log, Labels(home.labels), check_model_name(model), 0.0, time.time(), columns=wanted).frame
+    frame = frame[~frame["shadow"].fillna(False).astype(bool)]
+    rows = frame.loc[frame["arm"].fillna("champion") != "candidate", "version"].value_counts()
+    if not len(rows):
         raise DataError(
             f"the prediction log of {model!r} in {home.predictions} has no rows of a champion",
             hint="serve some traffic first, or rehearse without --from-log",
         )
-    champion = frame["version"].value_counts().index[0]
-    frame = frame[frame["version"] == champion].sort_values("time")
+    version = str(champion if champion is not None and rows.get(champion, 0) >= ENOUGH_ROWS else rows.index[0])
+    came = frame.groupby(frame["request_id"].fillna(frame["prediction_id"]), sort=False)["time"].min().sort_values()
+    frame = frame[(frame["version"] == version) & (frame["arm"].fillna("champion") != "candidate")].sort_values("time")
     status = frame["status"].fillna(0)
     failed = (status >= 500) | (frame["error"].notna() & ~status.between(400, 499))  # 4xx are the client's
     answered = frame[~failed & frame["prediction"].notna()]
@@ -74,17 +89,23 @@ def read_recording(home: Home, model: str, loss: str | None, versions: Iterable[
     )
     requests = frame.assign(failed=failed).groupby(frame["request_id"].fillna(frame["prediction_id"]), sort=False)
     once = requests.agg(time=("time", "first"), failed=("failed", "any"), latency_ms=("latency_ms", "max"))
-    return _recording(once.sort_values("time"), predictions, _losses(answered, loss))
+    once = once.sort_values("time")
+    return Recording(
+        time=_seconds(once["time"]),
+        failed=once["failed"].to_numpy(dtype=bool),
+        latency_ms=once["latency_ms"].to_numpy(dtype=np.float64),
+        predictions=predictions,
+        losses=_losses(answered, loss),
+        arrivals=_seconds(came),
+        version=version,
+    )
 
 
-def _recording(frame: Any, predictions: Any, losses: Any) -> Recording:
+def _seconds(column: Any) -> FloatArray:
     import numpy as np
 
-    from windtunnel.rehearsal.recorded import Recording
-
-    seconds = frame["time"].astype("int64").to_numpy() / _per_second(frame["time"])
-    latency = frame["latency_ms"].to_numpy(dtype=np.float64)
-    return Recording(seconds.astype(np.float64), frame["failed"].to_numpy(dtype=bool), latency, predictions, losses)
+    found: FloatArray = (column.astype("int64").to_numpy() / _per_second(column)).astype(np.float64)
+    return found
 
 
 def _per_second(column: Any) -> float:

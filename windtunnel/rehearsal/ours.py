@@ -46,7 +46,7 @@ class Batch:
         parts_n, kinds = len(world.names), 1 + len(world.tails_a)
         nothing = np.zeros((runs, parts_n))
         self._decide(Counts(nothing, nothing, np.zeros((kinds, *nothing.shape)), np.zeros((kinds, *nothing.shape))), {},
-                     True, 0.0)  # fmt: skip
+                     True, world.start_s or 0.0)  # fmt: skip
 
     def look(
         self, runs: Ints, counts: Counts, rows: dict[str, tuple[FloatArray, FloatArray]], known: bool, now: float

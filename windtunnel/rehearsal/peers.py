@@ -371,3 +371,5 @@ PEERS: dict[str, Callable[[int, Setting], Peer]] = {
     "fixed": lambda n, s: ZTest(n, s.lengths, s.metrics, alpha=s.alpha),
     "peeking": lambda n, s: ZTest(n, s.lengths, s.metrics, alpha=s.alpha, peeking=True),
 }
+#: Those that hold the candidate against an objective alone.
+WITHOUT_CHAMPION = ("argo", "flagger")

@@ -28,9 +28,17 @@ class Rehearsed:
     rollout: Rollout | None = None
     model: Model | None = None
 
+    @property
+    def sticky(self) -> bool:
+        """Its users stay with one version, as far as is known."""
+        return self.model is not None and self.model.serving.sticky is not None
 
-def find_plan(given: str | None, home: Home) -> Rehearsed:
+
+def find_plan(given: str | None, home: Home, *, first: bool = False) -> Rehearsed:
     """The plan behind what was typed: nothing, a YAML file, ``package.module:model``, or a model of the home.
+
+    Args:
+        first: of a first release, which has no champion to be compared with.
 
     Raises:
         DescriptionError: there is no such thing, or it says something that cannot be done.
@@ -41,18 +49,18 @@ def find_plan(given: str | None, home: Home) -> Rehearsed:
 
     if given is None:
         rollout = Rollout()
-        return Rehearsed("default", Plan.from_spec(rollout, False), rollout)
+        return Rehearsed("default", Plan.from_spec(rollout, first), rollout)
     if given.endswith((".yaml", ".yml")) or Path(given).is_file():
-        return _from_file(Path(given))
+        return _from_file(Path(given), first)
     if ":" in given:
-        return _of_model(given, from_python(given))
-    return _from_home(given, home)
+        return _of_model(given, from_python(given), first)
+    return _from_home(given, home, first)
 
 
-def _of_model(name: str, model: Model) -> Rehearsed:
+def _of_model(name: str, model: Model, first: bool) -> Rehearsed:
     from windtunnel.rollout.plan import Plan
 
-    plan = Plan.from_spec(model.rollout, False, model.serving.replicas)
+    plan = Plan.from_spec(model.rollout, first, model.serving.replicas)
     return Rehearsed(name, _with_steps(name, plan), model.rollout, model)
 
 
@@ -65,7 +73,7 @@ def _with_steps(name: str, plan: Plan) -> Plan:
     return plan
 
 
-def _from_file(path: Path) -> Rehearsed:
+def _from_file(path: Path, first: bool) -> Rehearsed:
     """A rollout section (with or without the key ``rollout``), or a whole description."""
     from windtunnel.rollout.plan import Plan
     from windtunnel.spec import Rollout
@@ -73,11 +81,11 @@ def _from_file(path: Path) -> Rehearsed:
 
     rollout = load_part(Rollout, path, "rollout")
     if rollout is None:
-        return _of_model(str(path), load_model(path))
-    return Rehearsed(str(path), _with_steps(str(path), Plan.from_spec(rollout, False)), rollout)
+        return _of_model(str(path), load_model(path), first)
+    return Rehearsed(str(path), _with_steps(str(path), Plan.from_spec(rollout, first)), rollout)
 
 
-def _from_home(name: str, home: Home) -> Rehearsed:
+def _from_home(name: str, home: Home, first: bool) -> Rehearsed:
     """A model's description among the YAML files of the DAG folders, else the plan of its last release."""
     from windtunnel.names import check_model_name
     from windtunnel.spec.load import load_model
@@ -89,13 +97,17 @@ def _from_home(name: str, home: Home) -> Rehearsed:
         except DescriptionError:
             continue  # another model's, or no description at all
         if model.name == name:
-            return _of_model(f"{name} ({path})", model)
-    plan = _last_plan(name, home)
-    if plan is not None:
-        return Rehearsed(f"{name} (its last release)", plan)
+            return _of_model(f"{name} ({path})", model, first)
+    plans, why = _flown_plans(name, home)
+    found = next((plan for plan in plans if plan.first == first and plan.steps), None)
+    if found is not None:
+        return Rehearsed(f"{name} (its {'first' if first else 'last'} release)", found)
+    kind = "first release" if first else "release over a champion"
     raise DescriptionError(
-        f"no description of a model {name!r} among the YAML files of {home.root}, and no earlier release is known",
-        hint="give the YAML file itself, or 'package.module:model' for one described in Python",
+        f"no description of a model {name!r} among the YAML files of {home.root}, and "
+        + (why or f"the registry knows no {kind} of it with steps"),
+        hint="give the YAML file itself, or 'package.module:model' for one described in Python"
+        + ("; --first rehearses the first release" if plans and not first else ""),
     )
 
 
@@ -113,32 +125,54 @@ def _descriptions(home: Home) -> Iterator[Path]:
             yield from sorted(path for path in folder.rglob("*.y*ml") if path.is_file())
 
 
-def _last_plan(name: str, home: Home) -> Plan | None:
-    """From the registry, where the stack runs; None where it cannot tell."""
+def _flown_plans(name: str, home: Home) -> tuple[list[Plan], str | None]:
+    """From the registry, where the stack runs, the newest first; and why it could not be asked."""
     from windtunnel.registry.connect import from_home
     from windtunnel.rollout.plan import Plan
 
     try:
         with from_home(home) as registry:
             records = registry.rollouts(name)
-    except WindtunnelError:
-        return None
+    except WindtunnelError as error:
+        return [], f"the registry could not be asked: {str(error).splitlines()[0]}"
+    found = []
     for record in records:
         try:
-            plan = Plan.from_dict(record.plan.get("plan", record.plan))
+            found.append(Plan.from_dict(record.plan.get("plan", record.plan)))
         except (KeyError, TypeError, ValueError):
-            continue
-        if not plan.first and plan.steps:
-            return plan
-    return None
+            continue  # of a version that wrote plans otherwise
+    return found, None
 
 
-def find_scenario(given: str) -> Scenario:
+def find_scenario(given: str, *, users: int | None = None, start: str | None = None) -> Scenario:
     """A scenario by name (``errors``, ``errors:x5``) or from a YAML file.
 
+    Args:
+        users, start: instead of the scenario's own.
+
     Raises:
-        DescriptionError: there is none.
+        DescriptionError: there is none, or it says something that cannot be.
     """
+    from pydantic import ValidationError
+
+    from windtunnel.rehearsal.scenarios import Scenario
+
+    found = _scenario(given)
+    told = {name: value for name, value in (("users", users), ("start", start)) if value is not None}
+    if not told:
+        return found
+    try:
+        return Scenario.model_validate({**found.model_dump(), **told})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = str(first["loc"][0])
+        what = {"users": "expected a whole number from 2 to 100,000", "start": "expected a day (mon to sun) and HH:MM"}
+        raise DescriptionError(
+            f"--{where}: {what[where]}, found {first['input']!r}", hint="--users 5000, --start 'fri 15:30'"
+        ) from None
+
+
+def _scenario(given: str) -> Scenario:
     from windtunnel.rehearsal.scenarios import NAMED, Scenario, named
     from windtunnel.spec.load import load_part
     from windtunnel.spec.mistakes import nearest

@@ -23,6 +23,7 @@ from windtunnel.rehearsal.scenarios import (
     cells,
     mixed,
     segments,
+    starts_at,
     thresholds,
 )
 from windtunnel.rollout.plan import Plan, PlanGate
@@ -43,6 +44,8 @@ class Recording:
         failed: (n,) the request failed. latency_ms: (n,), NaN where it is not known.
         predictions: numbers or class names of answered rows; any length.
         losses: of labelled rows; any length.
+        arrivals: (m,) seconds since the epoch of all requests, whichever version answered; None: the champion's.
+        version: whose rows these are.
     """
 
     time: FloatArray
@@ -50,6 +53,18 @@ class Recording:
     latency_ms: FloatArray
     predictions: FloatArray | NDArray[np.str_]
     losses: FloatArray
+    arrivals: FloatArray | None = None
+    version: str | None = None
+
+    @property
+    def came(self) -> FloatArray:
+        """(m,) when a request came, for any version."""
+        return self.time if self.arrivals is None else self.arrivals
+
+    @property
+    def rate(self) -> float:
+        """Requests per second on average."""
+        return float(len(self.came) / max(1.0, float(self.came.max() - self.came.min())))
 
 
 def world(plan: Plan, scenario: Scenario, recording: Recording, rate: float | None) -> World:
@@ -91,6 +106,7 @@ def world(plan: Plan, scenario: Scenario, recording: Recording, rate: float | No
         objective_errors=scenario.objective_errors or OBJECTIVE * max(errors, 1e-4),
         recorded=recorded,
         ordered=recording.predictions.dtype.kind not in "US",
+        start_s=starts_at(plan, scenario),
     )
 
 
@@ -99,13 +115,19 @@ def _upper(ordered: FloatArray, quantile: float) -> float:
 
 
 def _blocks(recording: Recording, values: list[float], harm: Harm) -> Recorded:
-    """Whole blocks between the first and the last row; a block without a request is traffic too."""
-    start, end = float(recording.time.min()), float(recording.time.max())
+    """Whole blocks between the first and the last request; a block without a request is traffic too."""
+    came = recording.came
+    start, end = float(came.min()), float(came.max())
     count = max(1, int((end - start) // BLOCK_S))
     length = BLOCK_S if end - start >= BLOCK_S else max(end - start, 1.0)
-    place = np.minimum(((recording.time - start) // length).astype(np.int64), count - 1)
+
+    def places(moments: FloatArray) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = np.minimum(((moments - start) // length).astype(np.int64), count - 1)
+        return found
+
+    everything = np.bincount(places(came[came < start + count * length]), minlength=count).astype(np.float64)
     inside = recording.time < start + count * length
-    place, failed, latency = place[inside], recording.failed[inside], recording.latency_ms[inside]
+    place, failed, latency = places(recording.time[inside]), recording.failed[inside], recording.latency_ms[inside]
     requests = np.bincount(place, minlength=count).astype(np.float64)
     errors = np.bincount(place, weights=failed, minlength=count).astype(np.float64)
     told = np.isfinite(latency)
@@ -116,7 +138,7 @@ def _blocks(recording: Recording, values: list[float], harm: Harm) -> Recorded:
         return np.stack([_share(s.astype(np.float64), timed) for s in slow], axis=1)
 
     clock: FloatArray = (start + (np.arange(count, dtype=np.float64) + 0.5) * length) % 86_400
-    return Recorded(requests / length, clock, length, _share(errors, requests), tails(1.0), tails(harm.latency))
+    return Recorded(everything / length, clock, length, _share(errors, requests), tails(1.0), tails(harm.latency))
 
 
 def _share(part: FloatArray, whole: FloatArray) -> FloatArray:

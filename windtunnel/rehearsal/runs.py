@@ -88,11 +88,11 @@ class Brain(Protocol):
 
 
 def jobs(plan: Plan, worlds: dict[Variant, World], runs: int, seed: int, compare: tuple[str, ...] = ()) -> list[Job]:
-    """The chunks of a rehearsal, the longest first. Windows of hours are left out: a rehearsal has no calendar."""
-    flown = replace(plan, windows=())
+    """The chunks of a rehearsal, the longest first. Windows of hours are left out where no world has a calendar."""
     found = []
     for variant in ("harmless", "scenario"):
         if variant in worlds:
+            flown = plan if worlds[variant].start_s is not None else replace(plan, windows=())
             for number, start in enumerate(range(0, runs, CHUNK)):
                 size = min(CHUNK, runs - start)
                 found.append(Job(flown, worlds[variant], variant, size, seed, number, compare))
@@ -216,7 +216,7 @@ class _Ours:
             answered_b = counts.n_b.sum(axis=1) - counts.bad_b[0].sum(axis=1)
             self._rows.add(look, self.runs, answered_a, answered_b)
             rows = self._rows.due(look, self.runs)
-        steps, how = self._brain.look(self.runs, counts, rows, what != "source", now)
+        steps, how = self._brain.look(self.runs, counts, rows, what != "source", now + (self._world.start_s or 0.0))
         over = how != RUNNING
         if over.any():
             ended = self.runs[over]

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 import numpy as np
 from pydantic import Field
@@ -24,6 +25,8 @@ from windtunnel.stats.betting import FloatArray
 
 #: Objectives of the compared tools lie this far above what the champion does (0.8 % errors: 1 %).
 OBJECTIVE = 1.25
+#: More users than these differ from requests by lot by less than a rehearsal can show.
+MAX_USERS = 100_000
 
 
 class Harm(Part):
@@ -89,6 +92,10 @@ class Scenario(Part):
         day_traffic: the traffic rises and falls by this share over a day; each run starts at another hour.
         day_errors: so does the error rate of both versions.
         drift: the logarithm of both versions' error rate walks by this much (standard deviation) in an hour.
+        users: so many, each of whom stays with one version (``serving.sticky``); None: each request goes by lot.
+        users_differ: coefficient of variation of the users' own error rates and shares of slow requests.
+        users_stay: after this time others have taken their places; None: they stay to the end.
+        start: day and time at which the rollout starts, by the clock of the plan's ``hours``; None: no calendar.
         objective_errors, objective_p95_ms: what the compared tools hold the candidate against; 25 % above the
             champion's unless told.
         harm: what is wrong with the candidate; nothing unless told.
@@ -104,6 +111,10 @@ class Scenario(Part):
     day_traffic: float = Field(0.0, ge=0, le=1)
     day_errors: float = Field(0.0, ge=0, le=1)
     drift: float = Field(0.0, ge=0, le=2)
+    users: int | None = Field(None, ge=2, le=MAX_USERS)
+    users_differ: float = Field(1.0, ge=0, le=100)
+    users_stay: Duration | None = None
+    start: str | None = Field(None, pattern=r"^(mon|tue|wed|thu|fri|sat|sun) ([01]\d|2[0-3]):[0-5]\d$")
     objective_errors: float | None = Field(None, gt=0, lt=1)
     objective_p95_ms: float | None = Field(None, gt=0)
     harm: Harm = Harm()
@@ -204,6 +215,7 @@ class World:
         objective_errors: largest error rate by the compared tools' objective.
         recorded: what is drawn from again, instead of rates and errors of the scenario.
         ordered: predictions are numbers, not categories.
+        start_s: when the rollout starts, seconds since the epoch; None: whenever, and hours are left out.
     """
 
     scenario: Scenario
@@ -220,6 +232,18 @@ class World:
     objective_errors: float
     recorded: Recorded | None = None
     ordered: bool = True
+    start_s: float | None = None
+
+
+def starts_at(plan: Plan, scenario: Scenario) -> float | None:
+    """Seconds since the epoch of ``scenario.start`` by the clock of the plan's hours, in an ordinary week."""
+    if scenario.start is None:
+        return None
+    day, _, clock = scenario.start.partition(" ")
+    hour, minute = (int(part) for part in clock.split(":"))
+    zone = ZoneInfo(plan.windows[0].timezone if plan.windows else "UTC")
+    days = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+    return datetime(2026, 1, 12 + days.index(day), hour, minute, tzinfo=zone).timestamp()  # the 12th was a Monday
 
 
 def segments(plan: Plan, share: float) -> tuple[tuple[str | None, ...], FloatArray, tuple[bool, ...]]:
@@ -279,6 +303,7 @@ def world(plan: Plan, scenario: Scenario, rate: float) -> World:
         latency_of=latency_of,
         cells={g.name: cells(g, harm, losses, predictions) for g in plan.gates if not g.rates},
         objective_errors=scenario.objective_errors or OBJECTIVE * max(scenario.errors, 1e-6),
+        start_s=starts_at(plan, scenario),
     )
 
 

@@ -105,7 +105,7 @@ class Comparisons:
 
         def pairs(chosen: Sequence[PlanGate]) -> TwoSamples:
             tests = [test for gate in chosen if isinstance(test := gates[gate.name].test, TwoSample)]
-            return TwoSamples.of(tests).map(_one) if tests else TwoSamples.begin(0, 1)
+            return TwoSamples.of(tests).map(_one) if tests else _NO_PAIRS
 
         shifts = [test for gate in shift_gates(plan) if isinstance(test := gates[gate.name].test, ShiftTest)]
         known = [limited[name] for name, _ in limits(plan)]
@@ -114,7 +114,7 @@ class Comparisons:
             pairs(rate_gates(plan, no_margin=True)),
             pairs(loss_gates(plan)),
             tuple(ShiftTests.of([test], events) for test in shifts),
-            OneSamples.of(known).map(_one) if known else OneSamples.begin(0, 1),
+            OneSamples.of(known).map(_one) if known else _NO_LIMITS,
         )
 
     def one(self, plan: Plan) -> tuple[dict[str, TwoSample | ShiftTest], dict[str, OneSample]]:
@@ -125,12 +125,10 @@ class Comparisons:
             (rate_gates(plan, no_margin=True), self.equals),
             (loss_gates(plan), self.losses),
         ):
-            flat = found.map(_only)
-            tests |= {gate.name: flat.at(i) for i, gate in enumerate(gates)}
+            tests |= {gate.name: found.at((i, 0)) for i, gate in enumerate(gates)}
         for gate, test in zip(shift_gates(plan), self.shifts, strict=True):
             tests[gate.name] = test.at(0)
-        watched = self.limits.map(_only)
-        return tests, {name: watched.at(i) for i, (name, _) in enumerate(limits(plan))}
+        return tests, {name: self.limits.at((i, 0)) for i, (name, _) in enumerate(limits(plan))}
 
     def take(self, chosen: NDArray[Any]) -> Comparisons:
         """The rollouts of a mask or of indices."""
@@ -157,9 +155,8 @@ def _one(array: FloatArray) -> FloatArray:
     return array[:, None]
 
 
-def _only(array: FloatArray) -> FloatArray:
-    """The inverse."""
-    return array[:, 0]
+#: Of one rollout without such gates; nothing writes into a test's arrays.
+_NO_PAIRS, _NO_LIMITS = TwoSamples.begin(0, 1), OneSamples.begin(0, 1)
 
 
 @dataclass(frozen=True, slots=True)

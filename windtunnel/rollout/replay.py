@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -67,8 +68,24 @@ def disagreements(plan: Plan, looks: Sequence[dict[str, Any]]) -> list[int]:
     return [
         i
         for i, (look, decision) in enumerate(zip(looks, replay(plan, looks), strict=True))
-        if decision.to_dict() != look["decision"]
+        if not same(decision.to_dict(), look["decision"])
     ]
+
+
+def same(found: Any, recorded: Any) -> bool:
+    """Whether two decisions are one, up to the last digits of measured numbers.
+
+    A sum comes out differently in its last digit on another kind of processor (numpy's libraries add in another
+    order there), and wealth is rounded down to a millionth of a nat, which may then be the next one.
+    """
+    if isinstance(found, Mapping) and isinstance(recorded, Mapping):
+        return found.keys() == recorded.keys() and all(same(found[key], recorded[key]) for key in found)
+    if isinstance(found, list | tuple) and isinstance(recorded, list | tuple):
+        return len(found) == len(recorded) and all(map(same, found, recorded))
+    numbers = (int, float)
+    if isinstance(found, numbers) and isinstance(recorded, numbers) and float in (type(found), type(recorded)):
+        return math.isclose(found, recorded, rel_tol=1e-5, abs_tol=2e-6)
+    return bool(found == recorded)
 
 
 def replay_several(plan: Plan, looks: Sequence[Mapping[str, Any]]) -> list[Several]:
@@ -92,4 +109,4 @@ def replay_several(plan: Plan, looks: Sequence[Mapping[str, Any]]) -> list[Sever
 def _differs(look: Mapping[str, Any], several: Several) -> bool:
     arms = {version: decision.to_dict() for version, decision in several.arms.items()}
     recorded = {version: arm["decision"] for version, arm in look["arms"].items()}
-    return (several.decision.to_dict(), several.winner, arms) != (look["decision"], look["winner"], recorded)
+    return not same((several.decision.to_dict(), several.winner, arms), (look["decision"], look["winner"], recorded))

@@ -253,7 +253,11 @@ def _lacking(steps: Steps, before: Progress, facts: Facts) -> Ints:
 
 
 def _first(shape: tuple[int, ...], *cases: tuple[Any, Any]) -> Ints:
-    """For each rollout the value of the first case that applies (``numpy.select``, at a fifth of its cost for one)."""
+    """For each rollout the value of the first case that applies (``numpy.select``, cheap for a single one)."""
+    if shape == (1,):
+        for applies, value in cases:
+            if applies if isinstance(applies, bool) else np.ravel(applies)[0]:
+                return np.array([value if isinstance(value, int) else np.ravel(value)[0]], dtype=np.int64)
     found: Any = np.zeros(shape, dtype=np.int64)
     for applies, value in reversed(cases):
         found = np.where(applies, value, found)

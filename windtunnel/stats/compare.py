@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -206,8 +206,8 @@ class TwoSamples:
             np.array([(test.weighted, test.variance, test.weight) for test in tests]),
         )
 
-    def at(self, index: int) -> TwoSample:
-        """One of them, where the shape is (n,)."""
+    def at(self, index: int | tuple[int, ...]) -> TwoSample:
+        """One of them: an index for each axis of the shape."""
         return TwoSample(
             tuple(self.harm[index].tolist()),
             tuple(self.safe[index].tolist()),
@@ -229,7 +229,10 @@ class TwoSamples:
 
     def map(self, change: Callable[[FloatArray], FloatArray]) -> TwoSamples:
         """``change`` applied to every array."""
-        return TwoSamples(*(change(getattr(self, field.name)) for field in fields(self)))
+        return TwoSamples(
+            change(self.harm), change(self.safe), change(self.champion), change(self.candidate), change(self.belief),
+            change(self.sums),
+        )  # fmt: skip
 
     def update(
         self,
@@ -400,8 +403,8 @@ class OneSamples:
         """Shape (len(tests),)."""
         return cls(np.array([test.above for test in tests]), np.array([(test.n, test.hits) for test in tests]))
 
-    def at(self, index: int) -> OneSample:
-        """One of them, where the shape is (n,)."""
+    def at(self, index: int | tuple[int, ...]) -> OneSample:
+        """One of them: an index for each axis of the shape."""
         return OneSample(tuple(self.above[index].tolist()), *self.seen[index].tolist())
 
     def map(self, change: Callable[[FloatArray], FloatArray]) -> OneSamples:

@@ -108,6 +108,61 @@ class StatisticsOperator(_Steward):
         return done
 
 
+class IntegrityOperator(_Steward):
+    """Verify sealed versions again, files and signature (REG-3): champions each time, of the others those looked at
+    longest ago, as far as ``budget`` goes. Each result is a verdict of kind ``integrity``; the task fails on a FAIL.
+
+    Args:
+        budget: bytes to read at most; one version is always looked at.
+    """
+
+    def __init__(self, *, budget: int = 20 * 2**30, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.budget = budget
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        from windtunnel.errors import IntegrityError, ServingError, UnavailableError
+        from windtunnel.serving import verification
+
+        home, registry = self.hook.home, self.hook.registry
+        broken, looked, unknown, left = [], 0, [], self.budget
+        for record in self._due(registry):
+            size = sum(int(entry[1]) for entry in record.manifest.get("files", {}).values())
+            if looked and size > left:
+                continue
+            left -= size
+            try:
+                found = verification.verify(home, record)
+            except (UnavailableError, ServingError) as error:
+                unknown.append(f"{record.model} {record.version}: {error.message}")
+                continue
+            looked += 1
+            registry.post_verdict(found.verdict(time.time()))
+            if not found.whole:
+                broken.append(f"{record.model} version {record.version}: {found.reason}")
+        self.log.info("Looked at %s versions; broken: %s; unknown: %s", looked, broken or "none", unknown or "none")
+        if broken:
+            raise IntegrityError(
+                "; ".join(broken),
+                hint="do not load these; put the files back from a backup, or release another version",
+            )
+        return {"looked": looked, "unknown": unknown}
+
+    def _due(self, registry: Any) -> list[Any]:
+        """Sealed versions: champions first, then by when they were last looked at."""
+        due = []
+        for summary in registry.models():
+            last: dict[str, float] = {}
+            for posted in registry.verdicts(summary.name, kind="integrity", limit=1000):
+                if not posted.claimed and posted.verdict.version is not None:
+                    last.setdefault(posted.verdict.version, posted.verdict.created_at or 0.0)
+            for record in registry.versions(summary.name):
+                if record.ready and record.digest is not None:
+                    champion = summary.champion is not None and summary.champion.version == record.version
+                    due.append((not champion, last.get(record.version, 0.0), record.model, record))
+        return [entry[3] for entry in sorted(due, key=lambda entry: entry[:3])]
+
+
 def databases(home: Home) -> list[Path]:
     """SQLite files of Airflow and MLflow below the home."""
     return sorted(path for folder in (home.airflow, home.mlflow) for path in folder.glob("*.db") if path.is_file())
