@@ -31,9 +31,10 @@ NAMES = (
     "detection",
     "gates",
     "plans",
+    "users",
 )
 #: They simulate: the same numbers on any machine.
-STUDIES = ("truth", "detection", "gates", "plans")
+STUDIES = ("truth", "detection", "gates", "plans", "users")
 DOC = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
