@@ -41,6 +41,7 @@ EXTRAS = {
         "skops",
         "model-signing>=1.1.1,<1.2",
         "pyOpenSSL",
+        "pyjwt[crypto]>=2.10",
     ],
     "monitoring": ["evidently>=0.7,<0.8", "great-expectations>=1.24,<1.25", "duckdb>=1.1", "datasketches>=5.1"],
     "postgres": ["psycopg2-binary", "asyncpg"],

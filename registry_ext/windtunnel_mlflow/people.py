@@ -34,6 +34,12 @@ def held_by(name: str) -> frozenset[str] | None:
     return _held(store, user)
 
 
+def given(name: str) -> frozenset[str]:
+    """Those of our roles that a user was given in MLflow, without what follows from anything else."""
+    store = _need()
+    return frozenset(_named(store, store.get_user(name)))
+
+
 def seed(store: Any) -> None:
     """Make our roles in MLflow where they are missing; ``service`` is the stack's own user's."""
     for role in matrix.ROLES:

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -30,7 +31,10 @@ from windtunnel.loopback import any_free
 from windtunnel.registry import launch
 from windtunnel.registry.client import RegistryClient
 from windtunnel.registry.records import VersionRecord
+from windtunnel.registry.signin import SignIn
 from windtunnel.stackfile import read_secret
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 API = "/api/2.0/mlflow"
 MLMODEL = """\
@@ -70,8 +74,8 @@ class RegistryServer:
     passwords of its own users from its secrets, so no copy knows another's.
     """
 
-    def __init__(self, root: Path, database_url: str | None = None) -> None:
-        self.database_url = database_url
+    def __init__(self, root: Path, database_url: str | None = None, *, oidc: SignIn | None = None) -> None:
+        self.database_url, self.oidc = database_url, oidc
         self.home = Home(root)
         self.port = any_free()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -84,7 +88,7 @@ class RegistryServer:
             path.write_text(secrets.token_urlsafe(24), encoding="utf-8")
 
     def start(self, argv: tuple[str, ...] | None = None) -> None:
-        plan = launch.prepare(self.home, self.port, database_url=self.database_url)
+        plan = launch.prepare(self.home, self.port, database_url=self.database_url, oidc=self.oidc)
         for folder in plan.folders:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for file in plan.files:

@@ -11,18 +11,21 @@ if TYPE_CHECKING:
     from windtunnel.registry.client import RegistryClient
 
 ENV_URL, ENV_USER, ENV_PASSWORD = "WINDTUNNEL_REGISTRY_URL", "WINDTUNNEL_USERNAME", "WINDTUNNEL_PASSWORD"
+#: A token of the identity provider, instead of both.
+ENV_TOKEN = "WINDTUNNEL_TOKEN"
 
 
 def own_credential() -> bool:
     """Whether the person has told a user of its own."""
-    return bool(os.environ.get(ENV_USER))
+    return bool(os.environ.get(ENV_USER) or os.environ.get(ENV_TOKEN))
 
 
 def connect(home: Home) -> RegistryClient:
     """The registry, as the person.
 
-    ``WINDTUNNEL_USERNAME`` with ``WINDTUNNEL_PASSWORD`` (asked for on a terminal), at ``WINDTUNNEL_REGISTRY_URL`` or
-    the stack of ``home``. Without them: as administrator of the stack in ``home``, for whoever may read its secrets.
+    ``WINDTUNNEL_TOKEN``, or ``WINDTUNNEL_USERNAME`` with ``WINDTUNNEL_PASSWORD`` (asked for on a terminal), at
+    ``WINDTUNNEL_REGISTRY_URL`` or the stack of ``home``. Without them: as administrator of the stack in ``home``, for
+    whoever may read its secrets.
 
     Raises:
         StackError: no user, and no stack whose secrets can be read.
@@ -40,6 +43,8 @@ def connect(home: Home) -> RegistryClient:
                 f"nobody to order as: {error.message}", hint=f"set {ENV_USER} and {ENV_PASSWORD} to a user of your own"
             ) from error
     url = os.environ.get(ENV_URL) or StackFile.read(home).urls["mlflow"]
+    if os.environ.get(ENV_TOKEN):
+        return RegistryClient(url, token=os.environ[ENV_TOKEN])
     password = os.environ.get(ENV_PASSWORD)
     if password is None and sys.stdin.isatty():
         import typer

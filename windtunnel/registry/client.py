@@ -40,6 +40,7 @@ class RegistryClient(AuditCalls, OrderCalls, PolicyCalls):
         url: the MLflow server's URL.
         username: MLflow user; ``service`` for the stack's own programs.
         password: its password.
+        token: of the identity provider, instead of both.
         timeout: seconds for one request.
 
     Every method raises ``NotFoundError`` (no such thing), ``RefusedError`` (a policy or another change is in the
@@ -50,16 +51,18 @@ class RegistryClient(AuditCalls, OrderCalls, PolicyCalls):
     def __init__(
         self,
         url: str,
-        username: str,
-        password: str,
+        username: str = "",
+        password: str = "",
         timeout: float = 10.0,
         *,
+        token: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._http = httpx.Client(
             base_url=self.url + PREFIX,
-            auth=(username, password),
+            auth=None if token else (username, password),
+            headers={"Authorization": f"Bearer {token}"} if token else None,
             timeout=timeout,
             # A proxy from the environment has no business between programs on one machine or in one cluster.
             trust_env=False,
@@ -333,6 +336,8 @@ def _error(response: httpx.Response, what: str) -> Exception:
     status = response.status_code
     if status >= 500:
         return UnavailableError(f"the registry failed at {what} (HTTP {status}): {message}", hint=hint)
+    if status == 401 and code == "WT_CREDENTIAL":
+        return RefusedError(f"the registry: {message} ({what})", hint=hint, code=code)
     if status == 401:
         return RefusedError(
             f"the registry does not know this user or password ({what})",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from windtunnel.home import ENV_HOME, Home
+from windtunnel.registry.signin import ENV_OIDC, SignIn
 
 #: Secrets the server reads from ``HOME/secrets`` at start; the stack creates them.
 SECRETS = ("mlflow-admin", "mlflow-service", "mlflow-flask-key")
@@ -56,15 +57,16 @@ class Launch:
     health: str = "/health"
 
 
-def auth_ini(home: Home, database_url: str | None = None) -> str:
+def auth_ini(home: Home, database_url: str | None = None, *, oidc: bool = False) -> str:
     """Configuration of MLflow's own auth app; holds no password of a user."""
+    door = "windtunnel_mlflow.signin:authenticate" if oidc else "mlflow.server.auth:authenticate_request_basic_auth"
     uri = database_url or f"sqlite:///{home.mlflow / 'auth.db'}"
     return (
         "[mlflow]\n"
         "default_permission = READ\n"
         f"database_uri = {uri.replace('%', '%%')}\n"
         "admin_username = admin\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        f"authorization_function = {door}\n"
         f"auth_cache_ttl_seconds = {AUTH_CACHE_SECONDS}\n"
     )
 
@@ -102,7 +104,9 @@ def server_command(port: int, *, python: str | None = None) -> list[str]:
     return [python or sys.executable, "-m", "windtunnel_mlflow.serve", "--host", "127.0.0.1", "--port", str(port)]
 
 
-def prepare(home: Home, port: int, *, database_url: str | None = None, python: str | None = None) -> Launch:
+def prepare(
+    home: Home, port: int, *, database_url: str | None = None, python: str | None = None, oidc: SignIn | None = None
+) -> Launch:
     """Everything needed to start the MLflow server of ``home`` on ``port``.
 
     Args:
@@ -110,10 +114,11 @@ def prepare(home: Home, port: int, *, database_url: str | None = None, python: s
         port: TCP port on loopback.
         database_url: SQLAlchemy URL of a PostgreSQL database (``postgresql+psycopg2://...``); SQLite when None.
         python: interpreter of the main environment; this one when None.
+        oidc: the identity provider whose tokens are taken; None: MLflow's own users and passwords alone.
     """
     return Launch(
         argv=tuple(server_command(port, python=python)),
-        env=server_environment(home, database_url),
-        files=(LaunchFile(home.mlflow / "auth.ini", auth_ini(home, database_url)),),
+        env=server_environment(home, database_url) | ({} if oidc is None else {ENV_OIDC: oidc.model_dump_json()}),
+        files=(LaunchFile(home.mlflow / "auth.ini", auth_ini(home, database_url, oidc=oidc is not None)),),
         folders=(home.mlflow, home.mlflow / "artifacts"),
     )

@@ -20,12 +20,13 @@ def program(home: Home, databases: Databases, port: int) -> Program:
     Raises:
         StackError: a file cannot be written.
     """
-    prepared = launch.prepare(home, port, database_url=None if databases.kind == "sqlite" else databases.mlflow)
+    told = settings.read(home)
+    database = None if databases.kind == "sqlite" else databases.mlflow
+    prepared = launch.prepare(home, port, database_url=database, oidc=told.oidc)
     for folder in prepared.folders:
         files.folder(folder)
     for file in prepared.files:
         files.write(file.path, file.content, mode=file.mode)
-    told = settings.read(home)
     audit = {launch.ENV_AUDIT_EVERY: str(told.audit_every_s)}
     if told.audit_publish:
         audit[launch.ENV_AUDIT_PLACE] = told.audit_publish

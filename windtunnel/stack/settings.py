@@ -11,6 +11,9 @@ paths = ["/path/to/our/dags"]
 [audit]
 publish = "s3://kept/audit"  # a second place for the audit's checkpoints: a folder or an fsspec URL
 every_s = 60              # seconds between two
+[oidc]                    # tokens of an identity provider; windtunnel.registry.signin.SignIn has every key
+issuer = "https://login.example.org"
+audience = "windtunnel"
 [airflow.scheduler]       # any option of airflow.cfg
 task_instance_heartbeat_timeout = 60
 """
@@ -24,6 +27,8 @@ from typing import Any
 
 from windtunnel.errors import StackError
 from windtunnel.home import Home
+from windtunnel.registry import signin
+from windtunnel.registry.signin import SignIn
 
 SERVERS = ("airflow", "mlflow", "envoy")
 
@@ -40,6 +45,7 @@ class Settings:
     min_free_mb: int = 1024
     audit_publish: str | None = None
     audit_every_s: int = 60
+    oidc: SignIn | None = None
 
 
 def path_of(home: Home) -> Path:
@@ -73,8 +79,10 @@ def parse(plain: dict[str, Any], name: str) -> Settings:
         return StackError(f"{name}: {what}", hint=f"expected {expected}")
 
     for section in plain:
-        if section not in ("ports", "limits", "dags", "audit", "airflow"):
-            raise wrong(f"unknown section [{section}]", "[ports], [limits], [dags], [audit] or [airflow.SECTION]")
+        if section not in ("ports", "limits", "dags", "audit", "oidc", "airflow"):
+            raise wrong(
+                f"unknown section [{section}]", "[ports], [limits], [dags], [audit], [oidc] or [airflow.SECTION]"
+            )
         if not isinstance(plain[section], dict):
             raise wrong(f"{section} is not a section", f"[{section}]")
     ports = plain.get("ports", {})
@@ -110,5 +118,6 @@ def parse(plain: dict[str, Any], name: str) -> Settings:
         airflow=airflow,
         audit_publish=publish,
         audit_every_s=every,
+        oidc=signin.settings(plain["oidc"], f"{name}: [oidc]") if "oidc" in plain else None,
         **limits,
     )
