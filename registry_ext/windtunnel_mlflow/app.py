@@ -20,7 +20,7 @@ STATISTICS_EVERY = 600.0
 
 def create_app() -> Any:
     """Build the app. Heavy imports are in here: ``mlflow server`` imports this module in its parent process too."""
-    from windtunnel_mlflow import users
+    from windtunnel_mlflow.access import users
 
     users.prepare_environment()
     _die_with_parent()
@@ -31,12 +31,13 @@ def create_app() -> Any:
     from mlflow.server import auth, handlers
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-    from windtunnel_mlflow import checkpoints, refusals
-    from windtunnel_mlflow.guard import govern
-    from windtunnel_mlflow.routes import PREFIX, create_api
-    from windtunnel_mlflow.sealer import Sealer
+    from windtunnel_mlflow import refusals
+    from windtunnel_mlflow.api.routes import PREFIX, create_api
+    from windtunnel_mlflow.ledger import checkpoints
     from windtunnel_mlflow.service import Service
     from windtunnel_mlflow.store import GovernedStore
+    from windtunnel_mlflow.versions.guard import govern
+    from windtunnel_mlflow.versions.sealer import Sealer
 
     if MLFLOW_ENABLE_WORKSPACES.get():
         raise MlflowException("the governed store does not know MLflow's workspaces: start without --enable-workspaces")
@@ -81,7 +82,7 @@ def _carry_identity(served: Any, store: Any) -> None:
     """Make the user MLflow's FastAPI middleware verified known to the store, for routes that never enter Flask."""
     from starlette.middleware import Middleware
 
-    from windtunnel_mlflow import identity
+    from windtunnel_mlflow.access import identity
     from windtunnel_mlflow.refusals import NoteRefusals
 
     class CarryIdentity:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from windtunnel_mlflow import identity
+from windtunnel_mlflow.access import identity
 
 #: The actor of a request whose credential was not accepted: nobody knows who it was.
 UNKNOWN = "unknown"

@@ -5,10 +5,10 @@ Everything returned is plain JSON values, exactly what the endpoints answer.
 
 from __future__ import annotations
 
-from windtunnel_mlflow.policies import Policies
+from windtunnel_mlflow.law.policies import Policies
+from windtunnel_mlflow.ledger.verdicts import Verdicts
 from windtunnel_mlflow.reading import Reading
-from windtunnel_mlflow.rollouts import Rollouts
-from windtunnel_mlflow.verdicts import Verdicts
+from windtunnel_mlflow.releases.rollouts import Rollouts
 
 
 class Service(Reading, Verdicts, Policies, Rollouts):

@@ -19,13 +19,15 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from windtunnel.spec.policy import Transition
-from windtunnel_mlflow import marks, permission, records, rows, tables, wayback
-from windtunnel_mlflow.crowning import Crowning
-from windtunnel_mlflow.guard import Writes
+from windtunnel_mlflow import marks, records, rows, tables
+from windtunnel_mlflow.access import permission
 from windtunnel_mlflow.refusal import Refusal
-from windtunnel_mlflow.registration import Registering
-from windtunnel_mlflow.sealing import Sealing
 from windtunnel_mlflow.transactions import Change
+from windtunnel_mlflow.versions import wayback
+from windtunnel_mlflow.versions.crowning import Crowning
+from windtunnel_mlflow.versions.guard import Writes
+from windtunnel_mlflow.versions.registration import Registering
+from windtunnel_mlflow.versions.sealing import Sealing
 
 SCHEME = "windtunnel+"
 _V = tables.versions

@@ -12,6 +12,9 @@ metadata = MetaData()
 
 NAME = String(256)
 
+#: In a column ``model``: of the whole installation, not of one model.
+HOUSE = ""
+
 versions = Table(
     "wt_versions",
     metadata,

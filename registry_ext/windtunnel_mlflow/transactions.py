@@ -12,7 +12,8 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from windtunnel_mlflow import audit, identity, outbox
+from windtunnel_mlflow.access import identity
+from windtunnel_mlflow.ledger import audit, outbox
 from windtunnel_mlflow.migrate import upgrade
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.together import Together

@@ -35,7 +35,7 @@ from windtunnel.serving.routing import ModelRoute
 from windtunnel.serving.target import rollback_target
 from windtunnel.spec.policy import Policy
 from windtunnel.stats.histogram import Histogram, bucket
-from windtunnel_mlflow.policy import Facts, Judged, missing
+from windtunnel_mlflow.law.policy import Facts, Judged, missing
 
 OPEN = ("running", "promoting")
 ENDED = ("promoted", "rolled_back", "withdrawn")

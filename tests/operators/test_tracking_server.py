@@ -279,7 +279,7 @@ def test_a_watcher_that_cannot_be_is_refused(given: dict[str, Any]) -> None:
 
 
 def test_kinds_are_the_registrys() -> None:
-    from windtunnel_mlflow import outbox
+    from windtunnel_mlflow.ledger import outbox
 
     assert {*KINDS} <= {*outbox.KINDS}
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from windtunnel.spec.policy import BUILT_IN, Needs, PolicyDocument
-from windtunnel_mlflow.approving import Approval, Past, blind, weigh
-from windtunnel_mlflow.policy import Facts, Judged, evidence_digest, explain, lacking, needs_digest
+from windtunnel_mlflow.law.approving import Approval, Past, blind, weigh
+from windtunnel_mlflow.law.policy import Facts, Judged, evidence_digest, explain, lacking, needs_digest
 
 NOW, DIGEST = 1_000_000.0, "sha256:v"
 NEEDS = Needs(approvals=1, valid="1d", approvers=["approver"])

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from windtunnel_mlflow import audit, tables
+from windtunnel_mlflow import tables
+from windtunnel_mlflow.ledger import audit
 from windtunnel_mlflow.migrate import upgrade
 
 

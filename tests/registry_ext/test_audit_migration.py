@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session
 from windtunnel.evidence import Outcome, auditcheck, entry
 from windtunnel.evidence.checkpoint import SigningKey, read
 from windtunnel.registry import auditfiles
-from windtunnel_mlflow import audit, migrate
-from windtunnel_mlflow.checkpoints import Publisher
+from windtunnel_mlflow import migrate
+from windtunnel_mlflow.ledger import audit
+from windtunnel_mlflow.ledger.checkpoints import Publisher
 
 #: The revision that hardens the audit, and the one before.
 OURS, BEFORE = "0005", "0004"

@@ -14,8 +14,8 @@ from windtunnel.errors import IntegrityError
 from windtunnel.evidence import Outcome, auditcheck, entry
 from windtunnel.evidence.checkpoint import SigningKey
 from windtunnel.registry import auditfiles
-from windtunnel_mlflow import audit, checkpoints
-from windtunnel_mlflow.checkpoints import Publisher
+from windtunnel_mlflow.ledger import audit, checkpoints
+from windtunnel_mlflow.ledger.checkpoints import Publisher
 from windtunnel_mlflow.migrate import upgrade
 
 KEY = SigningKey("windtunnel-audit/test", bytes(range(32)))

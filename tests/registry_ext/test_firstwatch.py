@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from windtunnel_mlflow.firstwatch import longest
+from windtunnel_mlflow.releases.firstwatch import longest
 
 
 @pytest.mark.parametrize(

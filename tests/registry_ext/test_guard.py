@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, MultipartUploadMixin, StreamUploadMixin
 
-from windtunnel_mlflow.guard import Writes, govern
-from windtunnel_mlflow.locations import clean
-from windtunnel_mlflow.sealer import describe
+from windtunnel_mlflow.versions.guard import Writes, govern
+from windtunnel_mlflow.versions.locations import clean
+from windtunnel_mlflow.versions.sealer import describe
 
 
 class Sealed(Exception):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from windtunnel_mlflow import matrix
+from windtunnel_mlflow.access import matrix
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "roles.md"
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from windtunnel.registry.orders import KINDS, FreezeRecord, OrderRecord, Standing, question, standing
-from windtunnel_mlflow import answers
-from windtunnel_mlflow.orderrules import Caller, Wish, check_freeze, check_order, check_reason
+from windtunnel_mlflow.access import answers
 from windtunnel_mlflow.refusal import Refusal
+from windtunnel_mlflow.releases.orderrules import Caller, Wish, check_freeze, check_order, check_reason
 
 CALLERS = {
     "admin": Caller("admin", service=False, may_edit=True, admin=True),

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import create_engine, update
 from sqlalchemy.orm import Session
 
-from windtunnel_mlflow import outbox, tables
+from windtunnel_mlflow import tables
+from windtunnel_mlflow.ledger import outbox
 from windtunnel_mlflow.migrate import upgrade
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from windtunnel.spec.policy import Policy, PolicyDocument
-from windtunnel_mlflow.policy import Facts, Judged, kinds, missing, needs_of, present
+from windtunnel_mlflow.law.policy import Facts, Judged, kinds, missing, needs_of, present
 
 DIGEST, DATA = "sha256:v", "sha256:d"
 

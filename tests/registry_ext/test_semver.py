@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windtunnel_mlflow import semver
+from windtunnel_mlflow.versions import semver
 
 RECIPE = {"recipe": "r", "code": "c1", "params": {"depth": 3}, "features": ["a", "b"], "data": "d1", "algorithm": "gbm"}
 FACTS = {"signature": {"inputs": "[1]"}, "flavor": "mlflow.sklearn"}

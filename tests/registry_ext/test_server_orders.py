@@ -19,7 +19,7 @@ from windtunnel.errors import NotFoundError, RefusedError, RegistryError
 from windtunnel.evidence import Outcome
 from windtunnel.registry.client import RegistryClient
 from windtunnel.registry.orders import standing
-from windtunnel_mlflow import audit
+from windtunnel_mlflow.ledger import audit
 
 pytestmark = pytest.mark.real
 

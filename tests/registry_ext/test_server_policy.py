@@ -14,7 +14,7 @@ from windtunnel import canonical
 from windtunnel.errors import FencedError, RefusedError, RegistryError
 from windtunnel.evidence import Kind
 from windtunnel.registry.client import RegistryClient
-from windtunnel_mlflow import audit
+from windtunnel_mlflow.ledger import audit
 
 pytestmark = pytest.mark.real
 
@@ -348,7 +348,10 @@ def test_policy_of_a_model(service: RegistryClient, hands: Any, helpers: Any) ->
     service.set_policy(model, {"champion": ["evaluation", "rollout"], "first": ["evaluation", "benchmark"]})
     record = helpers.enter(service, hands, model)
     helpers.judge(service, record, "evaluation")
-    assert service.explain(model, 1).missing == ("a PASS verdict of kind benchmark for this content",)
+    # An administrator of another test may have set a policy of the house: then the description's comes on top.
+    missing = service.explain(model, 1).missing
+    assert "a PASS verdict of kind benchmark for this content" in missing
+    assert not any("evaluation" in line for line in missing)
     with pytest.raises(RegistryError) as wrong:
         service.set_policy(model, {"champion": ["astrology"]})
     assert wrong.value.code == "WT_REQUEST"

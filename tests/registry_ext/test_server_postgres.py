@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from windtunnel.errors import RefusedError
 from windtunnel.evidence import auditcheck, checkpoint, entry
-from windtunnel_mlflow import audit, roles
+from windtunnel_mlflow.ledger import audit, roles
 
 pytestmark = pytest.mark.real
 
@@ -87,7 +87,7 @@ def test_a_reader_waits_for_the_event_that_is_not_committed_yet(server: Any, dat
     """DEMAND PIP-6: of two changes the later number commits first; whoever reads now must not step over the other."""
     from sqlalchemy.orm import Session
 
-    from windtunnel_mlflow import outbox
+    from windtunnel_mlflow.ledger import outbox
 
     engine = create_engine(database)
     said: dict[str, Any] = {"actor": "a", "version": None, "detail": {}, "correlation_id": None, "action": "tag-model"}

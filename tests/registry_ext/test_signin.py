@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from identity_provider import Provider
 
 from windtunnel.registry.signin import Bearer, SignIn
-from windtunnel_mlflow.signin import Door, KeysUnknown
+from windtunnel_mlflow.access.signin import Door, KeysUnknown
 
 
 @pytest.fixture

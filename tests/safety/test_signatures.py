@@ -20,7 +20,7 @@ from windtunnel.evidence import manifest
 from windtunnel.evidence.manifest import Manifest
 from windtunnel.safety import signature
 from windtunnel.safety.keys import KeyRing
-from windtunnel_mlflow.signing import sign
+from windtunnel_mlflow.versions.signing import sign
 
 
 @pytest.fixture(scope="module")

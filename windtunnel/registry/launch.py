@@ -27,6 +27,10 @@ SCHEME = "windtunnel+"
 #: Seconds a verified password is remembered by one server process. Checking it anew costs about 0.4 s.
 AUTH_CACHE_SECONDS = 300
 
+# What MLflow's auth app calls to know who is asking.
+_PASSWORD_DOOR = "mlflow.server.auth:authenticate_request_basic_auth"
+_OIDC_DOOR = "windtunnel_mlflow.access.signin:authenticate"
+
 
 @dataclass(frozen=True, slots=True)
 class LaunchFile:
@@ -59,14 +63,13 @@ class Launch:
 
 def auth_ini(home: Home, database_url: str | None = None, *, oidc: bool = False) -> str:
     """Configuration of MLflow's own auth app; holds no password of a user."""
-    door = "windtunnel_mlflow.signin:authenticate" if oidc else "mlflow.server.auth:authenticate_request_basic_auth"
     uri = database_url or f"sqlite:///{home.mlflow / 'auth.db'}"
     return (
         "[mlflow]\n"
         "default_permission = READ\n"
         f"database_uri = {uri.replace('%', '%%')}\n"
         "admin_username = admin\n"
-        f"authorization_function = {door}\n"
+        f"authorization_function = {_OIDC_DOOR if oidc else _PASSWORD_DOOR}\n"
         f"auth_cache_ttl_seconds = {AUTH_CACHE_SECONDS}\n"
     )
 

@@ -1,0 +1,1 @@
+"""``/api/windtunnel/v1``: the endpoints, one thin function each."""

@@ -1,0 +1,90 @@
+"""What every endpoint needs: the body, numbers in it, and MLflow's own right to change a model."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import request
+from mlflow.exceptions import MlflowException
+from mlflow.server import auth
+
+from windtunnel_mlflow.access import identity
+from windtunnel_mlflow.refusal import Refusal
+
+_MOST = 10_000
+
+
+def body(*required: str) -> dict[str, Any]:
+    found = request.get_json(silent=True)
+    if not isinstance(found, dict):
+        raise Refusal("WT_REQUEST", "expected a JSON object as the request's body", status=400)
+    absent = [name for name in required if found.get(name) is None]
+    if absent:
+        raise Refusal("WT_REQUEST", f"the request lacks {', '.join(absent)}", status=400)
+    return found
+
+
+def whole(value: Any, name: str) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise Refusal("WT_REQUEST", f"{name} is {value!r}; expected a whole number", status=400) from None
+
+
+def moment(value: str, name: str) -> float:
+    """Seconds since the epoch, or an ISO date with a time; UTC unless it says otherwise."""
+    try:
+        found = float(value)
+    except ValueError:
+        try:
+            told = datetime.fromisoformat(value)
+        except ValueError:
+            raise Refusal(
+                "WT_REQUEST", f"{name} is {value!r}; expected a time such as 2026-01-31T12:00", status=400
+            ) from None
+        return (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
+    if not math.isfinite(found):
+        raise Refusal("WT_REQUEST", f"{name} is {value!r}; expected a time", status=400)
+    return found
+
+
+def limit() -> int:
+    return max(1, min(_MOST, whole(request.args.get("limit", 100), "limit")))
+
+
+def may_edit(model: str) -> bool:
+    """Whether MLflow lets the user of the request change the model; anybody may start a new one, as in MLflow."""
+    actor = identity.actor()
+    if actor.trusted:
+        return True
+    permission = auth._get_role_permission_or_default(
+        auth._role_permission_for(
+            username=actor.name,
+            resource_type="registered_model",
+            resource_key=model,
+            workspace_lookup_id=model,
+            workspace_fetcher=auth._get_model_registry_store().get_registered_model,
+            workspace_label="registered model",
+        )
+    )
+    return bool(permission.can_update)
+
+
+def may_update(model: str) -> None:
+    """Registering needs the right to change the model.
+
+    Raises:
+        Refusal: the user has it not.
+    """
+    if not may_edit(model):
+        raise Refusal("WT_ROLE", f"user {identity.actor().name!r} may not change model {model!r}")
+
+
+def may_edit_known(model: str) -> bool:
+    """``may_edit``; False for a model that is not there."""
+    try:
+        return may_edit(model)
+    except MlflowException:
+        return identity.actor().trusted

@@ -1,0 +1,1 @@
+"""What is written down for ever: the audit and its checkpoints, the outbox of events, verdicts."""

@@ -1,0 +1,1 @@
+"""Rollouts, their candidates, and people's orders on them."""

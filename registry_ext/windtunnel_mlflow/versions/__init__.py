@@ -1,0 +1,1 @@
+"""A version's life: registered, sealed, signed, crowned, kept."""
