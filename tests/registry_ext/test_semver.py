@@ -1,13 +1,15 @@
-"""The simple rule for semantic versions (DEMAND REG-1)."""
+"""What a version is over its parent, by the built-in rule and by a policy's (DEMAND REG-1)."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from windtunnel.spec.numbering import Numbering
 from windtunnel_mlflow.versions import semver
 
 RECIPE = {"recipe": "r", "code": "c1", "params": {"depth": 3}, "features": ["a", "b"], "data": "d1", "algorithm": "gbm"}
@@ -43,6 +45,56 @@ def test_table(child: semver.Content, expected: str, why: str) -> None:
     found = semver.assign(PARENT, child, {"1.4.2"})
     assert found.semver == expected
     assert why in found.reason
+
+
+def signed(**parts: Any) -> dict[str, Any]:
+    return {"signature": {name: json.dumps(specs) for name, specs in parts.items()}}
+
+
+AGE = {"name": "age", "type": "long", "required": True}
+SIGNED = content(signed(inputs=[AGE], outputs=[{"name": "price", "type": "double"}]))
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected", "why"),
+    [
+        (signed(inputs=[AGE, {"name": "city", "type": "string", "required": False}],
+                outputs=[{"name": "price", "type": "double"}]), "1.5.0", "wider"),
+        (signed(inputs=[AGE], outputs=[{"name": "price", "type": "double"}, {"name": "low", "type": "double"}]),
+         "1.5.0", "wider"),
+        (signed(inputs=[{**AGE, "type": "double"}], outputs=[{"name": "price", "type": "double"}]), "1.5.0", "wider"),
+        (signed(inputs=[AGE, {"name": "city", "type": "string", "required": True}],
+                outputs=[{"name": "price", "type": "double"}]), "2.0.0", "'city' is demanded by this version"),
+        (signed(inputs=[{**AGE, "type": "string"}], outputs=[{"name": "price", "type": "double"}]), "2.0.0", "'age'"),
+        (signed(inputs=[AGE], outputs=[{"name": "price", "type": "string"}]), "2.0.0", "output 'price' is another"),
+        (signed(inputs=[AGE], outputs=[{"name": "cost", "type": "double"}]), "2.0.0", "output 'price' is gone"),
+        (signed(inputs=[AGE]), "2.0.0", "output 'price' is gone"),
+        ({"signature": {"inputs": "not json"}}, "2.0.0", "inputs cannot be read"),
+        ({"signature": "by hand"}, "2.0.0", "cannot be compared"),
+    ],
+)  # fmt: skip
+def test_a_signature_breaks_or_is_only_wider(facts: dict[str, Any], expected: str, why: str) -> None:
+    found = semver.assign(("1.4.2", SIGNED), content(facts), {"1.4.2"})
+    assert (found.semver, why in found.reason) == (expected, True), found
+
+
+@pytest.mark.parametrize(
+    ("numbering", "child", "expected"),
+    [
+        ({}, content(algorithm="linear"), "2.0.0"),
+        ({"preset": "callers"}, content(algorithm="linear"), "1.5.0"),
+        ({"preset": "callers"}, content({"signature": {"inputs": "[2]"}}), "2.0.0"),
+        ({"preset": "results"}, content(data="d2"), "1.5.0"),
+        ({"preset": "results"}, content(), "1.4.3"),
+        ({"changes": {"data": "major"}}, content(data="d2"), "2.0.0"),
+        # Two differences: the one that counts most decides, not the one that is gravest by itself.
+        ({"changes": {"algorithm": "patch", "recipe": "minor"}}, content(algorithm="x", code="c2"), "1.5.0"),
+        ({"changes": {"algorithm": "patch", "recipe": "patch"}}, content(algorithm="x", code="c2"), "1.4.3"),
+    ],
+)
+def test_a_policy_says_what_counts(numbering: dict[str, Any], child: semver.Content, expected: str) -> None:
+    rule = Numbering.model_validate(numbering)
+    assert semver.assign(PARENT, child, {"1.4.2"}, None, rule).semver == expected
 
 
 def test_unknown_parent_recipe_is_minor() -> None:

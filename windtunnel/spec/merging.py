@@ -64,6 +64,7 @@ def _overlay(
 ) -> PolicyDocument:
     """``below`` with the fields that ``above`` names: taken where they are free, else the stricter of both."""
     made: dict[str, Any] = {name: getattr(house, name) for name in HOUSE_ONLY}
+    made["numbering"] = (above if "numbering" in above.model_fields_set else below).numbering
     for name in (*TRANSITIONS, "emergency"):
         ours, theirs = getattr(below, name), getattr(above, name)
         named = theirs.model_fields_set if name in above.model_fields_set else ()

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from windtunnel.spec.base import Duration, Part
 from windtunnel.spec.mistakes import several
+from windtunnel.spec.numbering import Numbering
 
 Evidence = Literal["data-check", "evaluation", "benchmark", "rollout", "scan"]
 
@@ -117,6 +118,7 @@ class PolicyDocument(Part):
         emergency: who may roll back at once.
         looser: only in the policy of the house: what a model's own policy may loosen, as ``production`` or
             ``production.approvals``. Everything else it can only make stricter.
+        numbering: what makes a version MAJOR, MINOR or PATCH; a model's own replaces the house's.
         people: only in the policy of the house: by name in Airflow, the registry's user whose answer to a
             human-in-the-loop task counts. A name that is not here is its own.
     """
@@ -127,6 +129,7 @@ class PolicyDocument(Part):
     first: Needs = Field(default_factory=_first)
     archived: Needs = Field(default_factory=Needs)
     emergency: Emergency = Field(default_factory=Emergency)
+    numbering: Numbering = Field(default_factory=Numbering)
     looser: list[str] = Field(default_factory=list)
     people: dict[str, str] = Field(default_factory=dict)
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from windtunnel import canonical
 from windtunnel_mlflow import marks, records, rows, tables
 from windtunnel_mlflow.access import permission
+from windtunnel_mlflow.law import policybook
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.transactions import Change, ChangingStore
 from windtunnel_mlflow.versions import locations, semver
@@ -163,7 +164,8 @@ class Registering(ChangingStore):
             )
         )
         try:
-            assigned = semver.assign(compare, content, taken, given["wanted"])
+            rule = policybook.in_force(session, model).document.numbering
+            assigned = semver.assign(compare, content, taken, given["wanted"], rule)
         except ValueError as error:
             raise Refusal(
                 "WT_SEMVER", f"semantic version of {model!r}: {error}", hint="leave it out, or raise it", status=409

@@ -1,17 +1,21 @@
 """Which semantic version a new version gets, by comparison with its parent. Pure.
 
-The simple rule (REG-1): MAJOR when the signature or the algorithm changed, MINOR when the recipe changed (name,
-code, parameters, features) or is not known, PATCH for the same recipe on other data.
+What differs is found here, the gravest first; what it makes of the version is the policy's ``numbering`` (REG-1).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from windtunnel.canonical import digest
+from windtunnel.spec.numbering import Cause, Level, Numbering
+from windtunnel_mlflow.versions import signatures
+
+CAUSES: tuple[Cause, ...] = get_args(Cause)
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 FIRST = (1, 0, 0)
 RECIPE_KEYS = ("recipe", "code", "params", "features")
@@ -62,28 +66,35 @@ def _same(left: Any, right: Any) -> bool:
     return digest({"value": left}) == digest({"value": right})
 
 
-def level(parent: Content, child: Content) -> tuple[int, str]:
-    """0 for MAJOR, 1 for MINOR, 2 for PATCH, and why."""
-    for name, label in (("signature", "signature"), ("flavor", "model flavor")):
-        before, after = parent.facts.get(name), child.facts.get(name)
-        if before is not None and after is not None and not _same(before, after):
-            return 0, f"the {label} changed"
-    if "signature" not in child.facts or "signature" not in parent.facts:
+def level(parent: Content, child: Content, numbering: Numbering) -> tuple[Level, str]:
+    """What a version is over its parent, by the gravest difference, and a sentence that names it."""
+    graded = [(numbering.level(cause), cause, why) for cause, why in _differences(parent, child)]
+    found = min(graded, key=lambda one: (LEVELS.index(one[0]), CAUSES.index(one[1])))
+    return found[0], found[2]
+
+
+def _differences(parent: Content, child: Content) -> Iterator[tuple[Cause, str]]:
+    before, after = parent.facts.get("signature"), child.facts.get("signature")
+    if before is None or after is None:
         before, after = parent.recipe.get("signature"), child.recipe.get("signature")
-        if before is not None and after is not None and not _same(before, after):
-            return 0, "the signature changed"
+    if before is not None and after is not None and not _same(before, after):
+        broken = signatures.broken(before, after)
+        yield ("signature", f"the signature changed: {broken}") if broken else ("wider", "the signature is wider")
+    before, after = parent.facts.get("flavor"), child.facts.get("flavor")
+    if before is not None and after is not None and not _same(before, after):
+        yield "algorithm", f"the model flavor changed from {before} to {after}"
     before, after = parent.recipe.get("algorithm"), child.recipe.get("algorithm")
     if before is not None and after is not None and not _same(before, after):
-        return 0, f"the algorithm changed from {before} to {after}"
+        yield "algorithm", f"the algorithm changed from {before} to {after}"
     if not child.recipe or not parent.recipe:
-        whose = "this version" if not child.recipe else "its parent"
-        return 1, f"the recipe of {whose} is not known"
-    changed = [key for key in RECIPE_KEYS if not _same(parent.recipe.get(key), child.recipe.get(key))]
-    if changed:
-        return 1, f"the recipe changed ({', '.join(changed)})"
-    if _same(parent.recipe.get("data"), child.recipe.get("data")):
-        return 2, "same recipe, same data"
-    return 2, "same recipe, other data"
+        yield "unknown", f"the recipe of {'this version' if not child.recipe else 'its parent'} is not known"
+        return
+    if changed := [key for key in RECIPE_KEYS if not _same(parent.recipe.get(key), child.recipe.get(key))]:
+        yield "recipe", f"the recipe changed ({', '.join(changed)})"
+    if not _same(parent.recipe.get("data"), child.recipe.get("data")):
+        yield "data", "same recipe, other data"
+    else:
+        yield "nothing", "same recipe, same data"
 
 
 def assign(
@@ -91,6 +102,7 @@ def assign(
     child: Content,
     taken: Collection[str],
     wanted: str | None = None,
+    numbering: Numbering | None = None,
 ) -> Assigned:
     """The semantic version of a new version.
 
@@ -99,6 +111,7 @@ def assign(
         child: content of the new version.
         taken: every semantic version this model ever had, deleted ones too: none is used again.
         wanted: the caller's override; may only be higher than the rule's answer.
+        numbering: what each difference makes of the version; the built-in rule when None.
 
     Raises:
         ValueError: ``wanted`` is not MAJOR.MINOR.PATCH, is taken, or is below the rule's answer.
@@ -109,9 +122,10 @@ def assign(
             base = _next(parse(max(taken, key=parse)), 1)
             reason = "no version is left to compare with"
     else:
-        step, why = level(parent[1], child)
+        how, why = level(parent[1], child, numbering or Numbering())
+        step = LEVELS.index(how)
         base = _next(parse(parent[0]), step)
-        reason = f"{('MAJOR', 'MINOR', 'PATCH')[step]} over {parent[0]}: {why}"
+        reason = f"{how.upper()} over {parent[0]}: {why}"
     while render(base) in taken:
         base = _next(base, step)
     if wanted is None:
