@@ -38,7 +38,9 @@ def _version(row: Row[Any]) -> dict[str, Any]:
     plain["recipe"] = json.loads(plain["recipe"])
     plain["facts"] = json.loads(plain["facts"])
     plain["manifest"] = json.loads(plain["manifest"]) if plain["manifest"] else {}
-    plain.pop("deleted_at")
+    plain["adopted"] = json.loads(plain["adopted"]) if plain["adopted"] else None
+    for inner in ("deleted_at", "kept", "purged_at"):
+        plain.pop(inner)
     return plain
 
 

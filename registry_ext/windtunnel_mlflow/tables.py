@@ -43,10 +43,31 @@ versions = Table(
     Column("created_at", Float, nullable=False),
     Column("sealed_at", Float),
     Column("deleted_at", Float),
+    # JSON: of a version that was taken over from a plain registry, by whom, when and what it was there.
+    Column("adopted", Text),
+    # JSON: what MLflow's row said when the version was deleted, for MLflow blanks it.
+    Column("kept", Text),
+    # When the files of a deleted version were removed; nothing brings it back from then on.
+    Column("purged_at", Float),
     UniqueConstraint("model", "key", name="wt_versions_key"),
     UniqueConstraint("model", "semver", name="wt_versions_semver"),
     Index("wt_versions_location", "location"),
     Index("wt_versions_status", "status"),
+    Index("wt_versions_deleted", "deleted_at"),
+)
+
+deleted_models = Table(
+    "wt_deleted_models",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("model", NAME, nullable=False),
+    Column("deleted_at", Float, nullable=False),
+    Column("actor", String(256), nullable=False),
+    # JSON: description, tags and times that MLflow's row had.
+    Column("kept", Text, nullable=False),
+    Column("restored_at", Float),
+    Index("wt_deleted_models_model", "model"),
+    sqlite_autoincrement=True,
 )
 
 verdicts = Table(
