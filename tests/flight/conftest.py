@@ -29,7 +29,10 @@ ROOT = Path(__file__).parents[2]
 FLIGHT_LIMIT_S = 1500
 
 #: Rooms whose tests wait for no clock, server or process, so that neither they nor the flight mind each other.
-MEANWHILE = ("data", "evaluation", "evidence", "hands", "rehearsal", "rollout", "spec", "stats")
+MEANWHILE = (
+    "data", "evaluation", "evidence", "hands", "monitoring", "plugins", "registry", "registry_ext", "rehearsal",
+    "rollout", "safety", "spec", "stats",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
