@@ -53,6 +53,9 @@ versions = Table(
     UniqueConstraint("model", "semver", name="wt_versions_semver"),
     Index("wt_versions_location", "location"),
     Index("wt_versions_status", "status"),
+    # What came of a version: its children.
+    Index("wt_versions_parent", "model", "parent"),
+    Index("wt_versions_created", "created_at", "model", "version"),
     Index("wt_versions_deleted", "deleted_at"),
 )
 
@@ -68,6 +71,21 @@ deleted_models = Table(
     Column("restored_at", Float),
     Index("wt_deleted_models_model", "model"),
     sqlite_autoincrement=True,
+)
+
+origins = Table(
+    "wt_origins",
+    metadata,
+    Column("model", NAME, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String(16), primary_key=True),
+    Column("value", String(512), primary_key=True),
+    Column("name", String(256), nullable=False),
+    Column("said", String(16), nullable=False),
+    # When the registry came to know it.
+    Column("at", Float, nullable=False),
+    # From the other side: which versions were made of this.
+    Index("wt_origins_value", "kind", "value", "model", "version"),
 )
 
 verdicts = Table(
@@ -276,5 +294,47 @@ outbox = Table(
     Column("alias", String(256)),
     Column("stage", String(32)),
     # Numbers are never given out twice, so that a reader's place stays good over pruning.
+    sqlite_autoincrement=True,
+)
+
+cards = Table(
+    "wt_cards",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("model", NAME, nullable=False),
+    # 0: of the model; else of this version, where it differs.
+    Column("version", Integer, nullable=False),
+    # ``person``, or ``description``: what the model's DAGs pass on.
+    Column("layer", String(16), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("card", Text, nullable=False),
+    Column("actor", String(256), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    UniqueConstraint("model", "version", "layer", "number", name="wt_cards_number"),
+)
+
+#: What those come to now: a row for the model (version 0), and one for each version that has a card of its own.
+cards_now = Table(
+    "wt_cards_now",
+    metadata,
+    Column("model", NAME, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("card", Text, nullable=False),
+    Column("owner", String(256)),
+    Column("risk", String(16)),
+    Index("wt_cards_now_owner", "owner"),
+)
+
+comments = Table(
+    "wt_comments",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("model", NAME, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("actor", String(256), nullable=False),
+    Column("at", Float, nullable=False),
+    Index("wt_comments_version", "model", "version", "seq"),
     sqlite_autoincrement=True,
 )
