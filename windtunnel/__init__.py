@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from windtunnel.spec import (
         Audience,
         Benchmark,
+        Card,
         Check,
         Data,
         Drift,
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Audience",
     "Benchmark",
+    "Card",
     "Check",
     "Data",
     "Drift",

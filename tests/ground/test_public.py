@@ -10,8 +10,8 @@ import windtunnel
 HEAVY = ("mlflow", "pandas", "numpy", "scipy", "evidently", "great_expectations", "airflow", "httpx", "pydantic")
 
 PUBLIC = {
-    "Audience", "Benchmark", "Check", "Data", "Drift", "Evaluation", "ExtraStep", "Feature", "Gate", "Hours", "Limits",
-    "Metric", "Model", "Monitoring", "Outcome", "Performance", "Policy", "Resources", "Retrain", "Rollout", "Run",
+    "Audience", "Benchmark", "Card", "Check", "Data", "Drift", "Evaluation", "ExtraStep", "Feature", "Gate", "Hours",
+    "Limits", "Metric", "Model", "Monitoring", "Outcome", "Performance", "Policy", "Resources", "Retrain", "Rollout", "Run",
     "Segments", "Serving", "Slice", "Step", "Training", "Verdict", "load_model",
 }  # fmt: skip
 

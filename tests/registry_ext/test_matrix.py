@@ -15,6 +15,8 @@ EXPECTED = {
     "read": "yyyyy",
     "register": "yynyy",
     "describe": "yyyyy",
+    "card": "yynyy",
+    "comment": "yyyyy",
     "delete": "yynyy",
     "stage": "yyyyy",
     "promote": "nynyy",
@@ -27,6 +29,9 @@ EXPECTED = {
     "describe-policy": "nnnny",
     "set-policy": "nnnyn",
     "people": "nnnyn",
+    "adopt": "nnnyn",
+    "restore": "yynyy",
+    "clean": "nnnyy",
 }
 CELLS = [(role, action, EXPECTED[action][i]) for action in matrix.MATRIX for i, role in enumerate(matrix.ROLES)]
 

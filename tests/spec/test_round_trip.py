@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from windtunnel.spec import (
     Benchmark,
+    Card,
     Check,
     Data,
     Drift,
@@ -40,7 +41,7 @@ from windtunnel.spec import (
 from windtunnel.spec.base import Part, attribute_docs, format_duration, parse_duration, parse_size
 
 PARTS = [
-    Benchmark, Check, Data, Drift, Evaluation, ExtraStep, Feature, Gate, Limits, Metric, Model, Monitoring,
+    Benchmark, Card, Check, Data, Drift, Evaluation, ExtraStep, Feature, Gate, Limits, Metric, Model, Monitoring,
     Performance, Policy, Resources, Retrain, Rollout, Serving, Slice, Step, Training,
 ]  # fmt: skip
 GOLDEN = Path(__file__).parent / "schema.json"
@@ -96,6 +97,10 @@ def models(draw: Any) -> Model:
         ),
         evaluation=Evaluation(metrics=[Metric(name=name, margin=0.1) for name in metrics]),
         rollout=Rollout(steps=[Step(weight=weight, hold=draw(spans)) for weight in weights]),
+        card=draw(
+            st.none()
+            | st.builds(Card, purpose=st.none() | words, risk=st.sampled_from([None, "high"]), uses=st.lists(words))
+        ),
         steps=[ExtraStep(name="own", run="a:b", inputs=["rows"], over=draw(st.none() | st.lists(words, max_size=2)))],
     )
 

@@ -1,5 +1,6 @@
 """The description of a model and its policies. Pure; YAML files are read by ``windtunnel.spec.load``."""
 
+from windtunnel.spec.card import Card
 from windtunnel.spec.data import Check, Data, Feature
 from windtunnel.spec.evaluation import Benchmark, Evaluation, Metric, Slice
 from windtunnel.spec.model import Model
@@ -12,6 +13,7 @@ from windtunnel.spec.training import ExtraStep, Resources, Training
 __all__ = [
     "Audience",
     "Benchmark",
+    "Card",
     "Check",
     "Data",
     "Drift",

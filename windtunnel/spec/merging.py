@@ -121,6 +121,7 @@ _STRICTER: dict[str, Any] = {
     "valid": _shorter,
     "rejection": lambda ours, theirs: "until_withdrawn" if "until_withdrawn" in (ours, theirs) else ours,
     "lineage": _either,
+    "card": _either,
     "by": _by,
     "limits": _limits,
 }

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from windtunnel import canonical, names
 from windtunnel.errors import DescriptionError
 from windtunnel.spec.base import Part, parse_duration
+from windtunnel.spec.card import Card
 from windtunnel.spec.data import Data
 from windtunnel.spec.evaluation import KNOWN_METRICS, Evaluation
 from windtunnel.spec.mistakes import Path, nearest, several
@@ -55,6 +56,7 @@ class Model(Part):
         rollout: how a version is released.
         monitoring: how the champion is watched.
         policy: what the registry demands before a version may become champion.
+        card: what people need to know of it before they use it; kept in the registry.
         steps: the team's own steps between ours.
     """
 
@@ -72,6 +74,7 @@ class Model(Part):
     rollout: Rollout = Rollout()
     monitoring: Monitoring = Monitoring()
     policy: Policy = Policy()
+    card: Card | None = None
     steps: list[ExtraStep] = Field(default_factory=list)
 
     @field_validator("name")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, model_validator
 
 from windtunnel.spec.base import Duration, Part
+from windtunnel.spec.card import CardField
 from windtunnel.spec.mistakes import several
 from windtunnel.spec.numbering import Numbering
 
@@ -67,6 +68,7 @@ class Needs(Part):
         valid: how long an approval counts; null is for ever.
         rejection: a rejection stands until it is withdrawn, or until somebody who may approve does so later.
         lineage: origins that must be known of the version.
+        card: parts of the model's card that must say something.
         by: roles of people who may carry out the transition by hand; null is everybody whom the role matrix allows.
         limits: by role, how often in 24 hours one person may change a model's champion by hand.
     """
@@ -78,6 +80,7 @@ class Needs(Part):
     valid: Duration | None = Field("30d")  # type: ignore[assignment]  # validated
     rejection: Literal["until_withdrawn", "until_superseded"] = "until_withdrawn"
     lineage: list[Origin] = Field(default_factory=list)
+    card: list[CardField] = Field(default_factory=list)
     by: list[Person] | None = None
     limits: dict[Person, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
 

@@ -30,6 +30,8 @@ Action = Literal[
     "read",
     "register",
     "describe",
+    "card",
+    "comment",
     "delete",
     "stage",
     "promote",
@@ -42,6 +44,9 @@ Action = Literal[
     "describe-policy",
     "set-policy",
     "people",
+    "adopt",
+    "restore",
+    "clean",
 ]
 
 #: Action: what it is, who may, and who may where policy says so.
@@ -49,6 +54,8 @@ MATRIX: dict[Action, tuple[str, tuple[Role, ...], tuple[Role, ...]]] = {
     "read": ("see versions, verdicts, policies, the audit", ROLES, ()),
     "register": ("register a version", ("data_scientist", "ml_engineer", "admin", "service"), ()),
     "describe": ("describe and tag models and versions", ROLES, ()),
+    "card": ("write the card of a model or a version", ("data_scientist", "ml_engineer", "admin", "service"), ()),
+    "comment": ("comment on versions", ROLES, ()),
     "delete": ("delete a version or a model", ("data_scientist", "ml_engineer", "admin", "service"), ()),
     "stage": ("bring to Staging, Development, Archived; alias `challenger`", ROLES, ()),
     "promote": ("make a version champion by hand, where policy allows it", ("ml_engineer", "admin", "service"), ()),
@@ -61,6 +68,9 @@ MATRIX: dict[Action, tuple[str, tuple[Role, ...], tuple[Role, ...]]] = {
     "describe-policy": ("pass on the policy of a model's description", ("service",), ()),
     "set-policy": ("set the policy of the house or of a model", ("admin",), ()),
     "people": ("add users and give them roles", ("admin",), ()),
+    "adopt": ("adopt what a plain MLflow server registered", ("admin",), ()),
+    "restore": ("bring back a deleted version or model", ("data_scientist", "ml_engineer", "admin", "service"), ()),
+    "clean": ("remove files of deleted versions after their time, and files that nobody needs", ("admin", "service"), ()),
 }
 
 

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 from windtunnel.errors import DescriptionError
 from windtunnel.names import check_model_name
 from windtunnel_mlflow.access import identity
-from windtunnel_mlflow.api import auditroutes, orderroutes, outboxroutes, policyroutes, web
+from windtunnel_mlflow.api import auditroutes, cardroutes, keepingroutes, orderroutes, outboxroutes, policyroutes, web
 from windtunnel_mlflow.ledger.checkpoints import Publisher
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.releases.orders import Orders
@@ -37,8 +37,10 @@ def create_api(service: Service, publisher: Publisher | None = None) -> Flask:
     api.register_blueprint(_blueprint(service, orders))
     api.register_blueprint(orderroutes.blueprint(orders))
     api.register_blueprint(policyroutes.blueprint(service))
+    api.register_blueprint(cardroutes.blueprint(service.store))
     api.register_blueprint(outboxroutes.blueprint(service.store))
     api.register_blueprint(auditroutes.blueprint(service.store, publisher))
+    api.register_blueprint(keepingroutes.blueprint(service))
     api.register_error_handler(Refusal, _refused)
     api.register_error_handler(MlflowException, _mlflow_error)
     api.register_error_handler(HTTPException, _http_error)

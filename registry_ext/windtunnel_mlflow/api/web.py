@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import request
 from mlflow.exceptions import MlflowException
@@ -12,6 +12,11 @@ from mlflow.server import auth
 
 from windtunnel_mlflow.access import identity
 from windtunnel_mlflow.refusal import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from windtunnel_mlflow.store import GovernedStore
 
 _MOST = 10_000
 
@@ -88,3 +93,30 @@ def may_edit_known(model: str) -> bool:
         return may_edit(model)
     except MlflowException:
         return identity.actor().trusted
+
+
+def readable() -> Callable[[str], bool]:
+    """Says of a model's name whether MLflow lets the user of the request read it; its grants are read once."""
+    actor = identity.actor()
+    if actor.trusted:
+        return lambda model: True
+    can_read: Callable[[str], bool] = auth._role_based_read_predicate(actor.name, "registered_model")
+    return can_read
+
+
+def need_read(model: str) -> None:
+    """Raises:
+    Refusal: MLflow does not let the user of the request read the model.
+    """
+    if not readable()(model):
+        raise Refusal("WT_ROLE", f"user {identity.actor().name!r} may not read model {model!r}")
+
+
+def need_edit(store: GovernedStore, model: str, action: str, number: int | None = None) -> None:
+    """Raises:
+    Refusal: MLflow does not let the user of the request change the model; it is in the audit as ``action``.
+    """
+    if not may_edit_known(model):
+        refusal = Refusal("WT_ROLE", f"user {identity.actor().name!r} may not change model {model!r}")
+        store.note_refusal(model, action, refusal.code, version=number)
+        raise refusal

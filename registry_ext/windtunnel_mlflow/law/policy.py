@@ -49,6 +49,7 @@ class Facts:
         approvals: what people said about this version, in any order.
         past: who was behind the version and who asks.
         lineage: origins that are known of it.
+        card: parts of its card that say something.
         parentless: it is the model's first version, so it has no parent to know.
         roles: of whoever asks by hand; None where nobody in particular asks, or the stack itself does.
         done: changes of champion that whoever asks has made of this model in the last 24 hours.
@@ -64,6 +65,7 @@ class Facts:
     approvals: tuple[Approval, ...] = ()
     past: Past = field(default_factory=Past)
     lineage: frozenset[str] = frozenset()
+    card: frozenset[str] = frozenset()
     parentless: bool = False
     roles: frozenset[str] | None = None
     done: int = 0
@@ -74,10 +76,11 @@ class Requirement:
     """One line of a decision.
 
     Attributes:
-        code: ``sealed``, ``evidence``, ``age``, ``approvals``, ``rejected``, ``lineage``, ``role`` or ``limit``.
+        code: ``sealed``, ``evidence``, ``age``, ``approvals``, ``rejected``, ``lineage``, ``card``, ``role`` or
+            ``limit``.
         met: whether it is there.
         text: what is there, or what is missing.
-        subject: kind of evidence, origin or role it is about.
+        subject: kind of evidence, origin, part of the card or role it is about.
     """
 
     code: str
@@ -136,7 +139,11 @@ def evidence_digest(model: str, version: int, facts: Facts) -> str:
 
 def needs_digest(needs: Needs) -> str:
     """Names exactly what was demanded when somebody approved."""
-    return canonical.digest(needs.model_dump(mode="json"))
+    plain = needs.model_dump(mode="json")
+    if not plain["card"]:
+        # Approvals of the time before cards stay what they are.
+        del plain["card"]
+    return canonical.digest(plain)
 
 
 def explain(policy: PolicyDocument, facts: Facts, now: float, to: Transition = "production") -> list[Requirement]:
@@ -152,6 +159,7 @@ def explain(policy: PolicyDocument, facts: Facts, now: float, to: Transition = "
         *_sealed(to, facts),
         *(line for kind, greatest in kinds(needs, to, facts).items() for line in _evidence(facts, kind, greatest, now)),
         *_lineage(needs, to, facts),
+        *_card(needs, facts),
         *_said(needs, facts, now),
         *_asking(needs, to, facts),
     ]
@@ -235,6 +243,12 @@ def _lineage(needs: Needs, to: Transition, facts: Facts) -> Iterable[Requirement
         yield Requirement(
             "lineage", met, f"its {origin} is known" if met else f"its {origin}, which is unknown", origin
         )
+
+
+def _card(needs: Needs, facts: Facts) -> Iterable[Requirement]:
+    for part in needs.card:
+        met = part in facts.card
+        yield Requirement("card", met, f"its card says: {part}" if met else f"a card that says: {part}", part)
 
 
 def _said(needs: Needs, facts: Facts, now: float) -> Iterable[Requirement]:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from windtunnel.registry.orders import BOLD
 from windtunnel_mlflow import records, tables
 from windtunnel_mlflow.access import identity, people
+from windtunnel_mlflow.cards import book
 from windtunnel_mlflow.law.approving import Approval, Past
 from windtunnel_mlflow.law.policy import Facts, Judged
 from windtunnel_mlflow.releases import candidates
@@ -50,6 +51,7 @@ def facts(
         approvals=_approvals(session, model, number, to),
         past=_past(found, orderers, asker),
         lineage=_lineage(found),
+        card=frozenset(book.in_force(session, model, number)),
         parentless=number == _first(session, model),
         roles=None if asker is None else people.roles_of(asker),
         done=0 if asker is None else _done(session, model, asker.name),

@@ -43,6 +43,7 @@ _KINDS = {
     "tag-version": "tags",
     "untag-model": "tags",
     "untag-version": "tags",
+    "set-card": "tags",
     "verdict": "verdict",
     "set-policy": "policy",
     "open-rollout": "rollout",

@@ -13,7 +13,7 @@ import sys
 
 from sqlalchemy import Connection, create_engine, text
 
-APPEND_ONLY = ("wt_audit",)
+APPEND_ONLY = ("wt_audit", "wt_comments")
 
 
 def separate(connection: Connection, role: str) -> None:

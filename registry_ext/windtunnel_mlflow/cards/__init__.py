@@ -1,0 +1,1 @@
+"""What people say of models and versions: cards, comments."""
