@@ -14,6 +14,8 @@ from windtunnel import canonical
 from windtunnel.errors import FencedError, IntegrityError, NotFoundError, RefusedError, RegistryError, UnavailableError
 from windtunnel.evidence import Verdict
 from windtunnel.registry.auditcalls import AuditCalls
+from windtunnel.registry.keepingcalls import KeepingCalls
+from windtunnel.registry.lineagecalls import LineageCalls
 from windtunnel.registry.ordercalls import OrderCalls
 from windtunnel.registry.policycalls import PolicyCalls
 from windtunnel.registry.records import (
@@ -33,7 +35,7 @@ SEAL_TIMEOUT = 600.0
 _CONNECT_RETRIES = 2
 
 
-class RegistryClient(AuditCalls, OrderCalls, PolicyCalls):
+class RegistryClient(AuditCalls, KeepingCalls, LineageCalls, OrderCalls, PolicyCalls):
     """A connection to one registry, usable from many threads.
 
     Args:

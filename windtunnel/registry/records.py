@@ -38,6 +38,8 @@ class VersionRecord(_Plain):
         recipe: as given at registration.
         status_reason: why a registration failed.
         semver_reason: why it has this semantic version.
+        adopted: of a version that a plain MLflow server had registered: ``by``, ``at``, ``source``, ``stage``,
+            ``aliases``, ``user``, ``created_at`` and ``formats``.
     """
 
     model: str
@@ -62,6 +64,7 @@ class VersionRecord(_Plain):
     status_reason: str | None = None
     semver_reason: str | None = None
     sealed_at: float | None = None
+    adopted: dict[str, Any] | None = None
 
     @property
     def ready(self) -> bool:

@@ -1,0 +1,87 @@
+"""``windtunnel registry adopt``: what plain MLflow registered comes under the law."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from windtunnel.cli import talk
+from windtunnel.cli.options import HomeOption, JsonOption, the_home
+
+if TYPE_CHECKING:
+    from windtunnel.registry.client import RegistryClient
+
+#: Seconds between questions while versions are being sealed.
+_PAUSE = 1.0
+
+
+def join(app: typer.Typer) -> None:
+    """Add them to the group."""
+    app.command("adopt")(adopt)
+
+
+def adopt(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Option(help="One model; every one unless told.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be taken over.")] = False,
+    pickle: Annotated[bool, typer.Option("--pickle", help="Their files may be pickles of usual libraries.")] = False,
+    trust: Annotated[
+        list[str] | None, typer.Option("--trust", help="A module whose names a pickle may hold; repeatable.")
+    ] = None,
+    json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Take over what plain MLflow registered in the registry's database.
+
+    Each version is read, looked through, sealed and signed as it is; a champion stays champion. What cannot be taken
+    over is listed with the reason, stays as it is in MLflow, and cannot be released. Asking again is harmless. Exit
+    code 0 when all is adopted, 1 when something is not.
+    """
+    from windtunnel.cli import person
+    from windtunnel.names import check_model_name
+
+    found = []
+    with person.connect(the_home(context, home)) as registry:
+        names = [one["model"] for one in registry.adoption()] if model is None else [check_model_name(model)]
+        for name in names:
+            found.append(_adopt(registry, name, dry_run=dry_run, pickle=pickle, trust=trust or []))
+            if not json:
+                _show(found[-1])
+    left = any(one["outcome"] == "refused" for each in found for one in each["versions"])
+    if json:
+        talk.data_json("windtunnel.registry-adopt/1", {"dry_run": dry_run, "models": found})
+    elif not found:
+        talk.data("nothing to adopt: every version was registered here")
+    if left:
+        raise SystemExit(talk.FAILED)
+
+
+def _adopt(registry: RegistryClient, model: str, *, dry_run: bool, **formats: Any) -> dict[str, Any]:
+    again = True
+    while True:
+        versions: list[dict[str, Any]] = []
+        after = 0
+        while True:
+            found = registry.adopt(model, dry_run=dry_run, again=again, after=after, **formats)
+            versions += found["versions"]
+            if found["next"] is None:
+                break
+            after = found["next"]
+        pending = sum(one["outcome"] == "pending" for one in versions)
+        if not pending:
+            return {**found, "versions": versions}
+        if again:
+            talk.say(f"{model}: {pending} versions are being read and sealed")
+        again = False
+        time.sleep(_PAUSE)
+
+
+def _show(found: dict[str, Any]) -> None:
+    for one in found["versions"]:
+        semver = f" ({one['semver']})" if one["semver"] else ""
+        why = f": {one['reason']}" if one["reason"] else ""
+        talk.data(f"{one['outcome']}  {found['model']} {one['version']}{semver}{why}")
+    who = f"champion {found['champion']}" if found["champion"] else "no champion"
+    talk.data(f"{found['model']}: {who}: {found['champion_reason']}")

@@ -1,0 +1,50 @@
+"""The client's methods for adopting, restoring and cleaning; part of ``RegistryClient``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
+
+
+class KeepingCalls(ABC):
+    """One method per endpoint."""
+
+    @abstractmethod
+    def _call(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
+        """One request; its JSON object."""
+
+    def adoption(self) -> list[dict[str, Any]]:
+        """Models with versions that plain MLflow registered: ``{"model", "versions": how many are not ours yet}``."""
+        return list(self._call("GET", "/adoption")["models"])
+
+    def adopt(
+        self,
+        model: str,
+        *,
+        dry_run: bool = False,
+        pickle: bool = False,
+        trust: Iterable[str] = (),
+        again: bool = True,
+        after: int = 0,
+    ) -> dict[str, Any]:
+        """Take over a page of a model's versions that plain MLflow registered, and at the last page its champion.
+
+        Args:
+            dry_run: only say what would be taken over.
+            pickle, trust: what the files may hold, as ``training.pickle`` and ``training.trust`` of a description.
+            again: give those another try that could not be sealed.
+            after: go on behind this version: ``next`` of the last answer.
+
+        Returns:
+            ``{"model", "versions": [{"version", "outcome", "reason", "semver"}], "next", "champion",
+            "champion_reason"}``; an outcome is ``adopted``, ``would-adopt``, ``pending`` (ask again, with ``again``
+            False) or ``refused``. ``next`` is None at the last page.
+
+        Raises:
+            RefusedError: WT_ROLE: it takes an administrator.
+        """
+        formats = {"pickle": pickle, "trust": list(trust)}
+        body = {"dry_run": dry_run, "formats": formats, "again": again, "after": after}
+        return self._call("POST", f"/models/{quote(model, safe='')}/adopt", json=body, timeout=120.0)
