@@ -13,8 +13,18 @@ from werkzeug.exceptions import HTTPException
 from windtunnel.errors import DescriptionError
 from windtunnel.names import check_model_name
 from windtunnel_mlflow.access import identity
-from windtunnel_mlflow.api import auditroutes, cardroutes, keepingroutes, orderroutes, outboxroutes, policyroutes, web
+from windtunnel_mlflow.api import (
+    auditroutes,
+    cardroutes,
+    keepingroutes,
+    lineageroutes,
+    orderroutes,
+    outboxroutes,
+    policyroutes,
+    web,
+)
 from windtunnel_mlflow.ledger.checkpoints import Publisher
+from windtunnel_mlflow.lineage.tracing import Tracing
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.releases.orders import Orders
 from windtunnel_mlflow.rows import PENDING
@@ -38,7 +48,9 @@ def create_api(service: Service, publisher: Publisher | None = None) -> Flask:
     api.register_blueprint(orderroutes.blueprint(orders))
     api.register_blueprint(policyroutes.blueprint(service))
     api.register_blueprint(cardroutes.blueprint(service.store))
+    api.register_blueprint(findroutes.blueprint(service.store))
     api.register_blueprint(outboxroutes.blueprint(service.store))
+    api.register_blueprint(lineageroutes.blueprint(Tracing(service.store)))
     api.register_blueprint(auditroutes.blueprint(service.store, publisher))
     api.register_blueprint(keepingroutes.blueprint(service))
     api.register_error_handler(Refusal, _refused)

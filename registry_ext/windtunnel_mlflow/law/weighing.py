@@ -16,6 +16,7 @@ from windtunnel_mlflow.access import identity, people
 from windtunnel_mlflow.cards import book
 from windtunnel_mlflow.law.approving import Approval, Past
 from windtunnel_mlflow.law.policy import Facts, Judged
+from windtunnel_mlflow.lineage import recording
 from windtunnel_mlflow.releases import candidates
 
 _A = tables.approvals
@@ -50,7 +51,7 @@ def facts(
         ordered=bool(orderers := _orderers(session, model, number)),
         approvals=_approvals(session, model, number, to),
         past=_past(found, orderers, asker),
-        lineage=_lineage(found),
+        lineage=_lineage(found) | recording.demanded(session, model, number),
         card=frozenset(book.in_force(session, model, number)),
         parentless=number == _first(session, model),
         roles=None if asker is None else people.roles_of(asker),
@@ -110,16 +111,13 @@ def _past(found: dict[str, Any], orderers: list[str], asker: identity.Actor | No
 
 
 def _lineage(found: dict[str, Any]) -> frozenset[str]:
+    """What is known beside the origins, which are kept by themselves."""
     recipe, described = found.get("recipe", {}), found.get("facts", {})
     known = {
-        "run": found.get("run_id"),
-        "data": recipe.get("data"),
-        "code": recipe.get("code"),
         "params": recipe.get("params") is not None,
         "features": recipe.get("features"),
         "signature": described.get("signature"),
         "parent": found.get("parent"),
-        "dag_run": recipe.get("dag_run_id"),
     }
     return frozenset(name for name, there in known.items() if there)
 

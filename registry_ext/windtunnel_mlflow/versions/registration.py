@@ -12,7 +12,9 @@ from windtunnel import canonical
 from windtunnel_mlflow import marks, records, rows, tables
 from windtunnel_mlflow.access import permission
 from windtunnel_mlflow.law import policybook
+from windtunnel_mlflow.lineage import recording
 from windtunnel_mlflow.refusal import Refusal
+from windtunnel_mlflow.replicas import tracking_store
 from windtunnel_mlflow.transactions import Change, ChangingStore
 from windtunnel_mlflow.versions import locations, semver
 from windtunnel_mlflow.versions.sealer import Sealer, read_facts
@@ -57,13 +59,16 @@ class Registering(ChangingStore):
             self.note_refusal(model, "register", refusal.code, detail={"source": source, "message": refusal.plain})
             raise
         run_id = run_id or None
-        trainer = _trainer(run_id)
+        run = run_of(run_id)
+        trainer = _trainer(run)
+        origins = recording.of_registration(recipe or {}, run_id, source, run)
         own_key, key = key, key or run_id or model_id
         with self.change(
             model, "register", correlation_id=correlation_id, source=source, run_id=run_id, cause=cause
         ) as change:
             session = change.session
             permission.need(change.actor, "register", "register a version")
+            tags = recording.without_copied(session, source, tags)
             marks.refuse_tags(tags)
             if self._get_registered_model(session, model).to_mlflow_entity([])._is_prompt():
                 raise Refusal("WT_PROMPT", f"{model!r} is a prompt and takes no model version")
@@ -94,6 +99,7 @@ class Registering(ChangingStore):
                     facts=facts,
                     run_id=run_id,
                     trainer=trainer,
+                    origins=origins,
                     model_id=model_id,
                     recipe=recipe or {},
                     wanted=wanted,
@@ -110,15 +116,13 @@ class Registering(ChangingStore):
 
     def _inspect(self, source: str, run_id: str | None, model_id: str | None) -> tuple[str, dict[str, Any]]:
         locations.destination()
-        from mlflow.server.handlers import _get_tracking_store
-
         repo = self._repo()
         location = locations.resolve(
             source,
             run_id,
             model_id,
-            tracking=_get_tracking_store(),
-            exists=lambda path: bool(_exists(repo, path)),
+            tracking=tracking_store(),
+            exists=lambda path: file_exists(repo, path),
             location_of=self.location,
         )
         if not location:
@@ -204,6 +208,7 @@ class Registering(ChangingStore):
                 created_at=time.time(),
             )
         )
+        recording.begin(session, model, number, given["origins"], given["recipe"], parent and int(parent["version"]))
         change.version = str(number)
         change.detail |= {"semver": assigned.semver, "semver_reason": assigned.reason, "key": given["key"]}
         return number
@@ -225,7 +230,8 @@ class Registering(ChangingStore):
         return None if newest is None else records.version(session, model, newest)
 
 
-def _exists(repo: Any, path: str) -> bool:
+def file_exists(repo: Any, path: str) -> bool:
+    """Whether there is such a file below the artifact root."""
     try:
         local = repo.get_local_path(path)
     except Exception:
@@ -236,15 +242,22 @@ def _exists(repo: Any, path: str) -> bool:
     return any(info.path.rpartition("/")[2] == name for info in repo.list_artifacts(folder))
 
 
-def _trainer(run_id: str | None) -> str | None:
-    """The run's user, as it is said now; whoever may edit the run could say otherwise later."""
+def run_of(run_id: str | None) -> Any:
+    """MLflow's run as it is now: it may be edited or deleted later. None where there is none."""
     if run_id is None:
         return None
     from mlflow.exceptions import MlflowException
-    from mlflow.server.handlers import _get_tracking_store
 
     try:
-        run = _get_tracking_store().get_run(run_id)
+        return tracking_store().get_run(run_id)
     except MlflowException:
         return None
-    return str(run.data.tags.get("mlflow.user") or run.info.user_id or "")[:256] or None
+
+
+def trainer_of(run_id: str | None) -> str | None:
+    """The run's user, as it is said now; whoever may edit the run could say otherwise later."""
+    return _trainer(run_of(run_id))
+
+
+def _trainer(run: Any) -> str | None:
+    return None if run is None else str(run.data.tags.get("mlflow.user") or run.info.user_id or "")[:256] or None

@@ -17,6 +17,7 @@ from windtunnel.safety import Allowance
 from windtunnel.safety.signature import signer
 from windtunnel_mlflow import rows, tables
 from windtunnel_mlflow.access import identity
+from windtunnel_mlflow.lineage import recording
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.transactions import Change, ChangingStore
 
@@ -45,8 +46,12 @@ class Sealing(ChangingStore):
         """What the description behind a version allows its files to hold. The service's word counts, a person's not."""
         with self.reading() as session:
             row = session.execute(
-                select(_V.c.recipe, _V.c.actor).where(_V.c.model == model, _V.c.version == version)
+                select(_V.c.recipe, _V.c.actor, _V.c.adopted).where(_V.c.model == model, _V.c.version == version)
             ).first()
+        if row is not None and row.adopted:
+            # Only administrators adopt, and they say what the old files may hold.
+            given = json.loads(row.adopted)["formats"]
+            return Allowance(given.get("pickle") is True, tuple(str(name) for name in given.get("trust") or ()))
         told = json.loads(row.recipe).get("formats") if row is not None and row.recipe else None
         if not isinstance(told, dict) or row is None or row.actor not in (identity.SERVICE_USER, "admin"):
             return Allowance()
@@ -98,6 +103,7 @@ class Sealing(ChangingStore):
                 )
             )
             rows.set_status(change.session, model, version, rows.READY, None)
+            recording.sealed(change.session, model, version, {path: told[0] for path, told in found.files.items()})
             change.detail |= {"digest": found.content, "files": len(found.files), "bytes": found.size}
             if found.signature is not None:
                 change.detail["signed_by"] = signer(found.signature)
@@ -115,7 +121,9 @@ class Sealing(ChangingStore):
                 .where(_V.c.model == model, _V.c.version == version)
                 .values(status=rows.FAILED, status_reason=reason, location=None)
             )
-            rows.set_status(change.session, model, version, rows.FAILED, reason[:500])
+            if row.adopted is None:
+                # What plain MLflow registered stays readable there as it was; nothing here lets it fly.
+                rows.set_status(change.session, model, version, rows.FAILED, reason[:500])
             _keep(change, scan)
 
     def _pending(self, change: Change, model: str, version: int) -> Any:
