@@ -1,15 +1,17 @@
-"""Fixtures for every room: a real stack, shared by the session; and resuming for the long tests."""
+"""Fixtures for every room: a real stack, shared by the session; a real browser; and resuming for the long tests."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +19,39 @@ if TYPE_CHECKING:
     from windtunnel.stack.stack import Stack
 
 ROOT = Path(__file__).parent.parent
+
+
+#: A quiet browser, on a machine where the tests are root.
+QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def airflow_window() -> Callable[[str, str], AbstractContextManager[Any]]:
+    """(Airflow's URL, password of ``admin``) -> a browser window in which ``admin`` is logged in."""
+    browser = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+
+    @contextmanager
+    def logged_in(url: str, password: str) -> Iterator[Any]:
+        from playwright.sync_api import sync_playwright
+
+        with sync_playwright() as play:
+            opened = play.chromium.launch(executable_path=browser, args=list(QUIET))
+            window = opened.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
+            window.set_default_timeout(60_000)
+            window.goto(url)
+            window.locator("input[name=username]").fill("admin")
+            window.locator("input[name=password]").fill(password)
+            window.locator("button[type=submit]").click()
+            window.wait_for_url(re.compile(r"^(?!.*/auth/).*$"))
+            yield window
+            opened.close()
+
+    return logged_in
 
 
 @pytest.fixture(scope="session")

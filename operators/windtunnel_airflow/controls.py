@@ -40,11 +40,12 @@ class _Control(BaseOperator):
 
     Args:
         model, order, reason: templated.
-        scope, owner: of ``freeze`` and ``thaw``: ``model``, ``owner`` or ``all``, and whose; templated.
+        scope, whose: of ``freeze`` and ``thaw``: ``model``, ``owner`` or ``all``, and whose; templated. (``owner`` is
+            every operator's own, and no template.)
         windtunnel_conn_id: connection to the MLflow server with the governed registry.
     """
 
-    template_fields: Sequence[str] = ("windtunnel_conn_id", "model", "order", "reason", "scope", "owner")
+    template_fields: Sequence[str] = ("windtunnel_conn_id", "model", "order", "reason", "scope", "whose")
     ui_color = "#f3d9dc"
 
     def __init__(
@@ -54,7 +55,7 @@ class _Control(BaseOperator):
         order: str,
         reason: str,
         scope: str = "model",
-        owner: str = "",
+        whose: str = "",
         windtunnel_conn_id: str = WindtunnelHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
@@ -63,7 +64,7 @@ class _Control(BaseOperator):
         self.order = order
         self.reason = reason
         self.scope = scope
-        self.owner = owner
+        self.whose = whose
         self.windtunnel_conn_id = windtunnel_conn_id
 
     @property
@@ -93,7 +94,7 @@ class _Control(BaseOperator):
         """
         if self.scope not in SCOPES:
             raise AirflowFailException(f"the scope is {self.scope!r}; expected one of {', '.join(SCOPES)}")
-        target = {"all": "", "owner": self.owner, "model": self.model}[self.scope].strip()
+        target = {"all": "", "owner": self.whose, "model": self.model}[self.scope].strip()
         if self.scope != "all" and not target:
             raise AirflowFailException(f"{self.order} of scope {self.scope} needs the {self.scope}: fill it in")
         return target
@@ -369,7 +370,7 @@ def control_dag(*, windtunnel_conn_id: str = WindtunnelHook.default_conn_name, *
             "order": "{{ params.order }}",
             "reason": "{{ params.reason }}",
             "scope": "{{ params.scope }}",
-            "owner": "{{ params.owner or '' }}",
+            "whose": "{{ params.owner or '' }}",
             "windtunnel_conn_id": windtunnel_conn_id,
         }
         choose = ChooseControlOperator(task_id="choose", direct="order", asked="evidence", **given)

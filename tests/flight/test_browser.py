@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +16,14 @@ from windtunnel_examples.visits.demo.airflow_api import AirflowApi
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
 
-BROWSER = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
 KEPT = Path(__file__).parents[2] / "docs" / "images"
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 @pytest.fixture(scope="module")
-def page(flight: Any) -> Iterator[Any]:
+def page(flight: Any, airflow_window: Callable[[str, str], AbstractContextManager[Any]]) -> Iterator[Any]:
     """A browser window in which ``admin`` is logged in to Airflow."""
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=BROWSER, args=list(QUIET))
-        window = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
-        window.set_default_timeout(60_000)
-        window.goto(flight.urls["airflow"])
-        window.locator("input[name=username]").fill("admin")
-        window.locator("input[name=password]").fill(flight.secret("airflow-admin"))
-        window.locator("button[type=submit]").click()
-        window.wait_for_url(re.compile(r"^(?!.*/auth/).*$"))
+    with airflow_window(flight.urls["airflow"], flight.secret("airflow-admin")) as window:
         yield window
-        browser.close()
 
 
 def keep(window: Any, name: str, tmp_path: Path) -> None:

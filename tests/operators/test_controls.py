@@ -114,25 +114,25 @@ def test_a_freeze_bears_the_name_of_who_triggered_it_and_is_lifted_by_an_answer(
     flown: Any, scope: str, owner: str, target: str
 ) -> None:
     """DEMAND ROL-6, ROL-8: set by whoever triggered it, as claimed; lifted only by what a person answered."""
-    freeze, registry = flown(OrderOperator, "freeze", scope=scope, owner=owner)
+    freeze, registry = flown(OrderOperator, "freeze", scope=scope, whose=owner)
     frozen = freeze.execute(context())
     assert (frozen["scope"], frozen["target"], frozen["by"], frozen["claimed"]) == (scope, target, "airflow:ann", True)
     assert freeze.execute(context())["id"] == frozen["id"], "tried again: the same freeze"
     with pytest.raises(AirflowFailException, match="nobody"):
         freeze.execute(context(None))
 
-    asked = flown(EvidenceOperator, "thaw", registry=registry, scope=scope, owner=owner)[0].execute(context())
+    asked = flown(EvidenceOperator, "thaw", registry=registry, scope=scope, whose=owner)[0].execute(context())
     assert asked["subject"] == thaw_question(registry.frozen[0]) and frozen["id"] in asked["subject"]
     assert "because" in asked["body"] and registry.frozen[0].sentence in asked["body"]
     with pytest.raises(AirflowFailException, match="only after a person's answer"):
-        flown(OrderOperator, "thaw", registry=registry, scope=scope, owner=owner)[0].execute(context())
-    thaw, _ = flown(OrderOperator, "thaw", registry=registry, scope=scope, owner=owner, asked=asked)
+        flown(OrderOperator, "thaw", registry=registry, scope=scope, whose=owner)[0].execute(context())
+    thaw, _ = flown(OrderOperator, "thaw", registry=registry, scope=scope, whose=owner, asked=asked)
     assert thaw.execute(context())["lifted_by"] == "airflow:ann"
     thaw.execute(context())  # tried again: it is lifted already
     (given,) = registry.given
     assert given["answer"]["task_id"] == "approve" and given["thaw"] == frozen["id"]
     with pytest.raises(AirflowFailException, match="no such freeze stands"):
-        flown(EvidenceOperator, "thaw", registry=registry, scope=scope, owner=owner)[0].execute(context())
+        flown(EvidenceOperator, "thaw", registry=registry, scope=scope, whose=owner)[0].execute(context())
 
 
 def test_a_first_release_that_is_watched_takes_orders(flown: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -109,6 +110,31 @@ def test_a_pause_bears_the_name_of_who_triggered_it(
     assert until(lambda: ended(airflow, run_id)) == "success"
     (order,) = service.rollout(rollout.id).orders
     assert (order.kind, order.by, order.claimed, order.reason) == ("pause", "airflow:admin", True, "call centre")
+
+
+def test_a_pause_by_the_button_on_the_models_page(
+    stack: Stack, service: RegistryClient, rollout: Any, airflow_window: Any, tmp_path: Path
+) -> None:
+    """In a real browser, inside Airflow's own page."""
+    url = StackFile.read(stack.home).urls["airflow"]
+    with airflow_window(url, read_secret(stack.home, "airflow-admin")) as window:
+        window.goto(f"{url}/plugin/windtunnel-models")
+        row = window.frame_locator("iframe").get_by_role("row").filter(has_text=rollout.model)
+        offered = [button.inner_text() for button in row.get_by_role("button").all()] if row.count() else []
+        row.get_by_role("button", name="pause").click()
+        asked = window.frame_locator("iframe").get_by_role("dialog")
+        asked.get_by_role("button", name="Order").click()
+        assert asked.is_visible(), "no order without a reason"
+        asked.get_by_label("Reason").fill("the call centre <b>rings</b>")
+        asked.get_by_role("button", name="Order").click()
+        follow = asked.get_by_role("link", name="Follow it in Airflow")
+        follow.wait_for()
+        window.screenshot(path=tmp_path / "ordered.png")
+        follow.click()
+        window.wait_for_url(re.compile(rf".*/dags/{re.escape(CONTROL)}/runs/.*"))
+    assert not offered or {"pause", "skip", "promote", "abort", "freeze"} == set(offered)
+    (order,) = until(lambda: service.rollout(rollout.id).orders)
+    assert (order.kind, order.by, order.reason) == ("pause", "airflow:admin", "the call centre <b>rings</b>")
 
 
 @pytest.mark.parametrize("answer", ["Approve", "Reject"])
