@@ -16,6 +16,8 @@ from windtunnel_mlflow.access import identity
 from windtunnel_mlflow.api import (
     auditroutes,
     cardroutes,
+    exchangeroutes,
+    findroutes,
     keepingroutes,
     lineageroutes,
     orderroutes,
@@ -53,6 +55,7 @@ def create_api(service: Service, publisher: Publisher | None = None) -> Flask:
     api.register_blueprint(lineageroutes.blueprint(Tracing(service.store)))
     api.register_blueprint(auditroutes.blueprint(service.store, publisher))
     api.register_blueprint(keepingroutes.blueprint(service))
+    api.register_blueprint(exchangeroutes.blueprint(service.store, publisher))
     api.register_error_handler(Refusal, _refused)
     api.register_error_handler(MlflowException, _mlflow_error)
     api.register_error_handler(HTTPException, _http_error)
