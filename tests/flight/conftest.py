@@ -28,11 +28,14 @@ from windtunnel.stackfile import StackFile, read_secret
 ROOT = Path(__file__).parents[2]
 FLIGHT_LIMIT_S = 1500
 
-#: Rooms whose tests wait for no clock, server or process, so that neither they nor the flight mind each other.
+#: Rooms whose tests wait for no clock or process of others, so that neither they nor the flight mind each other.
 MEANWHILE = (
     "data", "evaluation", "evidence", "hands", "monitoring", "plugins", "registry", "registry_ext", "rehearsal",
     "rollout", "safety", "spec", "stats",
 )  # fmt: skip
+
+#: Of these also the tests with a real server: it has a home and a port of its own, and mostly waits, as the flight does.
+OWN_SERVER = ("registry_ext",)
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ _DEPARTED: pytest.StashKey[Departed] = pytest.StashKey()
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The rooms for meanwhile, the flight's tests, all others; each in its own order. Without a flight as it was."""
     if any(_flies(item) for item in items):
-        items.sort(key=lambda item: 0 if _room(item) in MEANWHILE and _light(item) else 1 if _flies(item) else 2)
+        items.sort(key=lambda item: 0 if _meanwhile(item) else 1 if _flies(item) else 2)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -154,8 +157,11 @@ def _flies(item: pytest.Item) -> bool:
     return "flight" in getattr(item, "fixturenames", ()) and _room(item) == "flight"
 
 
-def _light(item: pytest.Item) -> bool:
-    return not any(item.get_closest_marker(name) for name in ("real", "stack"))
+def _meanwhile(item: pytest.Item) -> bool:
+    room = _room(item)
+    if room not in MEANWHILE or item.get_closest_marker("stack"):
+        return False
+    return room in OWN_SERVER or not item.get_closest_marker("real")
 
 
 @pytest.fixture(scope="session")
