@@ -34,7 +34,7 @@ MEANWHILE = (
     "rollout", "safety", "spec", "stats",
 )  # fmt: skip
 
-#: Of these also the tests with a real server: it has a home and a port of its own, and mostly waits, as the flight does.
+#: Of these also the tests with a real server: its home and port are its own, and it mostly waits, as the flight does.
 OWN_SERVER = ("registry_ext",)
 
 
