@@ -57,9 +57,17 @@ def test_every_refusal_is_listed() -> None:
 def test_every_endpoint_is_listed() -> None:
     # Read, not imported: importing MLflow's server takes longer than all these tests together.
     folder = ROOT / "registry_ext" / "windtunnel_mlflow" / "api"
-    names = ("routes.py", "orderroutes.py", "outboxroutes.py", "auditroutes.py")
+    names = (
+        "routes.py",
+        "orderroutes.py",
+        "lineageroutes.py",
+        "outboxroutes.py",
+        "auditroutes.py",
+        "cardroutes.py",
+        "findroutes.py",
+    )
     source = "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
-    short = {"model": "M", "number": "N", "identifier": "ID"}
+    short = {"model": "M", "number": "N", "which": "V", "identifier": "ID"}
     real = {
         (method.upper(), re.sub(r"<(?:\w+:)?(\w+)>", lambda found: short[found[1]], rule))
         for method, rule in re.findall(r'@api\.(get|post|put|patch|delete)\("([^"]+)"\)', source)

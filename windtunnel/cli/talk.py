@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -40,6 +41,11 @@ def data(text: str) -> None:
 def data_json(schema: str, plain: dict[str, Any]) -> None:
     """Data for machines; ``schema`` names its form and version, as in ``windtunnel.status/1``."""
     data(json.dumps({"schema": schema, **plain}, indent=2, default=str))
+
+
+def moment(at: float) -> str:
+    """Seconds since the epoch as people read them, UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 
 def coloured(word: str, stream: Any = None) -> str:

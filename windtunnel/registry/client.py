@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +16,8 @@ from windtunnel import canonical
 from windtunnel.errors import FencedError, IntegrityError, NotFoundError, RefusedError, RegistryError, UnavailableError
 from windtunnel.evidence import Verdict
 from windtunnel.registry.auditcalls import AuditCalls
+from windtunnel.registry.exchangecalls import ExchangeCalls
+from windtunnel.registry.findcalls import FindCalls
 from windtunnel.registry.keepingcalls import KeepingCalls
 from windtunnel.registry.lineagecalls import LineageCalls
 from windtunnel.registry.ordercalls import OrderCalls
@@ -35,7 +39,7 @@ SEAL_TIMEOUT = 600.0
 _CONNECT_RETRIES = 2
 
 
-class RegistryClient(AuditCalls, KeepingCalls, LineageCalls, OrderCalls, PolicyCalls):
+class RegistryClient(AuditCalls, ExchangeCalls, FindCalls, KeepingCalls, LineageCalls, OrderCalls, PolicyCalls):
     """A connection to one registry, usable from many threads.
 
     Args:
@@ -326,6 +330,19 @@ class RegistryClient(AuditCalls, KeepingCalls, LineageCalls, OrderCalls, PolicyC
                 )
             return found
         raise _error(response, f"{method} {path}")
+
+    @contextmanager
+    def _stream(self, method: str, path: str, **kwargs: Any) -> Iterator[Iterator[bytes]]:
+        try:
+            with self._http.stream(method, self.url + path, **kwargs) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _error(response, f"{method} {path}")
+                yield response.iter_bytes(1 << 20)
+        except httpx.HTTPError as error:
+            raise UnavailableError(
+                f"{method} {path} at {self.url} broke off: {error}", hint="is the MLflow server up? Then do it again"
+            ) from error
 
 
 def _error(response: httpx.Response, what: str) -> Exception:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from windtunnel.errors import DescriptionError
 from windtunnel.spec import mistakes
 from windtunnel.spec.base import Part
+from windtunnel.spec.card import Card
 from windtunnel.spec.mistakes import InvalidDescription, Mistake
 from windtunnel.spec.model import Model
 from windtunnel.spec.policy import PolicyDocument
@@ -74,6 +75,20 @@ def load_policy(path: str | Path) -> PolicyDocument:
         raise DescriptionError(
             f"{path} describes a model",
             hint="a policy has keys such as production: and first:; docs/reference/policy.md",
+        )
+    return found
+
+
+def load_card(path: str | Path) -> Card:
+    """The card of a model in a YAML file, with ``card:`` above it or without.
+
+    Raises:
+        DescriptionError: as ``load_model``.
+    """
+    found = load_part(Card, path, "card")
+    if found is None:
+        raise DescriptionError(
+            f"{path} describes a model", hint="a card has keys such as purpose: and risk:; docs/reference/card.md"
         )
     return found
 
