@@ -3,14 +3,19 @@ run, and says whom a data set has touched."""
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from windtunnel.cli.app import app
 from windtunnel.errors import NotFoundError, RegistryError
 from windtunnel.registry.lineage import Lineage
+from windtunnel.stackfile import read_secret
 
 pytestmark = pytest.mark.real
 
@@ -80,7 +85,7 @@ def test_back_forward_and_as_of(service: Any, admin: Any, hands: Any, helpers: A
 
     was = service.lineage(model, "champion", direction="forward", as_of=then)
     assert was.version == first.version and by_kind(was)["version"] == [f"{model}/1"]
-    assert [node.label for node in was.nodes if node.kind == "champion"] == ["champion"]
+    assert [node.label for node in was.nodes if node.kind == "champion"] == ["now"]
     now = service.lineage(model)
     assert now.version == second.version and {-1, 0, 1} <= {node.depth for node in now.nodes}
     with pytest.raises(NotFoundError):
@@ -154,3 +159,32 @@ def test_nobody_reads_it_without_a_credential(registry_server: Any) -> None:
     with httpx.Client(base_url=registry_server.url, trust_env=False) as http:
         for path in ("/models/m/versions/1/lineage", "/lineage/impact?of=x"):
             assert http.get(f"/api/windtunnel/v1{path}").status_code == 401
+
+
+def test_the_command(
+    registry_server: Any, service: Any, hands: Any, helpers: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WINDTUNNEL_REGISTRY_URL", registry_server.url)
+    monkeypatch.setenv("WINDTUNNEL_USERNAME", "service")
+    monkeypatch.setenv("WINDTUNNEL_PASSWORD", read_secret(registry_server.home, "mlflow-service"))
+    model, data = hands.model(), f"sha256:{uuid.uuid4().hex * 2}"
+    record = helpers.crown(service, hands, model, data=data)
+
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(app, ["lineage", *words])
+
+    told = run(model)
+    assert told.exit_code == 0 and f"data: {data}" in told.stdout and "champion: now" in told.stdout
+    plain = json.loads(run(f"{model}@{record.semver}", "--backward", "--json").stdout)
+    assert plain["schema"] == "windtunnel.lineage/1" and plain["root"] == f"version:{model}/1"
+    assert {node["depth"] for node in plain["nodes"]} == {0, -1}
+    touched = run("--impact", data)
+    assert touched.exit_code == 0 and f"champions now: {model} 1" in touched.output
+    assert json.loads(run("--impact", data, "--json").stdout)["total"] == 1
+    assert run(model, "--graph", "-").stdout.startswith("flowchart LR")
+    for name, begins in (("a.html", "<!doctype html>"), ("a.svg", "<svg"), ("a.mmd", "flowchart")):
+        assert run(model, "--graph", str(tmp_path / name)).exit_code == 0
+        assert (tmp_path / name).read_text(encoding="utf-8").startswith(begins)
+    for wrong in ((), (model, "--impact", data), (model, "--graph", "a.png"), (model, "--as-of", "then")):
+        assert run(*wrong).exit_code == 2, wrong
+    assert isinstance(run(f"{model}@7").exception, NotFoundError)

@@ -16,6 +16,7 @@ from windtunnel.cli import (
     doctor,
     down,
     guard,
+    lineage,
     logs,
     registry,
     rehearse,
@@ -59,7 +60,7 @@ def _common(
     context.obj = home
 
 
-for module in (up, down, status, logs, doctor, uninstall, setup_serving, demo, check, schema, guard, rehearse):
+for module in (up, down, status, logs, doctor, uninstall, setup_serving, demo, check, schema, guard, rehearse, lineage):
     app.command(name=module.NAME)(module.command)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(registry.app, name="registry")

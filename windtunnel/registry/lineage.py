@@ -109,4 +109,5 @@ class Impact:
     def from_dict(cls, plain: dict[str, Any]) -> Self:
         """From the server's JSON."""
         known = {f.name for f in fields(cls)}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items() if k in known})
+        kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items() if k in known}
+        return cls(**kept)

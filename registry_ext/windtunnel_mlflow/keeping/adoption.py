@@ -30,12 +30,13 @@ from windtunnel_mlflow import records, rows, tables
 from windtunnel_mlflow.access import permission
 from windtunnel_mlflow.keeping.claims import Claim, claim
 from windtunnel_mlflow.law import policybook
+from windtunnel_mlflow.lineage import recording
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.replicas import tracking_store
 from windtunnel_mlflow.service import Service
 from windtunnel_mlflow.transactions import Change
 from windtunnel_mlflow.versions import locations, semver
-from windtunnel_mlflow.versions.registration import file_exists, trainer_of
+from windtunnel_mlflow.versions.registration import file_exists, run_of, trainer_of
 from windtunnel_mlflow.versions.sealer import read_facts
 
 #: Versions in one request, so that an answer comes in time.
@@ -252,6 +253,8 @@ class Adoption:
                     adopted=mark,
                 )
             )
+            origins = recording.of_registration({}, row.run_id, row.source or place, run_of(row.run_id))
+            recording.begin(session, model, row.version, origins, {}, parent)
             change.detail |= {"semver": assigned.semver, "semver_reason": assigned.reason, "location": place}
 
     def _champion(self, model: str, *, dry_run: bool) -> tuple[str | None, str]:

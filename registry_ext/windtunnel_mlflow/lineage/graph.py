@@ -155,7 +155,7 @@ class Graph:
             until = row.until if self._by_then(row.until) else None
             node = Node(CHAMPION, str(row.id))
             self.told[node] = {
-                "label": "champion" if until is None else "was champion",
+                "label": "now" if until is None else "formerly",
                 "at": row.since, "until": until, "actor": row.actor, "reason": row.reason, "policy": row.policy,
                 "model": row.model, "version": str(row.version),
             }  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersionTag
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from windtunnel_mlflow import tables
@@ -46,10 +46,20 @@ def begin(
     """Write down what a new version was made of, and show it on MLflow's pages."""
     found = list(found)
     _keep(session, model, version, found)
-    # Clients cannot change these tags (``marks``).
+    # Clients cannot change these tags (``marks``); a plain registry that is taken over may have had them.
+    shown = origins.tags(found, recipe, parent)
+    table = SqlModelVersionTag
+    session.execute(
+        delete(table).where(
+            table.workspace == DEFAULT_WORKSPACE_NAME,
+            table.name == model,
+            table.version == version,
+            table.key.in_(sorted(shown)),
+        )
+    )
     session.add_all(
         SqlModelVersionTag(workspace=DEFAULT_WORKSPACE_NAME, name=model, version=version, key=key, value=value)
-        for key, value in origins.tags(found, recipe, parent).items()
+        for key, value in shown.items()
     )
     session.flush()
 

@@ -3,7 +3,8 @@
 Lineage has no circle, by construction: an edge into a version is written in the transaction that creates the version
 (or seals it) and names things that are there already; its parent, and the version it copies, have been registered
 before it, and no edge between versions is ever written or changed later. So every path between versions follows the
-order of registration, and a walk ends without looking for circles. It still enters nothing twice.
+order of registration. Of a plain registry that was taken over we have only its word (a model deleted and made again
+under old numbers can make it say anything), so a walk still enters nothing twice.
 """
 
 from __future__ import annotations
