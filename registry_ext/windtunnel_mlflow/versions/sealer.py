@@ -7,7 +7,6 @@ writes. What was PENDING when the server died is sealed again at the next start.
 from __future__ import annotations
 
 import logging
-import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from windtunnel.safety import Allowance, Report, scan
 from windtunnel.safety.keys import KeyRing
 from windtunnel.safety.scan import RULES
 from windtunnel_mlflow.access import identity
+from windtunnel_mlflow.versions import scratch
 from windtunnel_mlflow.versions.locations import MLMODEL
 
 _logger = logging.getLogger(__name__)
@@ -50,9 +50,9 @@ def describe(mlmodel: str) -> dict[str, Any]:
 def read_facts(repo: Any, location: str) -> dict[str, Any]:
     """``describe`` for a location; empty when there is no readable ``MLmodel`` yet (the seal will say so)."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch.folder("facts") as folder:
             local = repo.get_local_path(f"{location}/{MLMODEL}") or repo.download_artifacts(
-                f"{location}/{MLMODEL}", folder
+                f"{location}/{MLMODEL}", str(folder)
             )
             return describe(Path(local).read_text(encoding="utf-8"))
     except Exception:
@@ -104,7 +104,8 @@ class Sealer:
             self._running.pop(key, None)
 
     def resume(self) -> int:
-        """Seal everything a former process left pending; how many."""
+        """Seal everything a former process left pending; how many. What it left in temporary folders goes."""
+        scratch.sweep()
         self._first_key()
         pending = self._store.pending_seals()
         for model, version in pending:
@@ -160,7 +161,7 @@ class Sealer:
         self._store.fail_seal(model, version, reason, verdict)
 
     def _read(self, location: str, allowance: Allowance) -> tuple[manifest.Manifest, Report]:
-        with tempfile.TemporaryDirectory(prefix="windtunnel-seal-") as folder:
+        with scratch.folder("seal") as folder:
             try:
                 local = self._repo.get_local_path(location)
             except Exception as error:
@@ -169,7 +170,7 @@ class Sealer:
                     hint="log the model before registering it, then register again with the same key",
                 ) from error
             # A remote store is read once into a private copy; a local one is read in place.
-            root = Path(local or self._repo.download_artifacts(location, folder))
+            root = Path(local or self._repo.download_artifacts(location, str(folder)))
             found = manifest.build(root)
             if MLMODEL not in found.files:
                 raise IntegrityError(

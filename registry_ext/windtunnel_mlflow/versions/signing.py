@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from windtunnel.evidence.manifest import Manifest
 from windtunnel.safety.keys import KeyRing
 from windtunnel.safety.signature import OURS
+from windtunnel_mlflow.versions import scratch
 
 
 def sign(found: Manifest, model: str, ring: KeyRing) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def sign(found: Manifest, model: str, ring: KeyRing) -> dict[str, Any]:
     payload = signing.Payload(described.Manifest(model, items, how))
     # Other fields of the predicate are free, and other verifiers leave them alone.
     payload.statement.pb.predicate.update({OURS: {"model": model, "content": found.content}})
-    with tempfile.TemporaryDirectory(prefix="windtunnel-sign-") as folder:
-        written = Path(folder) / "model.sig"
+    with scratch.folder("sign") as folder:
+        written = folder / "model.sig"
         sign_ec_key.Signer(ring.private).sign(payload).write(written)
         return dict(json.loads(written.read_text(encoding="utf-8")))
