@@ -7,12 +7,18 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from windtunnel.cli import person as credential
+from windtunnel.cli.app import app
 from windtunnel.errors import NotFoundError, RefusedError, RegistryError
 from windtunnel.registry.client import RegistryClient
+from windtunnel.spec import Model
+from windtunnel.stackfile import read_secret
 
 pytestmark = pytest.mark.real
 
@@ -83,6 +89,22 @@ def test_a_card_is_kept_in_every_version_and_shown_by_mlflow(
 
 def _registered(hands: Any, model: str) -> dict[str, Any]:
     return dict(hands.call("GET", "/registered-models/get", params={"name": model})["registered_model"])
+
+
+def test_a_descriptions_card_is_passed_on_once(hands: Any, service: RegistryClient) -> None:
+    model = hands.model()
+
+    def described(**more: Any) -> Model:
+        data = {"source": "s", "time": "t", "target": "y", "features": ["x"]}
+        plain = {"name": model, "owner": "sea-team", "data": data, "training": {"entry_point": "a.b:c"}}
+        return Model.model_validate({**plain, **more})
+
+    service.pass_on_card(described(description="Tides"))
+    assert service.card(model)["card"] == {"purpose": "Tides", "owner": "sea-team"}
+    service.pass_on_card(described(description="Tides"))
+    service.pass_on_card(described(description="Tides", card={"purpose": "Tides at noon", "risk": "low"}))
+    assert service.card(model)["card"] == {"purpose": "Tides at noon", "risk": "low", "owner": "sea-team"}
+    assert [one.number for one in service.card_history(model)] == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -236,3 +258,45 @@ def test_compare(shelf: dict[str, Any], admin: RegistryClient) -> None:
     assert told["environment"]["known"] is False
     with pytest.raises(NotFoundError):
         admin.compare(shelf["model"], 1, 99)
+
+
+def test_the_commands(
+    shelf: dict[str, Any], registry_server: Any, person: tuple[str, str], monkeypatch: Any, tmp_path: Path
+) -> None:
+    """What a person sees, as ada, who may read and not change."""
+    monkeypatch.setenv(credential.ENV_URL, registry_server.url)
+    monkeypatch.setenv(credential.ENV_USER, person[0])
+    monkeypatch.setenv(credential.ENV_PASSWORD, person[1])
+    model = shelf["model"]
+
+    def run(*words: str, expected: int = 0) -> str:
+        done = CliRunner().invoke(app, ["--home", str(tmp_path), "registry", *words])
+        assert done.exit_code == expected, (words, done.output, done.exception)
+        return f"{done.output}{getattr(done.exception, 'message', '')}"
+
+    assert model in run("list")
+    assert "champion: 1" in run("show", model)
+    run("comment", model, "2", "not before the storm")
+    shown = run("show", model, "2")
+    assert "ada: not before the storm" in shown
+    assert "missing for production: a PASS verdict of kind evaluation" in shown
+    plain = json.loads(run("show", model, "1", "--json"))
+    assert (plain["schema"], plain["champion"], plain["stage"]) == ("windtunnel.registry-show/1", True, "Production")
+    table = run(
+        "search", f"tag.shelf = '{shelf['mark']}' and metric.rmse < 9", "--order-by", "metric.rmse", "--limit", "1"
+    )
+    assert model in table
+    assert "--cursor " in table
+    assert "rmse (run): - -> 1.5; significance not known" in run("compare", model, "1", "2")
+    assert "at character 1: there is no field 'nmae'" in run("search", "nmae = 'x'", expected=1)
+    file = tmp_path / "card.yaml"
+    file.write_text("purpose: tides\nrisks: low\n", encoding="utf-8")
+    assert "card.yaml:2: risks: unknown key" in run("card", "set", model, str(file), "--reason", "x", expected=1)
+    file.write_text("card:\n  purpose: tides\n", encoding="utf-8")
+    assert "may not change model" in run("card", "set", model, str(file), "--reason", "x", expected=1)
+    monkeypatch.setenv(credential.ENV_USER, "admin")
+    monkeypatch.setenv(credential.ENV_PASSWORD, read_secret(registry_server.home, "mlflow-admin"))
+    assert "purpose: tides" in run("card", "set", model, str(file), "--reason", "why not", "--version", "2")
+    assert "purpose: tides" in run("card", "show", model, "--version", "2")
+    assert "why not" in run("card", "history", model, "--version", "2")
+    assert json.loads(run("card", "show", model, "--version", "2", "--json"))["card"]["purpose"] == "tides"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from windtunnel.registry.found import CardVersion, CommentRecord, FoundPage, FoundVersion
+from windtunnel.spec.card import FROM_DESCRIPTION, of_description
+
+if TYPE_CHECKING:
+    from windtunnel.spec.model import Model
 
 
 class FindCalls(ABC):
@@ -31,6 +35,13 @@ class FindCalls(ABC):
         The user ``service`` sets what the model's description says; what people set lies over it.
         """
         return self._call("PUT", _card(model, version), json={"card": dict(card), "reason": reason})
+
+    def pass_on_card(self, description: Model) -> None:
+        """Set what a model's description says, where that is new; as the stack's own user."""
+        said = of_description(description)
+        kept = self.card(description.name)["layers"]["description"]
+        if said != (kept["card"] if kept else {}):
+            self.set_card(description.name, said, FROM_DESCRIPTION)
 
     def card_history(self, model: str, version: str | int | None = None, *, limit: int = 100) -> list[CardVersion]:
         """Every card that was set, newest first; of a version its own and the model's."""

@@ -10,7 +10,7 @@ from typing import Any
 from windtunnel.errors import IntegrityError
 from windtunnel.events import Event
 from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
-from windtunnel_airflow.links import MlflowRunLink, ModelVersionLink
+from windtunnel_airflow.links import MlflowRunLink, ModelVersionLink, dag_run_url
 from windtunnel_airflow.operators.announcing import announce
 from windtunnel_airflow.operators.evaluate import predictor, verified
 from windtunnel_airflow.samples import keep_sample
@@ -21,7 +21,8 @@ class RegisterOperator(WindtunnelOperator):
     """Register the trained model, idempotently by its MLflow run, and wake ``MODEL.release``.
 
     The registry reads the files itself, writes the manifest and seals the version (READY). Then the monitoring
-    reference and the warm-up rows of this version are written. The description's policy is pushed when it changed.
+    reference and the warm-up rows of this version are written. The description's policy and card are pushed when they
+    changed.
     Outlet ``windtunnel://MODEL/version`` carries the event. Returns the version as a dictionary.
 
     Args:
@@ -76,12 +77,18 @@ class RegisterOperator(WindtunnelOperator):
             )
         if registry.policy(model.name) != policy:
             registry.set_policy(model.name, policy)
+        registry.pass_on_card(model)
         self._keep(model, record, path, rows.path, holdout.path)
         self.note_version(model.name, str(record.version))
         if trained.get("experiment_id"):
             self.note_run(trained["run_id"], trained["experiment_id"])
         event = Event(model.name, story.correlation_id, story.cause, str(record.version), record.digest)
         announce(self, context, "version", event)
+        made_of = [
+            (f"{model.name}/data", self.data["digest"]),
+            (f"{model.name}/trained/{trained['run_id']}", record.digest),
+        ]
+        self.note_lineage(made_of, [(f"{model.name}/version", str(record.version))])
         self.log.info("Registered %s %s as version %s", model.name, record.semver, record.version)
         return {
             "model": model.name,
@@ -108,8 +115,10 @@ class RegisterOperator(WindtunnelOperator):
                 "pickle": model.training.pickle,
                 "trust": [trained["entry_point"].partition(":")[0].partition(".")[0], *model.training.trust],
             },
+            "data_source": self.data.get("source"),
             "dag_id": where["dag_id"],
             "dag_run_id": where["dag_run_id"],
+            "dag_run_url": dag_run_url(where["dag_id"], where["dag_run_id"]),
         }
 
     def _keep(self, model: Any, record: Any, path: Path, rows: Path, holdout: Path) -> None:
