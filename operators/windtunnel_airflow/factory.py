@@ -236,7 +236,11 @@ def release_dag(
 
     Woken by ``windtunnel://MODEL/version``; the registry says which version is due. By hand, ``version`` names one.
     Whatever fails, or is ended by a person, ends with the candidate at 0 % (``rollback``, ``withdraw``), and the last
-    task, ``outcome``, is green only when the version became champion.
+    task, ``outcome``, is green only when the version became champion. ``policy`` waits for people's approvals, and asks
+    for them in Airflow where nothing else is missing.
+
+    Args:
+        policy_timeout: for how long it waits for policy.
     """
     from windtunnel_airflow.operators.release import (
         ClaimReleaseOperator,
@@ -264,7 +268,12 @@ def release_dag(
     patient = {**default_args(), "retries": 10}
     with _dag(model, "release", schedule=[asset(model, "version")], params=params, args=quick, **dag_args) as dag:
         claim = ClaimReleaseOperator(
-            task_id="claim", version="{{ params.version }}", beside="{{ params.beside | tojson }}", **common
+            task_id="claim",
+            version="{{ params.version }}",
+            beside="{{ params.beside | tojson }}",
+            deferrable=deferrable,
+            policy_timeout=policy_timeout,
+            **common,
         )
         # As text, not as a reference: that would draw an edge from claim to every task, and into their trigger rules.
         given: dict[str, Any] = {"claim": "{{ ti.xcom_pull(task_ids='claim') | tojson }}", **common}
@@ -274,6 +283,9 @@ def release_dag(
             poke_interval=10,
             timeout=policy_timeout,
             mode="reschedule",
+            # A question whose evidence has changed is asked again by another try, and so is one that was answered
+            # before Airflow 3.3's scheduler knew that it was asked.
+            **{**quick, "retries": 20},
             **given,
         )
         deploy = DeployOperator(task_id="deploy", **given)
@@ -373,6 +385,7 @@ def steward_dag(
 ) -> DAG:
     """``windtunnel.steward``: the house's own work, one DAG for all models."""
     from windtunnel_airflow.operators.steward import (
+        AgreementOperator,
         CloseAbandonedRunsOperator,
         IntegrityOperator,
         RetentionOperator,
@@ -382,7 +395,7 @@ def steward_dag(
 
     with DAG(
         dag_id="windtunnel.steward",
-        description="Abandoned runs, versions past their time, retention, database statistics, integrity",
+        description="Abandoned runs, versions past their time, retention, database statistics, integrity, agreement",
         schedule=DeltaTriggerTimetable(every),
         start_date=EPOCH,
         catchup=False,
@@ -396,6 +409,7 @@ def steward_dag(
         RetentionOperator(task_id="retention", windtunnel_conn_id=windtunnel_conn_id)
         StatisticsOperator(task_id="statistics", windtunnel_conn_id=windtunnel_conn_id)
         IntegrityOperator(task_id="integrity", windtunnel_conn_id=windtunnel_conn_id)
+        AgreementOperator(task_id="agreement", windtunnel_conn_id=windtunnel_conn_id)
     return dag
 
 

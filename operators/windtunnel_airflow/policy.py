@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import FencedError
 
 if TYPE_CHECKING:
     from windtunnel.registry.orders import Standing
+    from windtunnel.registry.records import Explanation
+    from windtunnel.registry.waiting import Next
 
-#: The evidence that a release itself brings; its absence is why the release runs.
-_KIND = re.compile(r"\bkind rollout\b")
 
+def look(
+    registry: Any, model: str, versions: Sequence[str], to: str = "champion"
+) -> tuple[Next, dict[str, Explanation]]:
+    """What a release of ``versions`` does now, and each one's explanation.
 
-def still_missing(explanation: Any) -> list[str]:
-    """What policy misses beyond the evidence that the release itself will bring."""
-    if explanation.allowed:
-        return []
-    return [str(item) for item in explanation.missing if not _own(str(item))]
+    Raises:
+        FencedError: a person has ended it.
+    """
+    from windtunnel.registry.waiting import decide
+
+    found = {str(version): registry.explain(model, version, to) for version in versions}
+    return decide(model, list(found.items()), held(registry, model, str(versions[0]))), found
 
 
 def people(registry: Any, model: str, version: str) -> Standing | None:
@@ -46,8 +52,3 @@ def held(registry: Any, model: str, version: str) -> list[str]:
     if holds.abort is not None:
         raise FencedError(f"the release of version {version} of {model} was aborted by {holds.abort.sentence}")
     return [*holds.frozen, *([f"paused by {holds.paused.sentence}"] if holds.paused else [])]
-
-
-def _own(item: str) -> bool:
-    """An item is the release's own when it names evidence of the kind that the release will bring."""
-    return _KIND.search(item) is not None

@@ -8,9 +8,10 @@ from typing import Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout
+from airflow.sdk.exceptions import AirflowFailException
 
 from windtunnel.errors import FencedError, TransientError
+from windtunnel_airflow.asking import WaitsForPolicy, fail
 from windtunnel_airflow.base import Windtunnel
 from windtunnel_airflow.gatekeeping import Answer, Watch
 from windtunnel_airflow.hook import WindtunnelHook
@@ -55,52 +56,42 @@ class WindtunnelSensor(Windtunnel, BaseSensorOperator):
         return claim
 
 
-class PolicySensor(WindtunnelSensor):
+class PolicySensor(WaitsForPolicy, WindtunnelSensor):
     """Wait until policy misses nothing but the rollout's own evidence, and no person holds the release; then it may
     touch traffic.
 
-    Scans, benchmarks and, with the governed registry's approvals, people's answers arrive in their own time. At
-    ``timeout`` the task fails for good and says what is missing.
+    Scans, benchmarks and people's approvals arrive in their own time. Where only an approval is missing, the task is a
+    question in *Required actions* as well (deferrable only): whoever may approve answers it there, by command or by
+    REST, whichever comes first. A rejection ends the release at once; at ``timeout`` the task fails for good and says
+    what is missing.
     """
 
     def poke(self, context: Any) -> bool:
-        from windtunnel_airflow.policy import held, still_missing
-
-        claim, registry = need_claim(self.claim), self.hook.registry
-        missing: list[str] = []
-        for version in versions_of(claim):
-            missing += still_missing(registry.explain(claim["model"], version))
-        try:
-            missing += held(registry, claim["model"], claim["version"])
-        except FencedError as error:
-            raise AirflowFailException(error.message) from error
-        if missing:
-            self.log.info("Policy still misses: %s", "; ".join(missing))
-        return not missing
+        claim = need_claim(self.claim)
+        found, _ = self.look(context, claim["model"], versions_of(claim))
+        if found.action == "end":
+            fail(context, "; ".join(found.missing))
+        if found.missing:
+            self.log.info("Waits for: %s", "; ".join(found.missing))
+        return found.action == "go"
 
     def execute(self, context: Any) -> Any:
         claim = self.start(context)
         if not self.deferrable:
             return super().execute(context)
-        if self.poke(context):
-            return None
-        from windtunnel_airflow.triggers import PolicyTrigger
+        return self._await(context, claim, time.time() + float(self.timeout))
 
-        end = time.time() + float(self.timeout)
-        trigger = PolicyTrigger(
-            claim["model"], claim["version"], self.windtunnel_conn_id, self.poke_interval, end, versions_of(claim)[1:]
-        )
-        return self.defer(trigger=trigger, method_name="execute_complete")
-
-    def execute_complete(self, context: Any, event: dict[str, Any]) -> None:
+    def execute_complete(
+        self, context: Any, event: dict[str, Any], end: float = 0.0, asked: dict[str, Any] | None = None
+    ) -> None:
         claim = self.start(context)
-        if event["status"] == "timeout":
-            raise AirflowSensorTimeout(
-                f"version {claim['version']} of {claim['model']} waited {self.timeout:g} s for policy; "
-                f"still missing: {'; '.join(event['missing']) or 'unknown, the registry did not answer'}"
-            )
-        if event["status"] == "error":
-            raise _as_exception(event)
+        question, told = self.resumed(context, event, asked)
+        words = f"version {claim['version']} of {claim['model']} waited {self.timeout:g} s for policy"
+        self.late(context, event, words)
+        self._await(context, claim, end or time.time() + float(self.timeout), asked=question, told=told)
+
+    def _await(self, context: Any, claim: dict[str, Any], end: float, **more: Any) -> None:
+        self.await_policy(context, claim["model"], versions_of(claim), end=end, method_name="execute_complete", **more)
 
 
 class GateSensor(WindtunnelSensor):

@@ -12,12 +12,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from windtunnel.errors import FencedError, UnavailableError, WindtunnelError
 from windtunnel_airflow.gatekeeping import Answer, Watch
+
+if TYPE_CHECKING:
+    from windtunnel.registry.waiting import Next
 
 T = TypeVar("T")
 
@@ -117,9 +121,11 @@ class GateTrigger(BaseTrigger):
 
 
 class PolicyTrigger(BaseTrigger):
-    """Ask the registry until policy misses nothing but the rollout's own evidence.
+    """Ask the registry until there is something to do: policy lets the release go on, or a person must be asked.
 
-    Events: ``{"status": "allowed"}``, ``{"status": "timeout", "missing": [...]}``, ``{"status": "error", ...}``.
+    Events: ``{"status": "allowed"}``; ``ask``, another question is due than the one that is open; ``answered``, which
+    Airflow did not tell because the answer came before the task was deferred; ``end``, a person rejected the version
+    or ended the release; ``{"status": "timeout", "missing": [...]}``; ``{"status": "error", "message", "transient"}``.
 
     Args:
         model, version: what is to be promoted.
@@ -127,6 +133,10 @@ class PolicyTrigger(BaseTrigger):
         poll: seconds between two questions.
         end: give up then (seconds since the epoch).
         beside: the further candidates, which need the same.
+        to: where they are to come.
+        asked: ``windtunnel.registry.waiting.Asked`` of the question that is open in Airflow, as a dictionary.
+        ti_id: of the task instance that asks it.
+        asks: another question can be asked.
     """
 
     def __init__(
@@ -137,6 +147,10 @@ class PolicyTrigger(BaseTrigger):
         poll: float,
         end: float,
         beside: Sequence[str] = (),
+        to: str = "champion",
+        asked: dict[str, str] | None = None,
+        ti_id: str | None = None,
+        asks: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -145,19 +159,14 @@ class PolicyTrigger(BaseTrigger):
         self.poll = poll
         self.end = end
         self.beside = list(beside)
+        self.to = to
+        self.asked = asked
+        self.ti_id = ti_id
+        self.asks = asks
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "model": self.model,
-                "version": self.version,
-                "windtunnel_conn_id": self.windtunnel_conn_id,
-                "poll": self.poll,
-                "end": self.end,
-                "beside": self.beside,
-            },
-        )
+        names = ("model", "version", "windtunnel_conn_id", "poll", "end", "beside", "to", "asked", "ti_id", "asks")
+        return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
     def client(self) -> Any:
         """A registry client; called in a thread."""
@@ -165,34 +174,55 @@ class PolicyTrigger(BaseTrigger):
 
         return WindtunnelHook(self.windtunnel_conn_id).registry
 
-    def ask(self, client: Any) -> tuple[bool, list[str]]:
-        """(only the rollout is missing, what is missing)."""
-        from windtunnel_airflow.policy import held, still_missing
+    def look(self, client: Any) -> Next:
+        """What the release does now; blocking."""
+        from windtunnel_airflow.policy import look
 
-        missing: list[str] = []
-        for version in (self.version, *self.beside):
-            missing += still_missing(client.explain(self.model, version))
-        missing += held(client, self.model, self.version)
-        return not missing, missing
+        return look(client, self.model, (self.version, *self.beside), self.to)[0]
+
+    def answered(self) -> bool:
+        """Whether the question has an answer; blocking. The API server tells the task itself, but for an answer that
+        came before the task was deferred."""
+        from uuid import UUID
+
+        from airflow.sdk.execution_time.hitl import get_hitl_detail_content_detail
+
+        if self.ti_id is None:
+            return False
+        return bool(get_hitl_detail_content_detail(ti_id=UUID(self.ti_id)).response_received)
+
+    def status(self, found: Next) -> str | None:
+        """The event that ``found`` is; None while there is nothing to do."""
+        if found.action in ("go", "end"):
+            return "allowed" if found.action == "go" else "end"
+        other = found.asked is not None and found.asked.to_dict() != self.asked
+        return "ask" if other and self.asks else None
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        missing: list[str] = []
+        missing: tuple[str, ...] = ()
         client: Any = None
         while True:
             try:
                 if client is None:
-                    client = await asyncio.to_thread(self.client)
-                allowed, missing = await asyncio.to_thread(self.ask, client)
-                if allowed:
-                    yield TriggerEvent({"status": "allowed"})
+                    client = await _in_thread(self.client)
+                found = await _in_thread(partial(self.look, client))
+                if found.missing and found.missing != missing:
+                    self.log.info("Waits for: %s", "; ".join(found.missing))
+                missing = found.missing
+                status = self.status(found) or ("answered" if await _in_thread(self.answered) else None)
+                if status is not None:
+                    yield TriggerEvent({"status": status})
                     return
             except UnavailableError as error:  # a registry that is down answers later
                 self.log.warning("The registry does not answer: %s", error.message)
+            except FencedError:
+                yield TriggerEvent({"status": "end"})
+                return
             except Exception as error:
                 yield TriggerEvent(_error(error))
                 return
             if time.time() >= self.end:
-                yield TriggerEvent({"status": "timeout", "missing": missing})
+                yield TriggerEvent({"status": "timeout", "missing": list(missing)})
                 return
             await asyncio.sleep(self.poll)
 

@@ -19,7 +19,7 @@ from windtunnel.home import Home
 from windtunnel.registry.orders import CONTROL_DAG
 from windtunnel_ui import reports
 from windtunnel_ui.rows import rows
-from windtunnel_ui.source import registry, said
+from windtunnel_ui.source import registry, said, waits
 
 URL_PREFIX = "/windtunnel"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -52,7 +52,14 @@ def models_for(user: BaseUser) -> list[dict[str, Any]]:
     visible = [summary.name for summary in summaries if may_see(user, summary.name)]
     running = [s.rollout for s in summaries if s.name in visible and s.rollout and s.rollout.live]
     orders = client.orders() if running else None
-    found = rows(summaries, visible, orders, said(Home.find(), running), may_order=bool(running) and may_order(user))
+    found = rows(
+        summaries,
+        visible,
+        orders,
+        said(Home.find(), running),
+        waits(client, running),
+        may_order=bool(running) and may_order(user),
+    )
     return [row.to_dict() for row in found]
 
 

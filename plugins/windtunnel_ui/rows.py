@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -80,6 +80,10 @@ def held(rollout: RolloutRecord | None, page: OrdersPage | None) -> list[str]:
     return said
 
 
+def _waits(rollout: RolloutRecord | None, waits: Mapping[str, Sequence[str]] | None) -> list[str]:
+    return [] if rollout is None else [f"waits for: {one}" for one in (waits or {}).get(rollout.id, ())]
+
+
 def actions(rollout: RolloutRecord | None, page: OrdersPage | None) -> list[str]:
     """What may be ordered of a running rollout as it stands, as ``windtunnel.control`` calls it.
 
@@ -113,6 +117,7 @@ def rows(
     visible: Iterable[str],
     orders: OrdersPage | None = None,
     said: Mapping[str, str] | None = None,
+    waits: Mapping[str, Sequence[str]] | None = None,
     *,
     may_order: bool = False,
 ) -> list[Row]:
@@ -121,6 +126,7 @@ def rows(
     Args:
         orders: what stands of people's orders; None when it is not known.
         said: by rollout, the sentence of its last decision.
+        waits: by rollout, what its release waits for before it gets any traffic.
         may_order: the reader may trigger ``windtunnel.control``.
     """
     allowed = set(visible)
@@ -138,7 +144,7 @@ def rows(
                 champion_since=when(since(summary)),
                 rollout=rollout_text(summary.rollout),
                 rollout_step=step_text(summary.rollout),
-                rollout_held=held(summary.rollout, orders),
+                rollout_held=[*_waits(summary.rollout, waits), *held(summary.rollout, orders)],
                 rollout_said=(said or {}).get(summary.rollout.id) if summary.rollout else None,
                 drift=str(drift.outcome) if drift else None,
                 drift_tone=TONES.get(str(drift.outcome), "unsure") if drift else "unsure",

@@ -52,3 +52,10 @@ def said(home: Home, running: Iterable[RolloutRecord]) -> dict[str, str]:
         except (OSError, KeyError, TypeError, WindtunnelError):
             continue
     return found
+
+
+def waits(client: RegistryClient, running: Iterable[RolloutRecord]) -> dict[str, list[str]]:
+    """By rollout, what its release waits for before it gets any traffic."""
+    from windtunnel.serving import overview
+
+    return {rollout.id: found for rollout in running if (found := overview.waits(client, rollout))}

@@ -18,7 +18,7 @@ import windtunnel_airflow
 from windtunnel.evidence import Outcome
 from windtunnel.home import Home
 from windtunnel.names import asset_uri
-from windtunnel.registry.records import Explanation, RolloutRecord, VersionRecord
+from windtunnel.registry.records import RolloutRecord, VersionRecord
 from windtunnel.spec import Benchmark
 from windtunnel_airflow import steps
 from windtunnel_airflow.code import import_roots
@@ -26,7 +26,6 @@ from windtunnel_airflow.operators.evaluate import judge_benchmark
 from windtunnel_airflow.operators.steward import analyze, databases
 from windtunnel_airflow.operators.train import parse_params
 from windtunnel_airflow.plain import plain
-from windtunnel_airflow.policy import still_missing
 from windtunnel_airflow.retry import WindtunnelRetryPolicy
 from windtunnel_airflow.rollouts import (
     desired,
@@ -121,17 +120,6 @@ def test_pauses_double_from_30_to_300_seconds() -> None:
     policy = WindtunnelRetryPolicy.deserialize(WindtunnelRetryPolicy().serialize())
     pauses = [policy.evaluate(errors.TransientError("x"), n, 9).retry_delay for n in range(1, 7)]
     assert pauses == [timedelta(seconds=s) for s in (30, 60, 120, 240, 300, 300)]
-
-
-# -- policy
-
-
-def test_only_the_releases_own_evidence_may_be_missing() -> None:
-    rollout = "a PASS verdict of kind rollout for this content"
-    scan = "a PASS verdict of kind scan (the newest is FAIL: rollout.py is unsafe)"
-    assert still_missing(Explanation(True, (), {})) == []
-    assert still_missing(Explanation(False, (rollout,), {})) == []
-    assert still_missing(Explanation(False, (rollout, scan), {})) == [scan]
 
 
 # -- claims

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import pytest
 
 from windtunnel.errors import IntegrityError, ServingError, UnavailableError
 from windtunnel.evidence import manifest
+from windtunnel.evidence.manifest import Manifest
 from windtunnel.serving import artifacts
 from windtunnel.serving.backend import Arm
 from windtunnel.stackfile import StackFile
@@ -101,6 +106,29 @@ def test_bytes_changed_in_the_store_are_refused_and_nothing_stays(registry: Any,
     finally:
         stored.write_bytes(good)
     assert list(folder.path.iterdir()) == []
+
+
+def test_who_holds_database_and_store_but_no_key_cannot_make_other_bytes_load(
+    registry: Any, record: Any, tmp_path: Path
+) -> None:
+    """DEMAND REG-3: file, manifest and digest agree with each other; the signature does not agree with them."""
+    [stored] = registry.artifacts.rglob("weights.bin")
+    good, database = stored.read_bytes(), registry.home.mlflow / "mlflow.db"
+    keep = "UPDATE wt_versions SET manifest = ?, digest = ? WHERE model = 'visits' AND version = ?"
+    folder = artifacts.Folder(tmp_path / "copy")
+    try:
+        stored.write_bytes(b"\x01" + good[1:])
+        other = replace(manifest.build(stored.parent), signature=Manifest.from_dict(record.manifest).signature)
+        for forged in (other, replace(other, signature=None)):
+            with closing(sqlite3.connect(database)) as connection, connection:
+                connection.execute(keep, (json.dumps(forged.to_dict()), forged.content, int(record.version)))
+            with pytest.raises(IntegrityError, match="signature"):
+                artifacts.ensure(registry.home, "visits", arm(record, digest=forged.content), folder)
+    finally:
+        stored.write_bytes(good)
+        with closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute(keep, (json.dumps(record.manifest), record.digest, int(record.version)))
+    assert not folder.path.exists() or list(folder.path.iterdir()) == []
 
 
 @pytest.mark.parametrize("source", ["s3://bucket/model", "/no/such/folder"])

@@ -9,9 +9,14 @@ from typing import Any, Literal, Self
 #: Where a version can be brought; ``champion`` is another name for production.
 Target = Literal["development", "staging", "challenger", "production", "archived"]
 
+#: The answer in Airflow that is a no: asked to approve, it is a rejection.
+REJECT = "Reject"
+#: Where a person may write why beside an answer in Airflow.
+REASON_FIELD = "reason"
+
 
 def question(decision: str, to: str, model: str, version: str, digest: str, evidence: str) -> str:
-    """The headline a person says yes to in Airflow. Asker and registry must use the very same words.
+    """The headline a person says yes or no to in Airflow. Asker and registry must use the very same words.
 
     Args:
         decision: ``approve`` or ``reject``.

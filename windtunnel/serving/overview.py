@@ -24,7 +24,8 @@ def show(home: Home, model: str, registry: RegistryClient | None, why_not: str |
         registry: None when there is none to ask; ``why_not`` says why.
 
     Returns:
-        ``model``, ``registry`` (``answers``, or why not), ``rollout``, ``step``, ``gates``, ``arms`` (of several
+        ``model``, ``registry`` (``answers``, or why not), ``rollout``, ``waits`` (what it waits for before it gets any
+        traffic), ``step``, ``gates``, ``arms`` (of several
         candidates each one's ``version``, ``decision`` and ``gates``; empty for one), ``decision`` (of the last
         look), ``orders``, ``paused``, ``frozen``, ``no_way_back`` (why the champion could not take
         over at the last look), ``traffic`` and ``untold`` (aborts the registry does not know yet).
@@ -42,6 +43,7 @@ def show(home: Home, model: str, registry: RegistryClient | None, why_not: str |
         "model": model,
         "registry": problem or "answers",
         "rollout": _rollout(identifier, record, last),
+        "waits": waits(registry, record) if registry is not None and record is not None and last is None else [],
         "step": _step(last, record, plan_of(mine, record)),
         "gates": _gates(last),
         "arms": _arms(last),
@@ -96,6 +98,19 @@ def plan_of(looks: list[dict[str, Any]], record: RolloutRecord | None) -> Plan |
         except (KeyError, TypeError, ValueError):
             continue
     return None
+
+
+def waits(registry: RegistryClient, record: RolloutRecord) -> list[str]:
+    """What policy still misses of a rollout that has not begun; empty for one that has, or when nobody can say."""
+    from windtunnel.registry.waiting import decide
+
+    if not record.live or record.watching or record.step is not None or record.weight:
+        return []
+    try:
+        found = [(one, registry.explain(record.model, one)) for one in (record.version, *record.beside)]
+    except WindtunnelError:
+        return []
+    return list(decide(record.model, found).missing)
 
 
 def _newest(

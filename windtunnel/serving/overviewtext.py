@@ -41,6 +41,7 @@ def shown(found: Mapping[str, Any]) -> list[str]:
                 f"             {step['elapsed_s']:.0f} of {step['hold_s']:.0f} s, {step['requests']} of"
                 f" {step['min_requests']} requests"
             )
+    lines += [f"  waits for  {sentence}" for sentence in found.get("waits") or ()]
     lines += [f"  frozen     {sentence}" for sentence in found["frozen"]]
     if found["paused"]:
         lines.append(f"  paused     {found['paused']}")

@@ -2,43 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from windtunnel.errors import RefusedError
+from windtunnel_airflow.asking import WaitsForPolicy
 from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
 from windtunnel_airflow.links import ModelVersionLink
 from windtunnel_airflow.rollouts import arm, make_claim
 from windtunnel_airflow.story import Story
 
 
-class ClaimReleaseOperator(WindtunnelOperator):
+class ClaimReleaseOperator(WaitsForPolicy, WindtunnelOperator):
     """Find the version to release and take the rollout: events wake, the store decides.
 
     Without ``version`` the registry's pending version is taken; if there is none, everything is skipped. The rollout
     belongs to this DAG run: a second try gets the same rollout with the same token, another holder a higher one, so
-    whoever was before is fenced out. Returns the *claim* that all other tasks of the release are given.
+    whoever was before is fenced out. Where policy wants something before a version may come to Staging, it waits for
+    that (deferrable only), and asks for approvals as ``PolicySensor`` does. Returns the *claim* that all other tasks of
+    the release are given.
 
     Args:
         version: release this version instead (templated; empty: the pending one).
         beside: further versions that fly beside it against the same champion (templated: JSON list of numbers); for
             strategy ``ab``.
+        deferrable: wait for policy in the triggerer; without it, what misses something fails.
+        policy_timeout: for so long.
     """
 
+    target = "staging"
     operator_extra_links: Any = (ModelVersionLink(),)
 
     template_fields: Sequence[str] = (*WindtunnelOperator.template_fields, "version", "beside")
 
     def __init__(
-        self, *, version: str | int | None = None, beside: Sequence[Any] | str | None = None, **kwargs: Any
+        self,
+        *,
+        version: str | int | None = None,
+        beside: Sequence[Any] | str | None = None,
+        deferrable: bool = False,
+        policy_timeout: timedelta = timedelta(days=7),
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.version = version
         self.beside = beside
+        self.deferrable = deferrable
+        self.policy_timeout = policy_timeout
 
     def execute(self, context: Any) -> dict[str, Any]:
+        return self._claim(context, time.time() + self.policy_timeout.total_seconds())
+
+    def execute_complete(
+        self, context: Any, event: Mapping[str, Any], end: float, asked: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """After waiting for what a version needs to come to Staging."""
+        self.begin(context)
+        question, told = self.resumed(context, event, asked)
+        self.late(context, event, f"a version of {self.description.name} waited for policy to come to Staging")
+        return self._claim(context, end, asked=question, told=told)
+
+    def _claim(self, context: Any, end: float, **waited: Any) -> dict[str, Any]:
         run_story = self.begin(context)
         model, registry, where = self.description, self.hook.registry, run_coordinates(context)
         champion = registry.champion(model.name)
@@ -65,7 +93,16 @@ class ClaimReleaseOperator(WindtunnelOperator):
                     self._need_accepted(model, one, champion)
             self._need_watched(registry, model)
         holder = f"airflow:{where['dag_id']}:{where['dag_run_id']}"
-        rollout = self._open(registry, model, record, champion, holder, story, others)
+        try:
+            rollout = self._open(registry, model, record, champion, holder, story, others)
+        except RefusedError as error:
+            if error.code == "WT_POLICY" and self.deferrable:
+                named = [str(one.version) for one in (record, *others)]
+                self.await_policy(context, model.name, named, end=end, method_name="execute_complete", **waited)
+            lacking = f" (missing: {'; '.join(error.missing)})" if error.missing else ""
+            raise AirflowFailException(
+                f"the rollout of version {record.version} was refused: {error}{lacking}"
+            ) from error
         if rollout.ended:
             raise AirflowSkipException(
                 f"the rollout of version {record.version} by this run is {rollout.state} already"
@@ -167,16 +204,9 @@ class ClaimReleaseOperator(WindtunnelOperator):
         plan |= {"owner": model.owner, "keep_warm_s": model.rollout.keep_warm.total_seconds()}
         if others:
             plan["beside"] = [str(one.version) for one in others]
-        try:
-            return registry.open_rollout(
-                model.name,
-                str(record.version),
-                plan=plan,
-                holder=holder,
-                correlation_id=story.correlation_id,
-            )
-        except RefusedError as error:
-            raise AirflowFailException(f"the rollout of version {record.version} was refused: {error}") from error
+        return registry.open_rollout(
+            model.name, str(record.version), plan=plan, holder=holder, correlation_id=story.correlation_id
+        )
 
 
 def champion_of(registry: Any, rollout: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from windtunnel.errors import FencedError, RefusedError
+from windtunnel_airflow.asking import fail
 from windtunnel_airflow.operators.announcing import announce, champion_among, champion_event, is_champion
 from windtunnel_airflow.operators.traffic import TrafficOperator
 from windtunnel_airflow.operators.unchosen import record_out
@@ -48,6 +49,27 @@ class PromoteOperator(TrafficOperator):
             raise AirflowFailException(f"nobody of versions {', '.join(versions_of(claim))} has won: none is promoted")
         return led_by(claim, str(ended["winner"]))
 
+    def _still_wanted(self, context: Any, claim: Any) -> None:
+        """What may have changed since policy let it fly: an approval ran out or was withdrawn, somebody rejected it.
+        The registry would refuse it at the commit, but users would have been moved by then. Where an earlier try has
+        begun to move them, that is what decides.
+
+        Raises:
+            AirflowFailException: something is missing; nothing was moved.
+        """
+        from windtunnel.registry.waiting import rejections, still_missing
+
+        model, version = claim["model"], claim["version"]
+        intent = self.hook.intents().read(model)
+        if intent is not None and intent.rollout_id == claim["rollout_id"]:
+            return
+        found = self.hook.registry.explain(model, version)
+        said = rejections(model, version, found)
+        if said:
+            fail(context, "; ".join(said))
+        if missing := still_missing(found):
+            fail(context, f"version {version} of {model} may not become champion any more: {'; '.join(missing)}")
+
     def _commit(self, claim: Any, context: Any, before: str | None, settings: Any) -> None:
         """Intent, traffic, registry.
 
@@ -55,6 +77,7 @@ class PromoteOperator(TrafficOperator):
             AirflowFailException: somebody refuses; the candidate has no traffic then.
         """
         registry, intents, model, token = self.hook.registry, self.hook.intents(), claim["model"], int(claim["token"])
+        self._still_wanted(context, claim)
         evidence = None if claim["first"] else self._evidence(claim, context)
         try:
             intents.begin(

@@ -8,6 +8,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from windtunnel.errors import FencedError, RefusedError, TransientError, UnavailableError, WindtunnelError
 from windtunnel.events import Event
+from windtunnel_airflow.asking import WHY
 from windtunnel_airflow.base import run_coordinates
 from windtunnel_airflow.operators.announcing import announce, champion_among
 from windtunnel_airflow.operators.claim import champion_of
@@ -156,10 +157,18 @@ class _Undo(TrafficOperator):
                 return "INCONCLUSIVE", observed.aborted
         except WindtunnelError as error:
             self.log.warning("The traffic's state cannot be read: %s", error)
-        return (
-            "INCONCLUSIVE",
-            f"task {', '.join(self._failed_tasks(context)) or 'unknown'} failed or was ended by a person",
-        )
+        failed = self._failed_tasks(context)
+        told = self._told(context, failed)
+        return "INCONCLUSIVE", told or f"task {', '.join(failed) or 'unknown'} failed or was ended by a person"
+
+    def _told(self, context: Any, failed: list[str]) -> str | None:
+        """Why a task failed, where it left a sentence of its own: what policy missed, who rejected the version."""
+        try:
+            found = [context["ti"].xcom_pull(task_ids=name, key=WHY) for name in failed]
+        except Exception as error:
+            self.log.warning("Airflow does not say why it failed: %s", error)
+            return None
+        return next((str(one) for one in found if one), None)
 
     def _failed_tasks(self, context: Any) -> list[str]:
         ti = context["ti"]

@@ -1,17 +1,19 @@
 """Reads from Airflow itself who answered a human-in-the-loop task, so that a worker's word is not needed.
 
 A worker may ask a question in any words, but it cannot answer one as a person: Airflow writes ``responded_by`` only
-for a user who is logged in. The question must be the one this registry would ask (``question``), in the DAG
-``windtunnel.control``, or a person's yes to something else could be passed off as a yes to this.
+for a user who is logged in. The question must be the one this registry would ask (``question``), in a DAG that may ask
+it, or a person's yes to something else could be passed off as a yes to this.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from windtunnel.registry.approvals import REASON_FIELD
 from windtunnel.registry.orders import APPROVE, CONTROL_DAG
 from windtunnel_mlflow.refusal import Refusal
 
@@ -20,6 +22,21 @@ _TIMEOUT = 5.0
 
 #: (the task's coordinates) -> Airflow's answer about its human-in-the-loop detail.
 Ask = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a person answered, as Airflow has it.
+
+    Attributes:
+        person: the name in Airflow.
+        reason: what the person wrote beside it; empty where nothing.
+        at: when, in Airflow's words: the same task asked again is another answer.
+    """
+
+    person: str
+    reason: str
+    at: str
 
 
 def approved_by(ask: Ask, task: Mapping[str, Any], wanted: str, *, dags: Collection[str] = (CONTROL_DAG,)) -> str:
@@ -33,17 +50,34 @@ def approved_by(ask: Ask, task: Mapping[str, Any], wanted: str, *, dags: Collect
     Raises:
         Refusal: WT_ANSWER; nobody did, or Airflow cannot be asked.
     """
+    return answered(ask, task, {wanted: APPROVE}, dags=dags).person
+
+
+def answered(ask: Ask, task: Mapping[str, Any], wanted: Mapping[str, str], *, dags: Collection[str]) -> Answer:
+    """A person's answer to one of the questions that mean the same.
+
+    Args:
+        task: ``dag_id``, ``dag_run_id``, ``task_id`` and ``map_index``.
+        wanted: the answer expected to each question, as the registry would ask it.
+        dags: ids of the DAGs that may ask it.
+
+    Raises:
+        Refusal: WT_ANSWER; nobody gave it, or Airflow cannot be asked.
+    """
     if task.get("dag_id") not in dags:
         raise _refused(f"the answer is of DAG {task.get('dag_id')!r}, expected {' or '.join(map(repr, dags))}")
     detail = ask(task)
-    if detail.get("subject") != wanted:
-        raise _refused(f"the question was {str(detail.get('subject'))[:200]!r}, expected {wanted!r}")
-    if detail.get("chosen_options") != [APPROVE]:
-        raise _refused(f"the answer is {detail.get('chosen_options')!r}, expected {APPROVE!r}")
+    asked = detail.get("subject")
+    if asked not in wanted:
+        raise _refused(f"the question was {str(asked)[:200]!r}, expected {' or '.join(map(repr, wanted))}")
+    if detail.get("chosen_options") != [wanted[asked]]:
+        raise _refused(f"the answer is {detail.get('chosen_options')!r}, expected {wanted[asked]!r}")
     person = detail.get("responded_by_user")
     if not isinstance(person, Mapping) or not person.get("name"):
         raise _refused("no person answered: a time-out, or a program, did")
-    return str(person["name"])
+    written = detail.get("params_input")
+    said = written.get(REASON_FIELD) if isinstance(written, Mapping) else None
+    return Answer(str(person["name"]), said.strip() if isinstance(said, str) else "", str(detail.get("responded_at")))
 
 
 def from_airflow(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import Any
 
 from sqlalchemy import func, insert, select, update
 
-from windtunnel.registry.approvals import question
-from windtunnel.registry.orders import CONTROL_DAG
+from windtunnel import canonical
+from windtunnel.registry.approvals import REJECT, question
+from windtunnel.registry.orders import APPROVE, CONTROL_DAG
 from windtunnel_mlflow import records, tables
 from windtunnel_mlflow.access import answers, identity, matrix, people, permission
 from windtunnel_mlflow.law import policybook, weighing
@@ -54,7 +55,8 @@ class Approvals:
 
         Args:
             body: ``decision`` (approve, reject), ``to``, ``reason``, ``digest`` of the content and ``evidence``,
-                as ``explain`` shows them; ``key``; ``answer``, the task in Airflow in which a person said so.
+                as ``explain`` shows them; ``key``; ``answer``, the task in Airflow in which a person said so. What
+                the person wrote there is the reason then.
 
         Returns:
             What is kept, and whether it is new: the same key, or the same answer, is one approval.
@@ -79,9 +81,10 @@ class Approvals:
             policy = policybook.in_force(session, model)
             facts = weighing.facts(session, model, number, in_rollout=False, to=to)
             needs = needs_of(policy.document, to, facts)
-            person = self._person(change, answered, policy.document.people, needs.approvers, decision)
+            name = None if answered is None else answered.person
+            person = self._person(change, name, policy.document.people, needs.approvers, decision)
             change.detail |= {"by": person.name, "via": person.via, "policy": policy.name}
-            key = _key(body.get("key"), task)
+            key = _key(body.get("key"), task, answered)
             known = session.execute(select(_A).where(_A.c.model == model, _A.c.key == key)).first()
             if known is not None:
                 same = (known.version, known.target, known.decision, known.by) == (number, to, decision, person.name)
@@ -129,7 +132,7 @@ class Approvals:
                     actor=change.actor.name,
                     via=person.via,
                     roles=",".join(sorted(person.roles)),
-                    reason=check_reason(body.get("reason")),
+                    reason=check_reason((answered.reason if answered is not None else "") or body.get("reason")),
                     at=time.time(),
                 )
             )
@@ -189,13 +192,16 @@ class Approvals:
 
     def _answered(
         self, decision: str, to: str, model: str, number: int, body: Mapping[str, Any], task: Any
-    ) -> str | Refusal:
+    ) -> answers.Answer | Refusal:
         """Who said so in Airflow; a refusal instead of raising it, so that the change can audit it."""
         if not isinstance(task, Mapping):
             return Refusal("WT_REQUEST", "answer must name a task: dag_id, dag_run_id, task_id, map_index", status=400)
-        wanted = question(decision, to, model, str(number), str(body.get("digest")), str(body.get("evidence")))
+        about = (to, model, str(number), str(body.get("digest")), str(body.get("evidence")))
+        wanted = {question(decision, *about): APPROVE}
+        if decision == "reject":
+            wanted[question("approve", *about)] = REJECT
         try:
-            return answers.approved_by(self._ask, task, wanted, dags=(CONTROL_DAG, f"{model}.release"))
+            return answers.answered(self._ask, task, wanted, dags=(CONTROL_DAG, f"{model}.release"))
         except Refusal as refusal:
             return refusal
 
@@ -216,11 +222,11 @@ class Approvals:
         return _Person(name, held_there, "airflow")
 
 
-def _key(given: Any, task: Any) -> str:
-    if isinstance(task, Mapping):
+def _key(given: Any, task: Any, answered: answers.Answer | None) -> str:
+    if isinstance(task, Mapping) and answered is not None:
         # One answer is one approval: withdrawn, it does not come back by being told again.
-        parts = (task.get(name) for name in ("dag_id", "dag_run_id", "task_id", "map_index"))
-        return ("airflow:" + "/".join(str(part) for part in parts))[:256]
+        parts = [str(task.get(name)) for name in ("dag_id", "dag_run_id", "task_id", "map_index")]
+        return "airflow:" + canonical.digest([*parts, answered.at])
     return f"key:{given or uuid.uuid4().hex}"[:200]
 
 
