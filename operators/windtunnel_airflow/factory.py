@@ -385,6 +385,7 @@ def steward_dag(
 ) -> DAG:
     """``windtunnel.steward``: the house's own work, one DAG for all models."""
     from windtunnel_airflow.operators.steward import (
+        AgreementOperator,
         CloseAbandonedRunsOperator,
         IntegrityOperator,
         RetentionOperator,
@@ -394,7 +395,7 @@ def steward_dag(
 
     with DAG(
         dag_id="windtunnel.steward",
-        description="Abandoned runs, versions past their time, retention, database statistics, integrity",
+        description="Abandoned runs, versions past their time, retention, database statistics, integrity, agreement",
         schedule=DeltaTriggerTimetable(every),
         start_date=EPOCH,
         catchup=False,
@@ -408,6 +409,7 @@ def steward_dag(
         RetentionOperator(task_id="retention", windtunnel_conn_id=windtunnel_conn_id)
         StatisticsOperator(task_id="statistics", windtunnel_conn_id=windtunnel_conn_id)
         IntegrityOperator(task_id="integrity", windtunnel_conn_id=windtunnel_conn_id)
+        AgreementOperator(task_id="agreement", windtunnel_conn_id=windtunnel_conn_id)
     return dag
 
 

@@ -62,6 +62,22 @@ def set_status(session: Session, model: str, number: int, status: str, message: 
     )
 
 
+def set_source(session: Session, model: str, number: int, source: str, location: str) -> None:
+    session.execute(
+        update(SqlModelVersion)
+        .where(
+            SqlModelVersion.workspace == DEFAULT_WORKSPACE_NAME,
+            SqlModelVersion.name == model,
+            SqlModelVersion.version == number,
+        )
+        .values(
+            source=source,
+            storage_location=f"mlflow-artifacts:/{location}",
+            last_updated_time=int(time.time() * 1000),
+        )
+    )
+
+
 def refuse_open_rollout(session: Session, model: str, number: int | None = None) -> None:
     running = records.open_rollout(session, model)
     named = [] if running is None else [running["version"], *(running["plan"].get("beside") or ())]

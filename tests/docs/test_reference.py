@@ -65,9 +65,11 @@ def test_every_endpoint_is_listed() -> None:
         "auditroutes.py",
         "cardroutes.py",
         "findroutes.py",
+        "exchangeroutes.py",
+        "keepingroutes.py",
     )
     source = "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
-    short = {"model": "M", "number": "N", "which": "V", "identifier": "ID"}
+    short = {"model": "M", "number": "N", "which": "V", "identifier": "ID", "name": "NAME"}
     real = {
         (method.upper(), re.sub(r"<(?:\w+:)?(\w+)>", lambda found: short[found[1]], rule))
         for method, rule in re.findall(r'@api\.(get|post|put|patch|delete)\("([^"]+)"\)', source)

@@ -1,4 +1,4 @@
-"""``windtunnel registry adopt``: what plain MLflow registered comes under the law."""
+"""``windtunnel registry adopt|agree|mend``: what went past the law comes under it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from windtunnel.cli import talk
 from windtunnel.cli.options import HomeOption, JsonOption, the_home
+from windtunnel.cli.registry_approve import ModelArgument, ReasonOption, why
 
 if TYPE_CHECKING:
     from windtunnel.registry.client import RegistryClient
@@ -20,6 +21,8 @@ _PAUSE = 1.0
 def join(app: typer.Typer) -> None:
     """Add them to the group."""
     app.command("adopt")(adopt)
+    app.command("agree")(agree)
+    app.command("mend")(mend)
 
 
 def adopt(
@@ -56,6 +59,60 @@ def adopt(
         talk.data("nothing to adopt: every version was registered here")
     if left:
         raise SystemExit(talk.FAILED)
+
+
+def agree(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Option(help="One model; every one unless told.")] = None,
+    json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Do MLflow's tables say what the registry's history says?
+
+    They do not when somebody went past the server: by another MLflow server on the same database, or by SQL. Exit code
+    0 when they agree, 3 when not.
+    """
+    from windtunnel.cli import person
+
+    with person.connect(the_home(context, home)) as registry:
+        found = registry.agreement(model)
+    if json:
+        talk.data_json("windtunnel.registry-agree/1", {"agree": not found, "differences": found})
+    elif not found:
+        talk.data("MLflow's tables say what the registry's history says")
+    else:
+        _differences(found)
+    if found:
+        raise SystemExit(talk.VERDICT_FAIL)
+
+
+def mend(
+    context: typer.Context,
+    model: ModelArgument,
+    reason: ReasonOption,
+    json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Set MLflow's champion, Production and sources as the registry's history says, as administrator."""
+    from windtunnel.cli import person
+
+    said = why(reason)
+    with person.connect(the_home(context, home)) as registry:
+        found = registry.mend(model, said)
+    if json:
+        talk.data_json("windtunnel.registry-mend/1", {"model": model, **found})
+    else:
+        talk.data(f"{model}: {len(found['mended'])} set right, {len(found['left'])} left")
+        _differences(found["left"])
+    if found["left"]:
+        raise SystemExit(talk.VERDICT_FAIL)
+
+
+def _differences(found: list[dict[str, Any]]) -> None:
+    for one in found:
+        which = one["model"] if one["version"] is None else f"{one['model']} {one['version']}"
+        talk.data(f"{one['what']}  {which}: {one['found']}; expected: {one['expected']}")
+        talk.data(f"  -> {one['do']}")
 
 
 def _adopt(registry: RegistryClient, model: str, *, dry_run: bool, **formats: Any) -> dict[str, Any]:

@@ -15,6 +15,22 @@ class KeepingCalls(ABC):
     def _call(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
         """One request; its JSON object."""
 
+    def agreement(self, model: str | None = None) -> list[dict[str, Any]]:
+        """Where MLflow's tables say otherwise than the registry's history: somebody went past the server. Each has
+        ``model``, ``version``, ``what``, ``found``, ``expected`` and ``do``."""
+        return list(self._call("GET", "/agreement", params={"model": model} if model else None)["differences"])
+
+    def mend(self, model: str, reason: str) -> dict[str, Any]:
+        """Set MLflow's alias champion, stage Production and sources as the history says.
+
+        Returns:
+            ``{"mended", "left"}``, differences as of ``agreement``.
+
+        Raises:
+            RefusedError: WT_ROLE: it takes an administrator.
+        """
+        return self._call("POST", f"/models/{quote(model, safe='')}/mend", json={"reason": reason})
+
     def adoption(self) -> list[dict[str, Any]]:
         """Models with versions that plain MLflow registered: ``{"model", "versions": how many are not ours yet}``."""
         return list(self._call("GET", "/adoption")["models"])

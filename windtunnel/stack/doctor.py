@@ -256,6 +256,23 @@ def _connection(home: Home) -> Iterator[Finding]:
     yield Finding("connection", result, f"registry accepts the service; clocks within {drift:.0f} s", mend)
 
 
+def _registry(home: Home) -> Iterator[Finding]:
+    """Whether somebody went past the registry's server."""
+    if Stack(home).supervisor.pid() is None:
+        return
+    from windtunnel.registry.connect import from_home
+
+    with from_home(home) as registry:
+        found = registry.agreement()
+    if not found:
+        yield Finding("registry", "ok", "MLflow's tables say what the registry's history says")
+        return
+    first = f"{found[0]['model']}: {found[0]['found']}; expected: {found[0]['expected']}"
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    yield Finding("registry", "fail", first + more, "somebody went past the server: see 'windtunnel registry agree'")
+
+
 CHECKS: tuple[Callable[[Home], Iterator[Finding]], ...] = (
     _python, _packages, _model_server, _router, _disk, _memory, _permissions, _ports, _clock, _servers, _connection,
+    _registry,
 )  # fmt: skip

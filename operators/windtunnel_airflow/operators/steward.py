@@ -163,6 +163,47 @@ class IntegrityOperator(_Steward):
         return [entry[3] for entry in sorted(due, key=lambda entry: entry[:3])]
 
 
+class AgreementOperator(_Steward):
+    """Hold MLflow's tables against the registry's own history: a second MLflow server on the same database is outside
+    the law, and what it did is found here. Kept as a FAIL verdict of kind ``integrity`` per model; the task fails.
+    """
+
+    def execute(self, context: Any) -> list[dict[str, Any]]:
+        from windtunnel import canonical
+        from windtunnel.errors import IntegrityError
+        from windtunnel.evidence import Kind, Outcome, Verdict
+
+        registry = self.hook.registry
+        found = registry.agreement()
+        for model in sorted({one["model"] for one in found}):
+            mine = [one for one in found if one["model"] == model]
+            # Named by what differs: the same difference found again is the same verdict.
+            registry.post_verdict(
+                Verdict(
+                    model=model,
+                    kind=Kind.INTEGRITY,
+                    outcome=Outcome.FAIL,
+                    reason=f"MLflow's tables were changed past the registry: {_sentence(mine[0])}"
+                    + (f", and {len(mine) - 1} more" if len(mine) > 1 else ""),
+                    subject=canonical.digest({"model": model, "differences": mine}),
+                    numbers={"differences": mine[:100]},
+                )
+            )
+        if found:
+            raise IntegrityError(
+                "MLflow's tables were changed past the registry: " + "; ".join(map(_sentence, found[:20])),
+                hint="look at 'windtunnel registry agree', stop whatever writes past the server (a second MLflow "
+                "server, a database role), then 'windtunnel registry mend MODEL'",
+            )
+        self.log.info("MLflow's tables say what the registry's history says")
+        return found
+
+
+def _sentence(one: dict[str, Any]) -> str:
+    which = one["model"] if one["version"] is None else f"{one['model']} {one['version']}"
+    return f"{which}: {one['found']} (expected: {one['expected']})"
+
+
 def databases(home: Home) -> list[Path]:
     """SQLite files of Airflow and MLflow below the home."""
     return sorted(path for folder in (home.airflow, home.mlflow) for path in folder.glob("*.db") if path.is_file())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, request
 
 from windtunnel_mlflow.api import web
 from windtunnel_mlflow.keeping.adoption import Adoption
+from windtunnel_mlflow.keeping.agreement import Agreement
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.service import Service
 
@@ -15,7 +16,7 @@ from windtunnel_mlflow.service import Service
 def blueprint(service: Service) -> Blueprint:
     """The endpoints as a blueprint of the registry's app."""
     api = Blueprint("windtunnel-keeping", __name__)
-    adoption = Adoption(service)
+    adoption, agreement = Adoption(service), Agreement(service)
 
     # -- adoption
 
@@ -33,6 +34,16 @@ def blueprint(service: Service) -> Blueprint:
             again=body.get("again") is not False,
             after=web.whole(body.get("after", 0), "after"),
         )
+
+    # -- agreement
+
+    @api.get("/agreement")
+    def differences() -> Any:
+        return {"differences": agreement.differences(request.args.get("model"))}
+
+    @api.post("/models/<model>/mend")
+    def mend(model: str) -> Any:
+        return agreement.mend(model, web.body("reason")["reason"])
 
     return api
 

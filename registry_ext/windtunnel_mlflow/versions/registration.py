@@ -146,6 +146,9 @@ class Registering(ChangingStore):
                 .values(status=rows.PENDING, status_reason=None, location=location, source=source)
             )
             rows.set_status(change.session, known.model, known.version, rows.PENDING, None)
+            if known.source != source:
+                # MLflow's readers go where the sealed files are.
+                rows.set_source(change.session, known.model, known.version, source, location)
             return False
         if known.location != location:
             # A task that was retried logged its model anew, under a new path: still the same version. It is noted.
