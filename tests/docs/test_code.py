@@ -45,7 +45,7 @@ def test_code_is_code(page: Path, blocks: Callable[[Path], list[Any]]) -> None:
             json.loads(block.code)
         elif block.language == "toml":
             tomllib.loads(block.code)
-        elif block.language == "yaml" and page.name == "set-up-policy.md":
+        elif block.language == "yaml" and page.name in ("set-up-policy.md", "move-between-installations.md"):
             PolicyDocument.model_validate(yaml.safe_load(block.code))
         elif block.language == "yaml":
             loads(block.code if "\nname: " in f"\n{block.code}" else f"{PART_OF}{block.code}", where)

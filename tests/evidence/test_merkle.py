@@ -42,6 +42,7 @@ def test_inclusion_holds_for_its_place_alone(size: int) -> None:
     top = merkle.root(hashed)
     for index in range(size):
         proof = merkle.inclusion_proof(hashed, index)
+        assert merkle.proof_in(merkle.levels(hashed), index) == proof
         for place in range(size):
             assert merkle.includes(hashed[index], place, size, proof, top) == (place == index)
         for wrong in range(len(proof)):

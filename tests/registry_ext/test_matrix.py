@@ -32,6 +32,7 @@ EXPECTED = {
     "adopt": "nnnyn",
     "restore": "yynyy",
     "clean": "nnnyy",
+    "exchange": "nnnyn",
 }
 CELLS = [(role, action, EXPECTED[action][i]) for action in matrix.MATRIX for i, role in enumerate(matrix.ROLES)]
 

@@ -169,3 +169,31 @@ def extends(first: int, first_root: bytes, second: int, second_root: bytes, proo
             after = node_hash(after, part)
         place, last = place >> 1, last >> 1
     return last == 0 and (before, after) == (first_root, second_root)
+
+
+def levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """All nodes of the tree, from the leaves up: what many proofs of one tree are read from (``proof_in``)."""
+    found = [list(leaves)]
+    while len(found[-1]) > 1:
+        below = found[-1]
+        above = [node_hash(a, b) for a, b in zip(below[::2], below[1::2], strict=False)]
+        # A last one without a partner goes up as it is: so the left part is the largest power of two, as ``_split``.
+        found.append(above if len(below) % 2 == 0 else [*above, below[-1]])
+    return found
+
+
+def proof_in(nodes: Sequence[Sequence[bytes]], index: int) -> list[bytes]:
+    """``inclusion_proof`` of leaf ``index``, from ``levels``: one look per level.
+
+    Raises:
+        ValueError: there is no such leaf.
+    """
+    if not nodes or not 0 <= index < len(nodes[0]):
+        raise ValueError(f"a tree of {len(nodes[0]) if nodes else 0} leaves has no leaf {index}")
+    proof = []
+    for level in nodes[:-1]:
+        beside = index ^ 1
+        if beside < len(level):
+            proof.append(level[beside])
+        index >>= 1
+    return proof

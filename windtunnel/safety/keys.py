@@ -1,9 +1,10 @@
 """The keys of an installation: one private key that signs, and the public keys that verifiers trust, former ones too.
 
 In a home the private key is ``secrets/model-signing.pem`` (0600) and the public ones are in ``keys/``: ``KEYID.pem``
-and ``keys.json``, which says of each whether it is current, former or revoked. Outside a home two settings say where:
-``WINDTUNNEL_SIGNING_KEY`` (a PEM file) and ``WINDTUNNEL_KEYS`` (a folder). Elliptic keys (P-256), as OpenSSF model
-signatures take them; a key's id is the SHA-256 of its public PEM, which such a signature carries as a hint.
+and ``keys.json``, which says of each whether it is current, former or revoked, or trusted as another installation's.
+Outside a home two settings say where: ``WINDTUNNEL_SIGNING_KEY`` (a PEM file) and ``WINDTUNNEL_KEYS`` (a folder).
+Elliptic keys (P-256), as OpenSSF model signatures take them; a key's id is the SHA-256 of its public PEM, which such a
+signature carries as a hint.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 ENV_PRIVATE = "WINDTUNNEL_SIGNING_KEY"
 ENV_PUBLIC = "WINDTUNNEL_KEYS"
 CURRENT, FORMER, REVOKED = "current", "former", "revoked"
+#: The key of another installation, whose word counts here.
+TRUSTED = "trusted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +36,11 @@ class Key:
 
     Attributes:
         id: SHA-256 of its PEM, hex.
-        state: current, former or revoked.
+        state: current, former, revoked, or trusted: another installation's.
         created_at: seconds since the epoch.
         changed_at: when it became former or revoked.
         reason: why it was revoked.
+        installation: what the other installation is called here; None for our own keys.
     """
 
     id: str
@@ -44,6 +48,7 @@ class Key:
     created_at: float
     changed_at: float | None = None
     reason: str | None = None
+    installation: str | None = None
 
 
 def key_id(pem: bytes) -> str:
@@ -140,6 +145,62 @@ class KeyRing:
         self._write([gone if key.id == found.id else key for key in keys])
         return gone
 
+    def adopt(self, pem: bytes, installation: str, now: float | None = None) -> Key:
+        """Trust the public key of another installation; one that was trusted under this name already is left alone.
+
+        Raises:
+            IntegrityError: it is no elliptic public key.
+            StackError: it is our own, was revoked here, or has another name here.
+        """
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+        try:
+            found = serialization.load_pem_public_key(pem)
+        except ValueError as error:
+            raise IntegrityError(f"this is no public key: {error}", hint="expected HOME/keys/ID.pem of it") from None
+        if not isinstance(found, EllipticCurvePublicKey):
+            raise IntegrityError("this is no elliptic public key", hint="expected HOME/keys/ID.pem of the installation")
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        clean = found.public_bytes(serialization.Encoding.PEM, form)
+        made = Key(key_id(clean), TRUSTED, time.time() if now is None else now, installation=installation)
+        keys = self.keys()
+        known = next((key for key in keys if key.id == made.id), None)
+        if known is not None:
+            if (known.state, known.installation) == (TRUSTED, installation):
+                return known
+            told = f"trusted as {known.installation}" if known.state == TRUSTED else f"here already: {known.state}"
+            raise StackError(f"the key {made.id[:12]}... is {told}", hint="'windtunnel registry keys list' names them")
+        files.write_bytes(self.public / f"{made.id}.pem", clean, mode=0o644, parents=True)
+        self._write([*keys, made])
+        return made
+
+    def disown(self, installation: str, reason: str, now: float | None = None) -> list[Key]:
+        """Trust no key of another installation any more; those that were trusted until now.
+
+        Raises:
+            NotFoundError: none is trusted under this name.
+        """
+        keys, when = self.keys(), time.time() if now is None else now
+        gone = {
+            key.id: Key(key.id, REVOKED, key.created_at, when, reason, installation)
+            for key in keys
+            if key.state == TRUSTED and key.installation == installation
+        }
+        if not gone:
+            names = sorted({key.installation for key in keys if key.installation and key.state == TRUSTED})
+            raise NotFoundError(
+                f"no key of an installation {installation!r} is trusted",
+                hint=f"trusted are: {', '.join(names) or 'none'}",
+            )
+        self._write([gone.get(key.id, key) for key in keys])
+        return list(gone.values())
+
+    def installation(self, identifier: str) -> str | None:
+        """What the trusted installation is called whose key this is; None for our own keys and those not trusted."""
+        found = next((key for key in self.keys() if key.id == identifier), None)
+        return found.installation if found is not None and found.state == TRUSTED else None
+
     def trusted(self, identifier: str) -> EllipticCurvePublicKey:
         """The public key of this id.
 
@@ -153,7 +214,7 @@ class KeyRing:
         if found is None:
             raise IntegrityError(
                 f"signed by the key {identifier[:12]}..., which this installation does not know",
-                hint=f"if it is to be trusted, put its PEM into {self.public} and list it in keys.json",
+                hint="if it is to be trusted: windtunnel registry trust-installation KEYFILE --name NAME",
             )
         if found.state == REVOKED:
             raise IntegrityError(

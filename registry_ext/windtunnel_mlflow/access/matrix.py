@@ -47,6 +47,7 @@ Action = Literal[
     "adopt",
     "restore",
     "clean",
+    "exchange",
 ]
 
 #: Action: what it is, who may, and who may where policy says so.
@@ -71,6 +72,7 @@ MATRIX: dict[Action, tuple[str, tuple[Role, ...], tuple[Role, ...]]] = {
     "adopt": ("adopt what a plain MLflow server registered", ("admin",), ()),
     "restore": ("bring back a deleted version or model", ("data_scientist", "ml_engineer", "admin", "service"), ()),
     "clean": ("remove files of deleted versions after their time, and files that nobody needs", ("admin", "service"), ()),
+    "exchange": ("export and import the registry; trust other installations", ("admin",), ()),
 }
 
 

@@ -35,6 +35,21 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """Where a version was moved from.
+
+    Attributes:
+        installation: what the other installation is called here.
+        trusted: whether the key that signed it there still counts here.
+        rollout: outcome of its rollout there; None where there was none.
+    """
+
+    installation: str
+    trusted: bool
+    rollout: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """Everything policy looks at.
 
@@ -50,6 +65,7 @@ class Facts:
         past: who was behind the version and who asks.
         lineage: origins that are known of it.
         card: parts of its card that say something.
+        moved: where it was moved from; None where it was registered here.
         parentless: it is the model's first version, so it has no parent to know.
         roles: of whoever asks by hand; None where nobody in particular asks, or the stack itself does.
         done: changes of champion that whoever asks has made of this model in the last 24 hours.
@@ -66,6 +82,7 @@ class Facts:
     past: Past = field(default_factory=Past)
     lineage: frozenset[str] = frozenset()
     card: frozenset[str] = frozenset()
+    moved: Moved | None = None
     parentless: bool = False
     roles: frozenset[str] | None = None
     done: int = 0
@@ -76,8 +93,8 @@ class Requirement:
     """One line of a decision.
 
     Attributes:
-        code: ``sealed``, ``evidence``, ``age``, ``approvals``, ``rejected``, ``lineage``, ``card``, ``role`` or
-            ``limit``.
+        code: ``sealed``, ``evidence``, ``age``, ``approvals``, ``rejected``, ``lineage``, ``card``, ``moved``,
+            ``role`` or ``limit``.
         met: whether it is there.
         text: what is there, or what is missing.
         subject: kind of evidence, origin, part of the card or role it is about.
@@ -143,6 +160,8 @@ def needs_digest(needs: Needs) -> str:
     if not plain["card"]:
         # Approvals of the time before cards stay what they are.
         del plain["card"]
+    if not plain["moved_from"]:
+        del plain["moved_from"]
     return canonical.digest(plain)
 
 
@@ -160,6 +179,7 @@ def explain(policy: PolicyDocument, facts: Facts, now: float, to: Transition = "
         *(line for kind, greatest in kinds(needs, to, facts).items() for line in _evidence(facts, kind, greatest, now)),
         *_lineage(needs, to, facts),
         *_card(needs, facts),
+        *_moved(needs, facts),
         *_said(needs, facts, now),
         *_asking(needs, to, facts),
     ]
@@ -249,6 +269,25 @@ def _card(needs: Needs, facts: Facts) -> Iterable[Requirement]:
     for part in needs.card:
         met = part in facts.card
         yield Requirement("card", met, f"its card says: {part}" if met else f"a card that says: {part}", part)
+
+
+def _moved(needs: Needs, facts: Facts) -> Iterable[Requirement]:
+    if not needs.moved_from:
+        return
+    wanted, moved = " or ".join(needs.moved_from), facts.moved
+    if moved is None:
+        why = "it was registered here"
+    elif moved.installation not in needs.moved_from:
+        why = f"it was moved from {moved.installation}"
+    elif not moved.trusted:
+        why = f"{moved.installation} is not trusted any more"
+    elif moved.rollout != "PASS":
+        why = f"its rollout there is {moved.rollout}" if moved.rollout else "it had no rollout there"
+    else:
+        text = f"moved from {moved.installation}, where its rollout passed"
+        yield Requirement("moved", True, text, moved.installation)
+        return
+    yield Requirement("moved", False, f"to be moved from {wanted} after its rollout passed there ({why})", wanted)
 
 
 def _said(needs: Needs, facts: Facts, now: float) -> Iterable[Requirement]:

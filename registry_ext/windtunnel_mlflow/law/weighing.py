@@ -11,11 +11,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from windtunnel.registry.orders import BOLD
+from windtunnel.safety.keys import KeyRing
 from windtunnel_mlflow import records, tables
 from windtunnel_mlflow.access import identity, people
 from windtunnel_mlflow.cards import book
 from windtunnel_mlflow.law.approving import Approval, Past
-from windtunnel_mlflow.law.policy import Facts, Judged
+from windtunnel_mlflow.law.policy import Facts, Judged, Moved
 from windtunnel_mlflow.lineage import recording
 from windtunnel_mlflow.releases import candidates
 
@@ -53,6 +54,7 @@ def facts(
         past=_past(found, orderers, asker),
         lineage=_lineage(found) | recording.demanded(session, model, number),
         card=frozenset(book.in_force(session, model, number)),
+        moved=_moved(found),
         parentless=number == _first(session, model),
         roles=None if asker is None else people.roles_of(asker),
         done=0 if asker is None else _done(session, model, asker.name),
@@ -120,6 +122,16 @@ def _lineage(found: dict[str, Any]) -> frozenset[str]:
         "parent": found.get("parent"),
     }
     return frozenset(name for name, there in known.items() if there)
+
+
+def _moved(found: dict[str, Any]) -> Moved | None:
+    """Where it was moved from, as the server itself wrote down; whether that counts is asked of the key ring now."""
+    origin = found.get("facts", {}).get("moved")
+    if not isinstance(origin, dict):
+        return None
+    ring = KeyRing.configured()
+    trusted = ring is not None and ring.installation(origin["key"]) == origin["installation"]
+    return Moved(origin["installation"], trusted, origin["rollout"])
 
 
 def _first(session: Session, model: str) -> int | None:

@@ -10,10 +10,11 @@ import asyncio
 import posixpath
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.versions.locations import clean
 
 #: Raises when the path is sealed. Arguments: path, whether everything below the path would be touched too.
@@ -26,6 +27,26 @@ class Writes:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._open: Counter[str] = Counter()
+        self._held: set[str] = set()
+
+    @contextmanager
+    def held(self, roots: Collection[str], timeout: float) -> Iterator[None]:
+        """Nothing is written at, below or above these paths meanwhile: they are read to become sealed.
+
+        Raises:
+            Refusal: WT_SEALED: an upload did not end within ``timeout`` seconds.
+        """
+        with self._changed:
+            taken = set(roots) - self._held
+            self._held |= taken
+        try:
+            for root in roots:
+                if not self.wait_idle(root, timeout):
+                    raise Refusal("WT_SEALED", f"an upload below {root} did not end within {timeout:.0f} s", status=409)
+            yield
+        finally:
+            with self._changed:
+                self._held -= taken
 
     @contextmanager
     def writing(self, path: str, check: Check, tree: bool = False) -> Iterator[None]:
@@ -38,6 +59,10 @@ class Writes:
 
     def begin(self, path: str, check: Check, tree: bool) -> None:
         with self._changed:
+            for root in self._held:
+                above = tree and root.startswith(f"{path}/" if path else "")
+                if above or path == root or path.startswith(f"{root}/"):
+                    raise Refusal("WT_SEALED", f"{path or 'the artifact root'} is being imported", status=409)
             self._open[path] += 1
         try:
             check(path, tree)

@@ -45,15 +45,17 @@ class Sealing(ChangingStore):
     def allowance(self, model: str, version: int) -> Allowance:
         """What the description behind a version allows its files to hold. The service's word counts, a person's not."""
         with self.reading() as session:
-            row = session.execute(
-                select(_V.c.recipe, _V.c.actor, _V.c.adopted).where(_V.c.model == model, _V.c.version == version)
-            ).first()
+            wanted = select(_V.c.recipe, _V.c.actor, _V.c.facts, _V.c.adopted)
+            row = session.execute(wanted.where(_V.c.model == model, _V.c.version == version)).first()
         if row is not None and row.adopted:
             # Only administrators adopt, and they say what the old files may hold.
             given = json.loads(row.adopted)["formats"]
             return Allowance(given.get("pickle") is True, tuple(str(name) for name in given.get("trust") or ()))
         told = json.loads(row.recipe).get("formats") if row is not None and row.recipe else None
-        if not isinstance(told, dict) or row is None or row.actor not in (identity.SERVICE_USER, "admin"):
+        if not isinstance(told, dict) or row is None:
+            return Allowance()
+        # A version that was moved here, an administrator took in with what its description allows.
+        if row.actor not in (identity.SERVICE_USER, "admin") and "moved" not in json.loads(row.facts):
             return Allowance()
         return Allowance(told.get("pickle") is True, tuple(str(name) for name in told.get("trust") or ()))
 
