@@ -106,6 +106,11 @@ def _limits(ours: dict[str, int], theirs: dict[str, int]) -> dict[str, int]:
     return {role: min(found[role] for found in (ours, theirs) if role in found) for role in roles}
 
 
+def _from(ours: list[str], theirs: list[str]) -> list[str]:
+    # Nobody named is no demand; one of those named is enough.
+    return (_both(ours, theirs) or ours) if ours and theirs else ours or theirs
+
+
 def _by(ours: list[Any] | None, theirs: list[Any] | None) -> list[Any] | None:
     if ours is None or theirs is None:
         return theirs if ours is None else ours
@@ -121,6 +126,7 @@ _STRICTER: dict[str, Any] = {
     "valid": _shorter,
     "rejection": lambda ours, theirs: "until_withdrawn" if "until_withdrawn" in (ours, theirs) else ours,
     "lineage": _either,
+    "moved_from": _from,
     "card": _either,
     "by": _by,
     "limits": _limits,

@@ -69,6 +69,7 @@ class Needs(Part):
         rejection: a rejection stands until it is withdrawn, or until somebody who may approve does so later.
         lineage: origins that must be known of the version.
         card: parts of the model's card that must say something.
+        moved_from: trusted installations; the version must have been moved from one of them, its rollout passed there.
         by: roles of people who may carry out the transition by hand; null is everybody whom the role matrix allows.
         limits: by role, how often in 24 hours one person may change a model's champion by hand.
     """
@@ -81,6 +82,7 @@ class Needs(Part):
     rejection: Literal["until_withdrawn", "until_superseded"] = "until_withdrawn"
     lineage: list[Origin] = Field(default_factory=list)
     card: list[CardField] = Field(default_factory=list)
+    moved_from: list[str] = Field(default_factory=list)
     by: list[Person] | None = None
     limits: dict[Person, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
 
