@@ -71,7 +71,11 @@ MATRIX: dict[Action, tuple[str, tuple[Role, ...], tuple[Role, ...]]] = {
     "people": ("add users and give them roles", ("admin",), ()),
     "adopt": ("adopt what a plain MLflow server registered", ("admin",), ()),
     "restore": ("bring back a deleted version or model", ("data_scientist", "ml_engineer", "admin", "service"), ()),
-    "clean": ("remove files of deleted versions after their time, and files that nobody needs", ("admin", "service"), ()),
+    "clean": (
+        "remove files of deleted versions after their time, and files that nobody needs",
+        ("admin", "service"),
+        (),
+    ),
     "exchange": ("export and import the registry; trust other installations", ("admin",), ()),
 }
 
