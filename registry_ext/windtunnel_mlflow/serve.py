@@ -38,6 +38,9 @@ def main() -> None:
         names._MLFLOW_IN_JOB_EXECUTOR.name: "false",
         names.MLFLOW_ENABLE_WORKSPACES.name: "false",
     }
+    replica = names.MLFLOW_READ_REPLICA_BACKEND_STORE_URI.get()
+    if replica:
+        os.environ[constants.READ_REPLICA_BACKEND_STORE_URI_ENV_VAR] = replica
     uvicorn.run(
         "windtunnel_mlflow.app:create_app",
         factory=True,

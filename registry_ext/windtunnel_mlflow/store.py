@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from windtunnel.spec.policy import Transition
-from windtunnel_mlflow import marks, records, rows, tables
+from windtunnel_mlflow import marks, records, replicas, rows, tables
 from windtunnel_mlflow.access import permission
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.transactions import Change
@@ -28,6 +28,7 @@ from windtunnel_mlflow.versions.crowning import Crowning
 from windtunnel_mlflow.versions.guard import Writes
 from windtunnel_mlflow.versions.registration import Registering
 from windtunnel_mlflow.versions.sealing import Sealing
+from windtunnel_mlflow.webhooks import Webhooks
 
 SCHEME = "windtunnel+"
 _V = tables.versions
@@ -35,10 +36,10 @@ _V = tables.versions
 
 def governed_store(store_uri: str) -> GovernedStore:
     """Entry point of the schemes ``windtunnel+sqlite`` and ``windtunnel+postgresql``."""
-    return GovernedStore(store_uri.removeprefix(SCHEME))
+    return GovernedStore(store_uri.removeprefix(SCHEME), replicas.replica_uri())
 
 
-class GovernedStore(Registering, Sealing, Crowning):
+class GovernedStore(Webhooks, Registering, Sealing, Crowning):
     """MLflow's registry in which the policy is the law."""
 
     def __init__(self, db_uri: str, read_db_uri: str | None = None) -> None:
@@ -125,7 +126,8 @@ class GovernedStore(Registering, Sealing, Crowning):
         number, _ = self.register(
             name, source=source, run_id=run_id, model_id=model_id, tags=tags, run_link=run_link, description=description
         )
-        return self.get_model_version(name, number)
+        with self.reading():
+            return self.get_model_version(name, number)
 
     def update_model_version(self, name: str, version: Any, description: Any = None) -> Any:
         with self.change(name, "describe-version", version=version, description=description):

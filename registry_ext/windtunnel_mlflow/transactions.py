@@ -62,9 +62,13 @@ class ChangingStore(SqlAlchemyStore):  # type: ignore[misc]
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session for reading."""
-        with self.ManagedSessionMaker() as session:
-            yield session
+        """A session for reading, of the primary database; MLflow's methods called within read there as well."""
+        with self.ManagedSessionMaker(read_only=False) as session:
+            token = self._session.set(session)
+            try:
+                yield session
+            finally:
+                self._session.reset(token)
 
     def _lock(self, session: Session, model: str) -> None:
         """One change per model at a time (on SQLite: per database), from before the policy check to the commit."""

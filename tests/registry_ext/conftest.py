@@ -48,6 +48,13 @@ signature:
 RECIPE = {"recipe": "boosted", "code": "sha256:c1", "params": {"depth": 3}, "features": ["age"], "data": "sha256:d1"}
 
 
+#: MLflow sends webhooks to public addresses by https alone; here they come to a port of the test.
+WEBHOOKS_HERE = {
+    "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
+    "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+    "MLFLOW_WEBHOOK_CACHE_TTL": "0",
+}
+
 #: Databases of the session's first server, as its first start left them: making their tables takes 25 s each time.
 #: By the process, for rooms that load this file as a module of their own share it.
 MIGRATED = Path(tempfile.gettempdir()) / f"wt-migrated-{os.getpid()}-{procfs.started(os.getpid())}"
@@ -74,8 +81,15 @@ class RegistryServer:
     passwords of its own users from its secrets, so no copy knows another's.
     """
 
-    def __init__(self, root: Path, database_url: str | None = None, *, oidc: SignIn | None = None) -> None:
-        self.database_url, self.oidc = database_url, oidc
+    def __init__(
+        self,
+        root: Path,
+        database_url: str | None = None,
+        *,
+        oidc: SignIn | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.database_url, self.oidc, self.env = database_url, oidc, dict(env or {})
         self.home = Home(root)
         self.port = any_free()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -100,7 +114,11 @@ class RegistryServer:
         began = time.monotonic()
         with (self.home.root / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                argv or plan.argv, env={**os.environ, **plan.env}, stdout=log, stderr=log, start_new_session=True
+                argv or plan.argv,
+                env={**os.environ, **plan.env, **self.env},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         # Plain http: a client that made a TLS context at every question would take a quarter of a core from the server.
         asking = httpx.Client(timeout=2, trust_env=False, verify=False)
@@ -233,7 +251,7 @@ def crown(client: RegistryClient, hands: Hands, model: str, **recipe: Any) -> Ve
 @pytest.fixture(scope="session")
 def registry_server() -> Iterator[RegistryServer]:
     root = Path(tempfile.mkdtemp(prefix="wt-registry-"))
-    server = RegistryServer(root)
+    server = RegistryServer(root, env=WEBHOOKS_HERE)
     try:
         server.start()
         yield server
@@ -319,5 +337,6 @@ def helpers() -> Any:
         RegistryServer = RegistryServer
         Hands = Hands
         RECIPE = RECIPE
+        MIGRATED = MIGRATED
 
     return Helpers
