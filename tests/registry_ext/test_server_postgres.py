@@ -209,3 +209,45 @@ def test_an_entry_that_has_a_number_and_no_commit_is_waited_for(server: Any, dat
     assert {"m-slow", "m-fast"} <= {row["model"] for row in rows}
     for session in (slow, fast, look):
         session.close()
+
+
+def test_a_search_means_the_same_here(server: Any, helpers: Any) -> None:
+    """DEMAND REG-15: every field of the language, and comments that nobody can change."""
+    with server.client() as client, server.client("admin") as admin, server.rest() as http:
+        hands = helpers.Hands(http)
+        model = hands.model()
+        helpers.crown(client, hands, model)
+        second = helpers.enter(client, hands, model, data="sha256:d2")
+        tag = {"name": model, "version": "2", "key": "team", "value": "x" * 3000}
+        hands.call("POST", "/model-versions/set-tag", tag)
+        metric = {"run_id": second.run_id, "key": "rmse", "value": 1.5, "timestamp": 1, "step": 0}
+        hands.call("POST", "/runs/log-metric", metric)
+        admin.set_card(model, {"owner": "sea", "risk": "high"}, "known")
+        admin.comment(model, 2, "after the Storm")
+
+        def found(query: str, order_by: str = "name") -> list[str]:
+            page = admin.search(f"name = '{model}' and ({query})", order_by=order_by)
+            return [one.version for one in page.versions]
+
+        for query, expected in (
+            (f"name like '{model[:5]}%' and author = 'service'", ["1", "2"]),
+            (f"name like '{model.upper()}'", []),
+            (r"name like '%\'", []),
+            ("stage = 'Production' and alias = 'champion' and state = 'champion'", ["1"]),
+            ("evidence.data-check = 'PASS' and evidence.evaluation in ('PASS', 'FAIL')", ["1"]),
+            ("evidence.evaluation != 'PASS' and status = 'READY'", ["2"]),
+            (f"tag.team = '{'x' * 3000}'", ["2"]),
+            (f"tag.team = '{'x' * 2999}'", []),
+            ("metric.rmse < 2 and version > 1", ["2"]),
+            ("not metric.rmse < 2", ["1"]),
+            ("param.depth = '3'", []),
+            ("owner ~ 'SEA' and risk = 'high' and created > '2020-01-01'", ["1", "2"]),
+            ("text ~ 'the storm'", ["2"]),
+        ):
+            assert found(query) == expected, query
+        assert found("version >= 1", "created desc") == ["2", "1"]
+        assert found("version >= 1", "metric.rmse") == ["2"]
+        page = admin.search(f"name = '{model}'", limit=1)
+        assert [one.version for one in admin.search(f"name = '{model}'", limit=1, cursor=page.cursor).versions] == ["1"]
+    with create_engine(server.database_url).begin() as connection, pytest.raises(DBAPIError, match="append-only"):
+        connection.execute(text("DELETE FROM wt_comments"))
