@@ -321,6 +321,8 @@ cards_now = Table(
     Column("model", NAME, primary_key=True),
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("card", Text, nullable=False),
+    # What it says, without its keys: for searching.
+    Column("words", Text, nullable=False),
     Column("owner", String(256)),
     Column("risk", String(16)),
     Index("wt_cards_now_owner", "owner"),

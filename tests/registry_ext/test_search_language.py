@@ -170,8 +170,8 @@ def engine() -> Engine:
         connection.execute(
             insert(tables.cards_now).values(
                 [
-                    {"model": "sea-level", "version": 0, "card": '{"purpose":"Tides"}', "owner": "a", "risk": "low"},
-                    {"model": "sea-level", "version": 2, "card": "{}", "owner": None, "risk": "high"},
+                    {"model": "sea-level", "version": 0, "card": "{}", "words": "Tides", "owner": "a", "risk": "low"},
+                    {"model": "sea-level", "version": 2, "card": "{}", "words": "", "owner": None, "risk": "high"},
                 ]
             )
         )

@@ -184,6 +184,9 @@ def test_search(shelf: dict[str, Any], admin: RegistryClient) -> None:
     assert found(admin, f"name like '{model}%' and evidence.evaluation = 'PASS'") == [(model, "1")]
     assert found(admin, f"name = '{model}' and evidence.data-check = 'PASS'") == [(model, "1")]
     assert found(admin, f"name in ('{model}', '{other}') and created > '2999-01-01'") == []
+    admin.set_card(other, {"limits": ["Größe", "storms"]}, "to be found")
+    assert found(admin, f"{mine} and text ~ 'Größe' and text ~ 'STORM'") == both[1:]
+    assert found(admin, f"{mine} and text ~ 'limits'") == [], "keys are not what it says"
     one = admin.search(f"{mine} and metric.rmse < 2").versions[0]
     assert (one.metrics, one.stage, one.aliases) == ({"rmse": 1.5}, "None", ())
 

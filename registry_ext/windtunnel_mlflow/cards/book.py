@@ -105,6 +105,7 @@ def refresh(session: Session, model: str) -> None:
                 model=model,
                 version=number,
                 card=canonical.dumps(said).decode(),
+                words="\n".join(_words(value) or "" for value in said.values()),
                 owner=said.get("owner"),
                 risk=said.get("risk"),
             )
@@ -132,7 +133,7 @@ def _show(session: Session, model: str, made: dict[int, dict[str, Any]], numbers
 def _tag(session: Session, kind: Any, of: dict[str, Any], key: str, value: str | None) -> None:
     where = {"workspace": DEFAULT_WORKSPACE_NAME, "key": key, **of}
     if value is not None:
-        session.merge(kind(**where, value=value))
+        session.merge(kind(**where, value=value[:5000]))
         return
     found = session.get(kind, where)
     if found is not None:
@@ -141,4 +142,4 @@ def _tag(session: Session, kind: Any, of: dict[str, Any], key: str, value: str |
 
 def _words(value: Any) -> str | None:
     said = "; ".join(value) if isinstance(value, list) else value
-    return str(said)[:5000] if said else None
+    return str(said) if said else None

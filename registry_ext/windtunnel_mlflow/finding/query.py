@@ -265,7 +265,7 @@ def _anywhere(text: str) -> Condition:
         _contains(V.c.model, text),
         _contains(func.coalesce(M.description, ""), text),
         V.c.model.in_(select(model.name).where(model.workspace == _HERE, _contains(model.description, text))),
-        V.c.model.in_(select(_CN.c.model).where(_CN.c.version == 0, _contains(_CN.c.card, text))),
-        tuple_(V.c.model, V.c.version).in_(select(_CN.c.model, _CN.c.version).where(_contains(_CN.c.card, text))),
+        V.c.model.in_(select(_CN.c.model).where(_CN.c.version == 0, _contains(_CN.c.words, text))),
+        tuple_(V.c.model, V.c.version).in_(select(_CN.c.model, _CN.c.version).where(_contains(_CN.c.words, text))),
         tuple_(V.c.model, V.c.version).in_(select(_CO.c.model, _CO.c.version).where(_contains(_CO.c.text, text))),
     )

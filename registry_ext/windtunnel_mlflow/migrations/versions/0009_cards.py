@@ -44,6 +44,7 @@ def upgrade() -> None:
         sa.Column("model", NAME, primary_key=True),
         sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("card", sa.Text, nullable=False),
+        sa.Column("words", sa.Text, nullable=False),
         sa.Column("owner", sa.String(256)),
         sa.Column("risk", sa.String(16)),
     )
