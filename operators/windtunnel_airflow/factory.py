@@ -388,6 +388,7 @@ def steward_dag(
         AgreementOperator,
         CloseAbandonedRunsOperator,
         IntegrityOperator,
+        PurgeOperator,
         RetentionOperator,
         StatisticsOperator,
         SweepOperator,
@@ -409,6 +410,7 @@ def steward_dag(
         RetentionOperator(task_id="retention", windtunnel_conn_id=windtunnel_conn_id)
         StatisticsOperator(task_id="statistics", windtunnel_conn_id=windtunnel_conn_id)
         IntegrityOperator(task_id="integrity", windtunnel_conn_id=windtunnel_conn_id)
+        PurgeOperator(task_id="deleted_versions", windtunnel_conn_id=windtunnel_conn_id)
         AgreementOperator(task_id="agreement", windtunnel_conn_id=windtunnel_conn_id)
     return dag
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from windtunnel_mlflow import records, tables
 from windtunnel_mlflow.refusal import Refusal
+from windtunnel_mlflow.versions import memory
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 PENDING, READY, FAILED = "PENDING_REGISTRATION", "READY", "FAILED_REGISTRATION"
@@ -25,12 +26,13 @@ def canonical_stage(stage: str) -> str:
     return "None" if str(stage).strip().casefold() == "development" else str(get_canonical_stage(stage))
 
 
-def mark_deleted(session: Session, row: Any, now: float) -> None:
+def mark_deleted(session: Session, row: Any, now: float, actor: str) -> None:
     # The key is free again; number and semantic version are not. Its files stay sealed.
+    kept = memory.of_version(session, row.model, row.version, row.key, actor)
     session.execute(
         update(_V)
         .where(_V.c.model == row.model, _V.c.version == row.version)
-        .values(deleted_at=now, key=f"deleted:{row.version}:{row.key}"[:256])
+        .values(deleted_at=now, key=f"deleted:{row.version}:{row.key}"[:256], kept=kept)
     )
 
 

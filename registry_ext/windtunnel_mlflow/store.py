@@ -23,7 +23,7 @@ from windtunnel_mlflow import marks, records, replicas, rows, tables
 from windtunnel_mlflow.access import permission
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.transactions import Change
-from windtunnel_mlflow.versions import wayback
+from windtunnel_mlflow.versions import memory, wayback
 from windtunnel_mlflow.versions.crowning import Crowning
 from windtunnel_mlflow.versions.guard import Writes
 from windtunnel_mlflow.versions.registration import Registering
@@ -89,7 +89,16 @@ class GovernedStore(Webhooks, Registering, Sealing, Crowning):
             rows.refuse_open_rollout(change.session, name)
             now = time.time()
             for row in change.session.execute(select(_V).where(_V.c.model == name, _V.c.deleted_at.is_(None))).all():
-                rows.mark_deleted(change.session, row, now)
+                rows.mark_deleted(change.session, row, now, change.actor.name)
+            if records.governed(change.session, name):
+                change.session.execute(
+                    tables.deleted_models.insert().values(
+                        model=name,
+                        deleted_at=now,
+                        actor=change.actor.name,
+                        kept=memory.of_model(change.session, name),
+                    )
+                )
             super().delete_registered_model(name)
 
     def set_registered_model_tag(self, name: str, tag: Any) -> None:
@@ -159,7 +168,7 @@ class GovernedStore(Webhooks, Registering, Sealing, Crowning):
             wayback.refuse(change.session, name, number, time.time())
             row = change.session.execute(select(_V).where(_V.c.model == name, _V.c.version == number)).first()
             if row is not None:
-                rows.mark_deleted(change.session, row, time.time())
+                rows.mark_deleted(change.session, row, time.time(), change.actor.name)
             super().delete_model_version(name, version)
 
     # -- champion: alias and Production are one thing; challenger is an alias that policy looks at

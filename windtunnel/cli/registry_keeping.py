@@ -1,4 +1,4 @@
-"""``windtunnel registry adopt|agree|mend``: what went past the law comes under it."""
+"""``windtunnel registry adopt|agree|mend|deleted|restore``: what went past the law; what was deleted."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ def join(app: typer.Typer) -> None:
     app.command("adopt")(adopt)
     app.command("agree")(agree)
     app.command("mend")(mend)
+    app.command("deleted")(deleted)
+    app.command("restore")(restore)
 
 
 def adopt(
@@ -106,6 +108,59 @@ def mend(
         _differences(found["left"])
     if found["left"]:
         raise SystemExit(talk.VERDICT_FAIL)
+
+
+def deleted(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="One model; every one unless told.")] = None,
+    json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Deleted versions, and until when they can be brought back."""
+    from windtunnel.cli import person
+
+    with person.connect(the_home(context, home)) as registry:
+        found = registry.deleted(model)
+    if json:
+        talk.data_json("windtunnel.registry-deleted/1", {"versions": found})
+    elif not found:
+        talk.data("nothing was deleted")
+    else:
+        head = ["MODEL", "VERSION", "SEMVER", "DELETED", "BY", "RESTORABLE UNTIL"]
+        talk.table([head, *map(_deleted, found)])
+
+
+def restore(
+    context: typer.Context,
+    model: ModelArgument,
+    reason: ReasonOption,
+    version: Annotated[int | None, typer.Argument(help="A version; the model with its versions when left out.")] = None,
+    json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Bring back a deleted version, or a deleted model with the versions that were deleted with it."""
+    from windtunnel.cli import person
+
+    said = why(reason)
+    with person.connect(the_home(context, home)) as registry:
+        found = registry.restore(model, version, said)
+    if json:
+        talk.data_json("windtunnel.registry-restore/1", found)
+    elif version is not None:
+        talk.data(f"{model} {version} ({found['semver']}) is back: {found['status']}, {found['state']}")
+    else:
+        talk.data(f"{model} is back with {len(found['versions'])} versions")
+        for one in found["lost"]:
+            talk.data(f"lost  {model} {one['version']}: {one['why']}")
+
+
+def _deleted(one: dict[str, Any]) -> list[str]:
+    until = _time(one["until"]) if one["why"] is None else f"no: {one['why']}"
+    return [one["model"], one["version"], one["semver"], _time(one["deleted_at"]), one["by"] or "-", until]
+
+
+def _time(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 
 def _differences(found: list[dict[str, Any]]) -> None:

@@ -15,6 +15,29 @@ class KeepingCalls(ABC):
     def _call(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
         """One request; its JSON object."""
 
+    def deleted(self, model: str | None = None) -> list[dict[str, Any]]:
+        """Deleted versions, the last first: ``model``, ``version``, ``semver``, ``deleted_at``, ``by``, ``until`` (when
+        they can be brought back), ``purged_at``, and ``why`` not."""
+        return list(self._call("GET", "/deleted", params={"model": model} if model else None)["versions"])
+
+    def restore(self, model: str, version: str | int | None, reason: str) -> dict[str, Any]:
+        """Bring a deleted version back; with None a deleted model, and the versions that were deleted with it.
+
+        Returns:
+            The version; of a model ``{"model", "versions", "lost"}``.
+
+        Raises:
+            RefusedError: WT_ROLE; WT_RETENTION where it cannot be brought back any more; WT_RESTORE where there is a
+                model of that name again.
+        """
+        part = "" if version is None else f"/versions/{quote(str(version), safe='')}"
+        return self._call("POST", f"/models/{quote(model, safe='')}{part}/restore", json={"reason": reason})
+
+    def purge(self, *, dry_run: bool = False) -> dict[str, Any]:
+        """Remove files of deleted versions whose retention has ended: ``{"purged": [{"model", "version", "location",
+        "removed"}], "left"}``."""
+        return self._call("POST", "/purge", json={"dry_run": dry_run}, timeout=120.0)
+
     def agreement(self, model: str | None = None) -> list[dict[str, Any]]:
         """Where MLflow's tables say otherwise than the registry's history: somebody went past the server. Each has
         ``model``, ``version``, ``what``, ``found``, ``expected`` and ``do``."""

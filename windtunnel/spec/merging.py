@@ -29,6 +29,8 @@ def merge(house: PolicyDocument, model: PolicyDocument) -> PolicyDocument:
 def looser(house: PolicyDocument, model: PolicyDocument) -> list[str]:
     """What of a model's policy is looser than the house allows, as sentences; such a policy is refused."""
     found = [f"{name} is for the policy of the house" for name in HOUSE_ONLY if name in model.model_fields_set]
+    if "retention" in model.model_fields_set and model.retention < house.retention:
+        found.append(f"retention: {_said(model.retention)} is shorter than the house's {_said(house.retention)}")
     effective = merge(house, model)
     for name in (*TRANSITIONS, "emergency"):
         if name not in model.model_fields_set:
@@ -64,6 +66,12 @@ def _overlay(
 ) -> PolicyDocument:
     """``below`` with the fields that ``above`` names: taken where they are free, else the stricter of both."""
     made: dict[str, Any] = {name: getattr(house, name) for name in HOUSE_ONLY}
+    if "retention" not in above.model_fields_set:
+        made["retention"] = below.retention
+    elif free("retention", ""):
+        made["retention"] = above.retention
+    else:
+        made["retention"] = max(below.retention, above.retention)
     made["numbering"] = (above if "numbering" in above.model_fields_set else below).numbering
     for name in (*TRANSITIONS, "emergency"):
         ours, theirs = getattr(below, name), getattr(above, name)

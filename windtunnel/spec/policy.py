@@ -123,6 +123,7 @@ class PolicyDocument(Part):
         emergency: who may roll back at once.
         looser: only in the policy of the house: what a model's own policy may loosen, as ``production`` or
             ``production.approvals``. Everything else it can only make stricter.
+        retention: how long a deleted version can be brought back; then its files go. A model's own can only be longer.
         numbering: what makes a version MAJOR, MINOR or PATCH; a model's own replaces the house's.
         people: only in the policy of the house: by name in Airflow, the registry's user whose answer to a
             human-in-the-loop task counts. A name that is not here is its own.
@@ -134,6 +135,7 @@ class PolicyDocument(Part):
     first: Needs = Field(default_factory=_first)
     archived: Needs = Field(default_factory=Needs)
     emergency: Emergency = Field(default_factory=Emergency)
+    retention: Duration = Field("30d")  # type: ignore[assignment]  # validated
     numbering: Numbering = Field(default_factory=Numbering)
     looser: list[str] = Field(default_factory=list)
     people: dict[str, str] = Field(default_factory=dict)

@@ -163,6 +163,20 @@ class IntegrityOperator(_Steward):
         return [entry[3] for entry in sorted(due, key=lambda entry: entry[:3])]
 
 
+class PurgeOperator(_Steward):
+    """Remove the files of deleted versions whose retention has ended; their rows, history and audit stay (REG-10)."""
+
+    def execute(self, context: Any) -> list[dict[str, Any]]:
+        done: list[dict[str, Any]] = []
+        while True:
+            found = self.hook.registry.purge()
+            done += found["purged"]
+            if not found["left"]:
+                break
+        self.log.info("Purged: %s", done or "nothing")
+        return done
+
+
 class AgreementOperator(_Steward):
     """Hold MLflow's tables against the registry's own history: a second MLflow server on the same database is outside
     the law, and what it did is found here. Kept as a FAIL verdict of kind ``integrity`` per model; the task fails.

@@ -70,6 +70,18 @@ def _inside(path: str, root: str) -> bool:
     return bool(root) and (path == root or path.startswith(root + "/"))
 
 
+def touching(column: Any, path: str, *, below: bool = True) -> Any:
+    """SQL: the column's path is ``path``, above it, or with ``below`` below it; it uses the column's index."""
+    parts = path.split("/")
+    found = column.in_(["/".join(parts[: end + 1]) for end in range(len(parts))])
+    if not below:
+        return found
+    if not path:
+        return column.isnot(None)
+    # '0' is the character after '/': the range is everything below the path.
+    return found | ((column >= f"{path}/") & (column < f"{path}0"))
+
+
 def resolve(
     source: str,
     run_id: str | None,

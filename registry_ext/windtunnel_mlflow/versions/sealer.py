@@ -68,6 +68,8 @@ class Unsealed(Protocol):
 
     def location(self, model: str, version: int) -> str | None: ...
 
+    def being_purged(self, location: str) -> bool: ...
+
     def allowance(self, model: str, version: int) -> Allowance: ...
 
     def seal(self, model: str, version: int, found: manifest.Manifest, scan: Verdict | None = None) -> None: ...
@@ -141,6 +143,11 @@ class Sealer:
             try:
                 if not self._store.writes.wait_idle(location, UPLOADS_END):
                     raise IntegrityError(f"an upload below {location} did not end within {UPLOADS_END:.0f} s")
+                if self._store.being_purged(location):
+                    raise IntegrityError(
+                        f"the files at {location} belonged to a deleted version and are being removed",
+                        hint="log the model anew, to another run",
+                    )
                 found, report = self._read(location, self._store.allowance(model, version))
                 verdict = _verdict(model, version, found, report)
                 if not report.passed:

@@ -20,6 +20,7 @@ from windtunnel_mlflow.access import identity
 from windtunnel_mlflow.lineage import recording
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.transactions import Change, ChangingStore
+from windtunnel_mlflow.versions import locations
 
 _V = tables.versions
 
@@ -137,15 +138,28 @@ class Sealing(ChangingStore):
         change.silent = row is None
         return row
 
+    def being_purged(self, location: str) -> bool:
+        """Whether files at, above or below a location are being removed: those of a deleted version, after its time."""
+        with self.reading() as session:
+            # Deleted ones first: that is an index, and few of millions.
+            marked = select(_V.c.model).where(
+                _V.c.deleted_at > 0, _V.c.purged_at.isnot(None), locations.touching(_V.c.location, location)
+            )
+            return session.execute(marked.limit(1)).first() is not None
+
+    def remove_files(self, location: str) -> None:
+        """Remove what is at a sealed location, past the guard, which knows of no removal."""
+        repo = self._repo()
+        kind = type(repo)
+        plain = kind.__mro__[1] if getattr(kind, "windtunnel_governed", False) else kind
+        try:
+            plain.delete_artifacts(repo, location)
+        except FileNotFoundError:
+            pass  # a former removal did not come to its end
+
     def check_artifact_write(self, path: str, tree: bool) -> None:
         """Refuse a write at ``path``, and with ``tree`` at everything below it, when a sealed version is touched."""
-        parts = path.split("/")
-        above = ["/".join(parts[: end + 1]) for end in range(len(parts))]
-        touched = _V.c.location.in_(above)
-        if tree:
-            # '0' is the character after '/': the range is everything below the path, and it uses the index.
-            below = (_V.c.location >= f"{path}/") & (_V.c.location < f"{path}0")
-            touched |= below if path else _V.c.location.isnot(None)
+        touched = locations.touching(_V.c.location, path, below=tree)
         with self.reading() as session:
             row = session.execute(select(_V.c.model, _V.c.version).where(touched).limit(1)).first()
         if row is None:
