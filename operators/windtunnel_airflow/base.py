@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from windtunnel.evidence import Verdict
     from windtunnel.home import Home
 
+#: A data set's name and the version of it, None where it has none.
+Used = tuple[str, str | None]
+
 
 def describe(model: Model | Mapping[str, Any] | str | Path) -> Model:
     """The description behind what a DAG file may give: a Model, plain values, or the path of a YAML file.
@@ -149,3 +152,19 @@ class WindtunnelOperator(Windtunnel, BaseOperator):
         self.model = model
         self.windtunnel_conn_id = windtunnel_conn_id
         self.links_found = {}
+        self.lineage_found: tuple[list[Used], list[Used]] = ([], [])
+
+    def note_lineage(self, used: Sequence[Used], made: Sequence[Used]) -> None:
+        """What this task read and what it made, each as (name, version); called by ``execute`` at its end.
+
+        Names are those of the assets: ``MODEL/data``, ``MODEL/version``; one with ``://`` or an absolute path is
+        outside.
+        """
+        self.lineage_found = (list(used), list(made))
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """For Airflow's OpenLineage provider, which asks when it is on; None leaves it to inlets and outlets."""
+        from windtunnel_airflow.lineage import operator_lineage
+
+        used, made = self.lineage_found
+        return operator_lineage(used, made) if used or made else None

@@ -7,8 +7,17 @@ operator noted down while it worked. A task that made no run, version or report 
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from airflow.sdk import BaseOperatorLink
+
+
+def dag_run_url(dag_id: str, run_id: str) -> str | None:
+    """The page of a DAG run in Airflow, where the installation says what its address is."""
+    from airflow.sdk.configuration import conf
+
+    base = conf.get("api", "base_url", fallback="").rstrip("/")
+    return f"{base}/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}" if base else None
 
 
 class _NotedLink(BaseOperatorLink):

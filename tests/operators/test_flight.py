@@ -84,6 +84,9 @@ def fly(home: Home, mode: str) -> dict[str, Any]:
         "AIRFLOW_HOME": str(home.airflow),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW_CONN_WINDTUNNEL_DEFAULT": json.dumps(connection),
+        "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
+            {"type": "file", "log_file_path": str(home.root / "openlineage.jsonl"), "append": True}
+        ),
     }
     home.airflow.mkdir(exist_ok=True)
     migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
@@ -94,6 +97,8 @@ def fly(home: Home, mode: str) -> dict[str, Any]:
     assert lines, (done.stdout + done.stderr)[-6000:]
     story: dict[str, Any] = json.loads(lines[-1].removeprefix("STORY "))
     story["log"] = done.stdout + done.stderr
+    told = home.root / "openlineage.jsonl"
+    story["openlineage"] = [json.loads(line) for line in told.read_text().splitlines()] if told.exists() else []
     return story
 
 
@@ -108,6 +113,17 @@ def test_a_whole_life(home: Home) -> None:
     assert tasks["note"] == "failed"  # visible, and not critical
     assert tasks["note_done"] == tasks["evaluate"] == "success"
     assert "a line of the training's own" in story["log"]
+    # its lineage is in the registry, and was told to Airflow's OpenLineage provider under the assets' names
+    assert {"data", "source", "code", "dag_run", "environment", "run", "version"} <= set(story["origin kinds"])
+    edges = {
+        (into["name"], out["name"])
+        for event in story["openlineage"]
+        if event["eventType"] == "COMPLETE"
+        for into in event["inputs"]
+        for out in event["outputs"]
+    }
+    assert {("small/data", "small/version"), ("small/version", "small/champion")} <= edges, story["openlineage"][:2]
+    assert any(into.endswith("rows.csv") and out == "small/data" for into, out in edges)
     # 2. first release: 100 % at once, watched, champion
     first = story["release"]["tasks"]
     assert story["release"]["state"] == first["first.watch"] == first["outcome"] == "success"

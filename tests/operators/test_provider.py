@@ -112,3 +112,29 @@ def test_an_asset_has_a_name_in_openlineage() -> None:
 
     found = asset_to_dataset(Asset("windtunnel://small/version"))
     assert (found.namespace, found.name) == ("windtunnel", "small/version")
+
+
+def test_what_a_task_read_and_made_reaches_openlineage() -> None:
+    """DEMAND REG-8: asked as Airflow's provider asks, with names that are those of the assets."""
+    from airflow.providers.openlineage.extractors.base import DefaultExtractor
+    from airflow.sdk import Asset
+
+    from windtunnel_airflow.base import WindtunnelOperator
+    from windtunnel_airflow.lineage import asset_to_dataset
+
+    task = WindtunnelOperator(task_id="register", model="nowhere.yaml")
+    assert DefaultExtractor(task).extract_on_complete(None) is None, "inlets and outlets are asked instead"
+    task.note_lineage(
+        [("sea/data", "sha256:d"), ("s3://ann:secret@bucket/visits/2026", None), ("/data/visits.csv", None)],
+        [("sea/version", "3")],
+    )
+    found = DefaultExtractor(task).extract_on_complete(None)
+    assert found is not None
+    assert [(one.namespace, one.name) for one in found.inputs] == [
+        ("windtunnel", "sea/data"), ("s3://bucket", "visits/2026"), ("file", "/data/visits.csv"),
+    ]  # fmt: skip
+    assert [one.facets["version"].datasetVersion for one in found.inputs if one.facets] == ["sha256:d"]
+    (made,) = found.outputs
+    assert (made.namespace, made.name, made.facets["version"].datasetVersion) == ("windtunnel", "sea/version", "3")
+    outlet = asset_to_dataset(Asset("windtunnel://sea/version"))
+    assert (outlet.namespace, outlet.name) == (made.namespace, made.name), "one graph"

@@ -19,8 +19,9 @@ from windtunnel_airflow.steps import publish, take
 class DataSnapshotOperator(WindtunnelOperator):
     """Read the rows a model learns from and keep them: ``rows`` to learn from, ``holdout`` to be judged on.
 
-    Returns ``{"outputs": {"rows", "holdout"}, "digest", "rows", "holdout_rows", "start", "end"}``. The snapshot lies
-    below the step's outputs (PIP-2), so that everything after it works on the same bytes whatever the source does.
+    Returns ``{"outputs": {"rows", "holdout"}, "digest", "rows", "holdout_rows", "start", "end", "source"}``. The
+    snapshot lies below the step's outputs (PIP-2), so that everything after it works on the same bytes whatever the
+    source does.
 
     Args:
         model: the description; ``data`` and ``evaluation.holdout`` are used.
@@ -48,6 +49,9 @@ class DataSnapshotOperator(WindtunnelOperator):
             outputs = publish(home, where, {"rows": taken.rows_path, "holdout": taken.holdout_path})
         finally:
             shutil.rmtree(work, ignore_errors=True)
+        self.note_lineage(
+            [] if data.connection else [(_address(data.source), None)], [(f"{model.name}/data", taken.digest)]
+        )
         self.log.info(
             "Snapshot of %s rows to learn from and %s to be judged on, digest %s",
             taken.rows,
@@ -61,6 +65,7 @@ class DataSnapshotOperator(WindtunnelOperator):
             "holdout_rows": taken.holdout_rows,
             "start": float(taken.start),
             "end": float(taken.end),
+            "source": f"{data.connection}: {data.source}" if data.connection else data.source,
         }
 
 
@@ -108,6 +113,10 @@ class DataCheckOperator(WindtunnelOperator):
         refuse_unless_pass(verdict, "training does not start")
         self.log.info("data-check PASS: %s", result.reason)
         return {"verdict": identity, "outcome": str(result.outcome), "digest": self.data["digest"]}
+
+
+def _address(source: str) -> str:
+    return source if "://" in source else str(Path(source).absolute())
 
 
 def _window(data: Any) -> tuple[float, float] | None:

@@ -31,6 +31,8 @@ class PromoteOperator(TrafficOperator):
         self.apply(desired(claim, 100, settings, now=None, stage=stage_of(claim, "promoted"), promoted=True))
         self.hook.intents().clear(claim["model"], int(claim["token"]))
         announce(self, context, "champion", champion_event(claim))
+        name, version = claim["model"], str(claim["version"])
+        self.note_lineage([(f"{name}/version", version)], [(f"{name}/champion", version)])
         self.log.info("Version %s of %s is champion", claim["version"], claim["model"])
         return {"champion": claim["version"], "former": before}
 

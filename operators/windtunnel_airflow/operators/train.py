@@ -139,6 +139,8 @@ class TrainOperator(RunnerOperator):
             self.log.warning("No link to the MLflow run: %s", error)
         if experiment_id:
             self.note_run(result.run_id, experiment_id)
+        name = self.description.name
+        self.note_lineage([(f"{name}/data", self.data["digest"])], [(f"{name}/trained/{result.run_id}", result.digest)])
         return {
             "outputs": {"model": describe("model", Path(result.model_path)).to_dict()},
             "run_id": result.run_id,

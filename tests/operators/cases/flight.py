@@ -243,6 +243,8 @@ def main() -> dict[str, Any]:
         story["watch"] = fly(dags["small.watch"])
     champion = registry.champion("small")
     story["champion"] = champion.version if champion else None
+    origins = registry.lineage("small", "1", direction="backward").nodes
+    story["origin kinds"] = sorted({node.kind for node in origins})
     story["versions"] = {
         v.version: {"semver": v.semver, "state": v.state, "correlation_id": v.correlation_id, "cause": v.cause}
         for v in registry.versions("small")
