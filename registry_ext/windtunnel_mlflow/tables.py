@@ -142,6 +142,7 @@ champions = Table(
     # Which policy allowed it, as ``policybook.InForce.name``.
     Column("policy", String(256)),
     Index("wt_champions_model", "model", "id"),
+    Index("wt_champions_version", "model", "version"),
     Index(
         "wt_champions_one",
         "model",
@@ -172,6 +173,7 @@ rollouts = Table(
     # A first release that is champion already and still watched against its limits.
     Column("watching", Boolean, nullable=False, default=False),
     Index("wt_rollouts_model", "model", "token"),
+    Index("wt_rollouts_version", "model", "version"),
 )
 
 policies = Table(

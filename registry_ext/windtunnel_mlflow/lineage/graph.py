@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Select, func, select, tuple_
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from windtunnel.evidence import Kind
@@ -127,7 +127,7 @@ class Graph:
     # -- forward
 
     def _made_of(self, things: Sequence[Node]) -> Iterator[Edge]:
-        rows = self._rows(select(_O), (_O.c.kind, _O.c.value), [tuple(node) for node in things], _O.c.at)
+        rows = self._rows(select(_O), (_O.c.kind, _O.c.value), things, _O.c.at)
         self.load((row.model, row.version) for row in rows)
         for row in rows:
             if (row.model, row.version) in self._versions:
@@ -162,12 +162,14 @@ class Graph:
             yield Edge(version_node(row.model, row.version), node, CHAMPION)
 
     def _rollouts(self, keys: Sequence[Key]) -> Iterator[Edge]:
-        # Of whole models: the further candidates of a release are in its plan, which no index sees.
-        models = [(model,) for model in dict.fromkeys(model for model, _ in keys)]
+        own = self._rows(select(_R), (_R.c.model, _R.c.version), keys, _R.c.opened_at)
+        # The further candidates of a release are in its plan, which no index sees.
+        models = dict.fromkeys(model for model, _ in keys)
+        several = select(_R).where(_R.c.model.in_(list(models)), _R.c.plan.contains('"beside"')) if models else None
+        shared = [] if several is None else self._known(several, _R.c.opened_at)
         wanted = set(keys)
-        for row in self._rows(select(_R), (_R.c.model,), models, _R.c.opened_at):
-            plan = json.loads(row.plan) if '"beside"' in row.plan else {}
-            for number in candidates.named({"version": row.version, "plan": plan}):
+        for row in {row.id: row for row in [*own, *shared]}.values():
+            for number in candidates.named({"version": row.version, "plan": json.loads(row.plan)}):
                 if (row.model, int(number)) not in wanted:
                     continue
                 ended = self._by_then(row.ended_at)
@@ -193,24 +195,31 @@ class Graph:
             yield Edge(version_node(row.model, row.version), node, APPROVAL)
 
     def _evidence(self, keys: Sequence[Key]) -> Iterator[Edge]:
-        about: dict[tuple[str, str, str], list[Key]] = {}
+        about: dict[str, dict[tuple[str, str], list[Key]]] = {}
         for key in keys:
             row = self._versions[key]
             data = json.loads(row.recipe).get("data")
             for kind in map(str, Kind):
                 for subject in (row.digest, data if kind == Kind.DATA_CHECK else None):
                     if isinstance(subject, str):
-                        about.setdefault((row.model, kind, subject), []).append(key)
-        place = func.row_number().over(partition_by=(_D.c.model, _D.c.kind, _D.c.subject), order_by=_D.c.seq.desc())
-        for chunk in _chunks(list(about)):
-            known = (_D.c.created_at <= self.as_of,) if self.as_of is not None else ()
+                        about.setdefault(row.model, {}).setdefault((kind, subject), []).append(key)
+        place = func.row_number().over(partition_by=(_D.c.kind, _D.c.subject), order_by=_D.c.seq.desc())
+        for model, wanted in about.items():
             numbered = (
                 select(_D, place.label("place"))
-                .where(tuple_(_D.c.model, _D.c.kind, _D.c.subject).in_(chunk), _D.c.claimed.is_(False), *known)
+                .where(
+                    _D.c.model == model,
+                    _D.c.kind.in_(list(map(str, Kind))),
+                    _D.c.subject.in_({subject for _, subject in wanted}),
+                    _D.c.claimed.is_(False),
+                )
+                .where(*(() if self.as_of is None else (_D.c.created_at <= self.as_of,)))
                 .subquery()
             )
             query = select(numbered).where(numbered.c.place <= EVIDENCE_SHOWN).order_by(numbered.c.seq)
             for row in self.session.execute(query.limit(self.most)):
+                if (row.kind, row.subject) not in wanted:
+                    continue
                 node = Node(EVIDENCE, str(row.seq))
                 body = json.loads(row.body)
                 self.told[node] = {
@@ -218,7 +227,7 @@ class Graph:
                     "verdict": row.kind, "outcome": row.outcome, "window": body.get("window"), "id": row.id,
                     "actor": row.actor, "model": row.model,
                 }  # fmt: skip
-                for key in about[(row.model, row.kind, row.subject)]:
+                for key in wanted[(row.kind, row.subject)]:
                     yield Edge(version_node(*key), node, EVIDENCE)
 
     # -- reading
@@ -226,23 +235,31 @@ class Graph:
     def _by_then(self, at: float | None) -> bool:
         return at is not None and (self.as_of is None or at <= self.as_of)
 
-    def _rows(self, query: Select[Any], columns: Sequence[Any], keys: Sequence[Any], known: Any) -> list[Any]:
-        """Rows whose ``columns`` are one of ``keys`` and that were known then."""
-        found: list[Any] = []
-        for chunk in _chunks(keys):
-            among = columns[0].in_([key[0] for key in chunk]) if len(columns) == 1 else tuple_(*columns).in_(chunk)
-            one = query.where(among)
-            if self.as_of is not None:
-                one = one.where(known <= self.as_of)
-            rows = self.session.execute(one.order_by(known).limit(self.most)).all()
-            self.cut = self.cut or len(rows) == self.most
-            found += rows
-        return found
+    def _rows(
+        self, query: Select[Any], columns: tuple[Any, Any], keys: Iterable[tuple[Any, Any]], known: Any
+    ) -> list[Any]:
+        """Rows whose two ``columns`` are one of ``keys`` and that were known then.
 
+        One query for each first half: of a list of pairs SQLite takes an index for the first half alone.
+        """
+        groups: dict[Any, list[Any]] = {}
+        for first, second in keys:
+            groups.setdefault(first, []).append(second)
+        return [
+            row
+            for first, seconds in groups.items()
+            for start in range(0, len(seconds), _MANY)
+            for row in self._known(
+                query.where(columns[0] == first, columns[1].in_(seconds[start : start + _MANY])), known
+            )
+        ]
 
-def _chunks(keys: Sequence[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(keys), _MANY):
-        yield list(keys[start : start + _MANY])
+    def _known(self, query: Select[Any], known: Any) -> Sequence[Any]:
+        if self.as_of is not None:
+            query = query.where(known <= self.as_of)
+        rows = self.session.execute(query.order_by(known).limit(self.most)).all()
+        self.cut = self.cut or len(rows) == self.most
+        return rows
 
 
 def _thing(row: Any) -> dict[str, Any]:

@@ -38,6 +38,8 @@ def upgrade() -> None:
         sa.Column("at", sa.Float, nullable=False),
     )
     op.create_index("wt_versions_parent", "wt_versions", ["model", "parent"])
+    op.create_index("wt_champions_version", "wt_champions", ["model", "version"])
+    op.create_index("wt_rollouts_version", "wt_rollouts", ["model", "version"])
     versions = sa.table(
         "wt_versions",
         *(sa.column(name) for name in ("model", "version", "run_id", "recipe", "source", "created_at")),
@@ -56,6 +58,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index("wt_versions_parent", "wt_versions")
+    op.drop_index("wt_champions_version", "wt_champions")
+    op.drop_index("wt_rollouts_version", "wt_rollouts")
     op.drop_table("wt_origins")
 
 
