@@ -56,6 +56,7 @@ versions = Table(
     # What came of a version: its children.
     Index("wt_versions_parent", "model", "parent"),
     Index("wt_versions_created", "created_at", "model", "version"),
+    Index("wt_versions_run", "run_id"),
     Index("wt_versions_deleted", "deleted_at"),
 )
 

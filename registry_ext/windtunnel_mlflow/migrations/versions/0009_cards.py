@@ -61,6 +61,7 @@ def upgrade() -> None:
     )
     op.create_index("wt_comments_version", "wt_comments", ["model", "version", "seq"])
     op.create_index("wt_versions_created", "wt_versions", ["created_at", "model", "version"])
+    op.create_index("wt_versions_run", "wt_versions", ["run_id"])
     sqlite = op.get_bind().dialect.name == "sqlite"
     if sqlite:
         for what in ("UPDATE", "DELETE"):
@@ -94,6 +95,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for name, _, _ in ON_MLFLOW:
         op.execute(f"DROP INDEX IF EXISTS {name}")
+    op.drop_index("wt_versions_run", "wt_versions")
     op.drop_index("wt_versions_created", "wt_versions")
     op.drop_table("wt_comments")
     if op.get_bind().dialect.name != "sqlite":
