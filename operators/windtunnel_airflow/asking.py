@@ -9,7 +9,7 @@ the registry is told where to find it, and reads from Airflow who gave it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout
 
@@ -54,6 +54,7 @@ class WaitsForPolicy:
         method_name: str,
         asked: Asked | None = None,
         told: bool = True,
+        rollout_id: str | None = None,
     ) -> None:
         """Return when policy lets all of them go on; else defer.
 
@@ -61,13 +62,14 @@ class WaitsForPolicy:
             end: when to give up, seconds since the epoch.
             asked: the question that is open.
             told: no answer to it waits to be told to the registry.
+            rollout_id: its rollout, where it has one already.
 
         Raises:
-            AirflowFailException: one was rejected, or a person ended the release.
+            AirflowFailException: one was rejected, or the release has ended.
             TaskDeferred: something is missing.
             AskAgain: another question is due than the one that is open.
         """
-        found, explained = self.look(context, model, versions)
+        found, explained = self.look(context, model, versions, rollout_id)
         if found.action == "go":
             return
         if found.action == "end":
@@ -97,19 +99,22 @@ class WaitsForPolicy:
             asked=plain,
             ti_id=None if asked is None else str(context["ti"].id),
             asks=asked is None or self._may_ask_again(context),
+            rollout_id=rollout_id,
         )
         self.defer(trigger=trigger, method_name=method_name, kwargs={"end": end, "asked": plain})
 
-    def look(self, context: Any, model: str, versions: Sequence[str]) -> tuple[Next, dict[str, Explanation]]:
+    def look(
+        self, context: Any, model: str, versions: Sequence[str], rollout_id: str | None = None
+    ) -> tuple[Next, dict[str, Explanation]]:
         """What to do now, and the explanations it follows from.
 
         Raises:
-            AirflowFailException: a person ended the release.
+            AirflowFailException: the release has ended.
         """
         from windtunnel_airflow.policy import look
 
         try:
-            return look(self.hook.registry, model, versions, self.target)
+            return look(self.hook.registry, model, versions, self.target, rollout_id)
         except FencedError as error:
             fail(context, error.message)
 
@@ -209,7 +214,7 @@ def leave(context: Any, why: str) -> None:
     context["ti"].xcom_push(key=WHY, value=why)
 
 
-def fail(context: Any, why: str) -> Any:
+def fail(context: Any, why: str) -> NoReturn:
     """End the task for good.
 
     Raises:

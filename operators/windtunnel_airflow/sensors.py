@@ -68,7 +68,7 @@ class PolicySensor(WaitsForPolicy, WindtunnelSensor):
 
     def poke(self, context: Any) -> bool:
         claim = need_claim(self.claim)
-        found, _ = self.look(context, claim["model"], versions_of(claim))
+        found, _ = self.look(context, claim["model"], versions_of(claim), claim["rollout_id"])
         if found.action == "end":
             fail(context, "; ".join(found.missing))
         if found.missing:
@@ -91,7 +91,8 @@ class PolicySensor(WaitsForPolicy, WindtunnelSensor):
         self._await(context, claim, end or time.time() + float(self.timeout), asked=question, told=told)
 
     def _await(self, context: Any, claim: dict[str, Any], end: float, **more: Any) -> None:
-        self.await_policy(context, claim["model"], versions_of(claim), end=end, method_name="execute_complete", **more)
+        given = {"end": end, "method_name": "execute_complete", "rollout_id": claim["rollout_id"], **more}
+        self.await_policy(context, claim["model"], versions_of(claim), **given)
 
 
 class GateSensor(WindtunnelSensor):

@@ -125,7 +125,8 @@ class PolicyTrigger(BaseTrigger):
 
     Events: ``{"status": "allowed"}``; ``ask``, another question is due than the one that is open; ``answered``, which
     Airflow did not tell because the answer came before the task was deferred; ``end``, a person rejected the version
-    or ended the release; ``{"status": "timeout", "missing": [...]}``; ``{"status": "error", "message", "transient"}``.
+    or the release has ended; ``{"status": "timeout", "missing": [...]}``; ``{"status": "error", "message",
+    "transient"}``.
 
     Args:
         model, version: what is to be promoted.
@@ -137,6 +138,7 @@ class PolicyTrigger(BaseTrigger):
         asked: ``windtunnel.registry.waiting.Asked`` of the question that is open in Airflow, as a dictionary.
         ti_id: of the task instance that asks it.
         asks: another question can be asked.
+        rollout_id: its rollout, where it has one already: the waiting ends with it.
     """
 
     def __init__(
@@ -151,6 +153,7 @@ class PolicyTrigger(BaseTrigger):
         asked: dict[str, str] | None = None,
         ti_id: str | None = None,
         asks: bool = False,
+        rollout_id: str | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -163,9 +166,11 @@ class PolicyTrigger(BaseTrigger):
         self.asked = asked
         self.ti_id = ti_id
         self.asks = asks
+        self.rollout_id = rollout_id
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         names = ("model", "version", "windtunnel_conn_id", "poll", "end", "beside", "to", "asked", "ti_id", "asks")
+        names += ("rollout_id",)
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
     def client(self) -> Any:
@@ -178,7 +183,7 @@ class PolicyTrigger(BaseTrigger):
         """What the release does now; blocking."""
         from windtunnel_airflow.policy import look
 
-        return look(client, self.model, (self.version, *self.beside), self.to)[0]
+        return look(client, self.model, (self.version, *self.beside), self.to, self.rollout_id)[0]
 
     def answered(self) -> bool:
         """Whether the question has an answer; blocking. The API server tells the task itself, but for an answer that

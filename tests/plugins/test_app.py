@@ -15,7 +15,7 @@ from windtunnel.errors import UnavailableError
 from windtunnel.evidence import Kind, Outcome, Verdict
 from windtunnel.home import Home
 from windtunnel.registry.orders import FreezeRecord, OrderRecord, OrdersPage
-from windtunnel.registry.records import ModelSummary, PostedVerdict, RolloutRecord, VersionRecord
+from windtunnel.registry.records import Explanation, ModelSummary, PostedVerdict, RolloutRecord, VersionRecord
 from windtunnel.serving.looklog import LookLog
 
 
@@ -96,6 +96,23 @@ def test_a_running_rollout_says_its_step_who_holds_it_and_what_was_decided(
     assert "not this one" not in page and "elsewhere" not in page
     row = signed_in.get("/api/models").json()["models"][0]
     assert (row["rollout_step"], len(row["rollout_held"])) == ("step 2 of 3", 2)
+
+
+def test_a_release_that_has_not_begun_says_what_it_waits_for(
+    signed_in: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = replace(ROLLOUT, weight=None)
+    missing = ("1 approval by approver (nobody did; <b>bob</b> withdrew it)",)
+    lines = ({"code": "approvals", "met": False, "text": missing[0], "subject": None},)
+    found = Explanation(False, missing, {}, requirements=lines)
+    client = SimpleNamespace(
+        models=lambda: [summary("visits", champion=CHAMPION, rollout=waiting)],
+        orders=lambda: OrdersPage(0, (), ()),
+        explain=lambda model, version: found,
+    )
+    monkeypatch.setattr("windtunnel_ui.app.registry", lambda: client)
+    page = signed_in.get("/models").text
+    assert "waits for: 1 approval by approver (nobody did; &lt;b&gt;bob&lt;/b&gt; withdrew it)" in page
 
 
 def test_a_model_one_may_not_see_is_not_there(signed_in: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

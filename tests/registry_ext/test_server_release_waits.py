@@ -295,6 +295,21 @@ def test_a_rejection_ends_it_with_who_and_why(
         type(sensor).execute.__wrapped__(sensor, run.context())  # type: ignore[attr-defined]
 
 
+def test_a_rollout_that_ends_some_other_way_takes_the_question_with_it(
+    entered: Any, begun: Any, service: RegistryClient
+) -> None:
+    record = entered()
+    sensor, run = begun(record)
+    trigger, kept = begin(sensor, run)
+    (rollout,) = service.rollouts(record.model)
+    event = first(
+        trigger,
+        lambda: service.update_rollout(rollout.id, rollout.token, state="rolled_back", weight=0, reason="a mistake"),
+    )
+    with pytest.raises(AirflowFailException, match="is rolled_back already: a mistake"):
+        sensor.execute_complete(run.context(), event, **kept)
+
+
 def test_the_time_is_over(entered: Any, begun: Any) -> None:
     sensor, run = begun(entered(), timeout=0)
     trigger, kept = begin(sensor, run)
