@@ -175,6 +175,19 @@ def test_merging_never_loosens() -> None:
         assert got.by is not None and ours.by is not None and set(got.by) <= set(ours.by)
 
 
+def test_parts_of_a_card_that_both_demand_are_demanded() -> None:
+    """DEMAND REG-14"""
+    house = merging.complete(document(production={"card": ["risk", "owner"]}))
+    mine = document(production={"card": ["purpose", "risk"]}, first={"card": ["text"]})
+    found = merging.merge(house, mine)
+    assert found.production.card == ["risk", "owner", "purpose"]
+    assert (found.first.card, found.staging.card) == (["text"], [])
+    assert merging.looser(house, mine) == []
+    assert merging.merge(house, document(production={"card": []})).production.card == ["risk", "owner"]
+    with pytest.raises(ValidationError):
+        document(production={"card": ["colour"]})
+
+
 def test_the_schema_changes_only_on_purpose() -> None:
     """To take a change: ``windtunnel registry policy schema > tests/spec/policy-schema.json``."""
     assert json.loads(GOLDEN.read_text(encoding="utf-8")) == schema()
