@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from windtunnel.spec.policy import Policy, PolicyDocument
-from windtunnel_mlflow.law.policy import Facts, Judged, kinds, missing, needs_of, present
+from windtunnel_mlflow.law.policy import Facts, Judged, Moved, kinds, missing, needs_of, present
 
 DIGEST, DATA = "sha256:v", "sha256:d"
 
@@ -75,3 +75,21 @@ def test_required_follows_the_policy() -> None:
 def test_present_names_the_verdict_that_counts() -> None:
     found = present(Policy(), facts(CHECK, judged("evaluation", "FAIL", 1), judged("evaluation", seq=5)))
     assert found["evaluation"]["id"] == "id-evaluation-5"
+
+
+@pytest.mark.parametrize(
+    ("moved", "why"),
+    [
+        (Moved("staging", True, "PASS"), None),
+        (None, "registered here"),
+        (Moved("development", True, "PASS"), "moved from development"),
+        (Moved("staging", False, "PASS"), "not trusted any more"),
+        (Moved("staging", True, "FAIL"), "is FAIL"),
+        (Moved("staging", True, None), "no rollout there"),
+    ],
+)
+def test_where_a_version_must_come_from(moved: Moved | None, why: str | None) -> None:
+    """DEMAND REG-12."""
+    document = PolicyDocument.model_validate({"first": {"evidence": [], "moved_from": ["staging"]}})
+    found = missing(document, facts(moved=moved))
+    assert found == [] if why is None else (len(found) == 1 and why in found[0])

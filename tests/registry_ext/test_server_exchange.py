@@ -396,3 +396,25 @@ def test_names_of_installations(origin: tuple[Any, str, str], admin: Any) -> Non
             admin.trust_installation(name, key)
     with pytest.raises(NotFoundError):
         admin.distrust_installation("nobody", "because of that")
+
+
+@pytest.mark.long
+def test_a_registry_on_sqlite_is_restored_on_postgresql(
+    origin: tuple[Any, str, str], helpers: Any, postgres: str, tmp_path: Path
+) -> None:
+    """The same bytes again, whatever the database."""
+    server, model, _ = origin
+    other = helpers.RegistryServer(tmp_path / "home", postgres)
+    try:
+        other.start()
+        with server.client("admin") as there, other.client("admin") as here:
+            exporting.write(there, tmp_path / "one")
+            here.trust_installation("old", key_of(server))
+            importing.read(here, tmp_path / "one")
+            assert importing.read(here, tmp_path / "one").new == []
+            exporting.write(here, tmp_path / "two")
+            assert records_of(tmp_path / "one") == records_of(tmp_path / "two")
+            with other.rest() as http, other.client() as service:
+                assert helpers.enter(service, helpers.Hands(http), model, params={"depth": 7}).version == "4"
+    finally:
+        other.stop()
