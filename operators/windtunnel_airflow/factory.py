@@ -387,6 +387,7 @@ def steward_dag(
     from windtunnel_airflow.operators.steward import (
         AgreementOperator,
         CloseAbandonedRunsOperator,
+        CollectOperator,
         IntegrityOperator,
         PurgeOperator,
         RetentionOperator,
@@ -411,6 +412,7 @@ def steward_dag(
         StatisticsOperator(task_id="statistics", windtunnel_conn_id=windtunnel_conn_id)
         IntegrityOperator(task_id="integrity", windtunnel_conn_id=windtunnel_conn_id)
         PurgeOperator(task_id="deleted_versions", windtunnel_conn_id=windtunnel_conn_id)
+        CollectOperator(task_id="orphans", windtunnel_conn_id=windtunnel_conn_id)
         AgreementOperator(task_id="agreement", windtunnel_conn_id=windtunnel_conn_id)
     return dag
 

@@ -1,4 +1,4 @@
-"""``windtunnel registry adopt|agree|mend|deleted|restore``: what went past the law; what was deleted."""
+"""``windtunnel registry adopt|agree|mend|deleted|restore|collect``: what went past the law, was deleted, lies about."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def join(app: typer.Typer) -> None:
     app.command("mend")(mend)
     app.command("deleted")(deleted)
     app.command("restore")(restore)
+    app.command("collect")(collect)
 
 
 def adopt(
@@ -152,6 +153,34 @@ def restore(
         talk.data(f"{model} is back with {len(found['versions'])} versions")
         for one in found["lost"]:
             talk.data(f"lost  {model} {one['version']}: {one['why']}")
+
+
+def collect(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Remove folders of the artifact store that belong to no run and no logged model, when they are a week old."""
+    from windtunnel.cli import person
+
+    found: list[dict[str, Any]] = []
+    with person.connect(the_home(context, home)) as registry:
+        while True:
+            page = registry.collect(dry_run=dry_run)
+            found += page["collected"]
+            # What somebody began to write to is left for another time.
+            if dry_run or not page["left"] or not page["collected"]:
+                break
+    if json:
+        talk.data_json("windtunnel.registry-collect/1", {"dry_run": dry_run, "collected": found, "left": page["left"]})
+        return
+    for one in found:
+        talk.data(f"{'would go' if dry_run else 'gone'}  {one['path']}: {one['bytes']} bytes")
+    if dry_run and page["left"]:
+        talk.data(f"and {page['left']} more")
+    if not found:
+        talk.data("nothing lies about")
 
 
 def _deleted(one: dict[str, Any]) -> list[str]:

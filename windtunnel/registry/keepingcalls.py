@@ -38,6 +38,11 @@ class KeepingCalls(ABC):
         "removed"}], "left"}``."""
         return self._call("POST", "/purge", json={"dry_run": dry_run}, timeout=120.0)
 
+    def collect(self, *, dry_run: bool = False) -> dict[str, Any]:
+        """Remove folders of the artifact store that belong to no run and no logged model, when they are a week old:
+        ``{"collected": [{"path", "bytes"}], "left"}``."""
+        return self._call("POST", "/collect", json={"dry_run": dry_run}, timeout=120.0)
+
     def agreement(self, model: str | None = None) -> list[dict[str, Any]]:
         """Where MLflow's tables say otherwise than the registry's history: somebody went past the server. Each has
         ``model``, ``version``, ``what``, ``found``, ``expected`` and ``do``."""

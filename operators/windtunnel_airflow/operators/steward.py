@@ -177,6 +177,22 @@ class PurgeOperator(_Steward):
         return done
 
 
+class CollectOperator(_Steward):
+    """Remove folders of the artifact store that belong to no run and no logged model and are a week old."""
+
+    def execute(self, context: Any) -> list[dict[str, Any]]:
+        from windtunnel.errors import RefusedError
+
+        try:
+            found = list(self.hook.registry.collect()["collected"])
+        except RefusedError as error:
+            if error.code != "WT_SERVER":
+                raise
+            raise AirflowSkipException(error.message) from error
+        self.log.info("Collected: %s", found or "nothing")
+        return found
+
+
 class AgreementOperator(_Steward):
     """Hold MLflow's tables against the registry's own history: a second MLflow server on the same database is outside
     the law, and what it did is found here. Kept as a FAIL verdict of kind ``integrity`` per model; the task fails.

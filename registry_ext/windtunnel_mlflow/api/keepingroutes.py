@@ -13,6 +13,7 @@ from windtunnel_mlflow.access import identity
 from windtunnel_mlflow.api import web
 from windtunnel_mlflow.keeping.adoption import Adoption
 from windtunnel_mlflow.keeping.agreement import Agreement
+from windtunnel_mlflow.keeping.collecting import Collecting
 from windtunnel_mlflow.keeping.deleted import Deleted
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.service import Service
@@ -50,6 +51,8 @@ def blueprint(service: Service) -> Blueprint:
     def mend(model: str) -> Any:
         return agreement.mend(model, web.body("reason")["reason"])
 
+    collecting = Collecting(service)
+
     # -- what was deleted
 
     @api.get("/deleted")
@@ -76,6 +79,10 @@ def blueprint(service: Service) -> Blueprint:
     @api.post("/purge")
     def purge() -> Any:
         return gone.purge(web.body().get("dry_run") is True)
+
+    @api.post("/collect")
+    def collect() -> Any:
+        return collecting.collect(web.body().get("dry_run") is True)
 
     return api
 
