@@ -251,3 +251,33 @@ def test_a_search_means_the_same_here(server: Any, helpers: Any) -> None:
         assert [one.version for one in admin.search(f"name = '{model}'", limit=1, cursor=page.cursor).versions] == ["1"]
     with create_engine(server.database_url).begin() as connection, pytest.raises(DBAPIError, match="append-only"):
         connection.execute(text("DELETE FROM wt_comments"))
+
+
+def test_what_is_kept(server: Any, database: str, helpers: Any) -> None:
+    """Adopted, deleted, brought back, mended and cleaned: the same questions in PostgreSQL's words."""
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+    plain = SqlAlchemyStore(database)
+    try:
+        with server.client() as client, server.client("admin") as admin, server.rest() as http:
+            hands = helpers.Hands(http)
+            model = hands.model()
+            for _ in range(2):
+                run_id = hands.run()
+                plain.create_model_version(model, f"mlflow-artifacts:/0/{run_id}/artifacts/model", run_id)
+            plain.transition_model_version_stage(model, 2, "Production", False)
+            assert {"model": model, "versions": 2} in admin.adoption()
+            found = admin.adopt(model)
+            assert ([one["outcome"] for one in found["versions"]], found["champion"]) == (["adopted"] * 2, "2")
+            assert client.agreement(model) == []
+            plain.set_registered_model_alias(model, "champion", 1)
+            assert [one["what"] for one in client.agreement() if one["model"] == model] == ["alias"]
+            assert admin.mend(model, "a second server")["left"] == []
+            hands.call("DELETE", "/model-versions/delete", {"name": model, "version": "1"})
+            assert [one["version"] for one in client.deleted(model)] == ["1"]
+            assert client.restore(model, 1, "a mistake")["status"] == "READY"
+            assert client.agreement(model) == []
+            assert client.purge() == {"purged": [], "left": 0}
+            assert client.collect() == {"collected": [], "left": 0}
+    finally:
+        plain.engine.dispose()
