@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from windtunnel.errors import FencedError, UnavailableError
+from windtunnel.serving import desired
 from windtunnel.serving.backend import Arm, Release
 from windtunnel.serving.following import follow, followed
 from windtunnel.serving.settling import HEED_EVERY_S, Settler
@@ -36,6 +37,23 @@ def test_candidates_are_gone_with_it() -> None:
     aborted = replace(AFTER, candidates=(arm("3", 0),))
     assert followed(aborted, "2", "sha256:2") is None, "it has all requests already"
     assert followed(aborted, "3", "sha256:3").champion == arm("3", 100)  # type: ignore[union-attr]
+
+
+def test_after_an_abort_and_another_champion_the_release_stays_out() -> None:
+    """An administrator's champion got the traffic of an aborted release; a task of that release wakes up late."""
+    flying = replace(AFTER, champion=arm("1", 90), candidates=(arm("2", 10),), stage=2)
+    aborted = desired.abort(desired.State(flying), "the lease ended", "guard", now=1.0)
+    other = followed(aborted.release, "9", "sha256:9")
+    assert other is not None
+    after = desired.accept(aborted, other)
+    assert (after.aborted, after.wanted) == (None, {"9": 100})
+    late = replace(flying, champion=arm("1", 50), candidates=(arm("2", 50),), stage=4)
+    with pytest.raises(FencedError, match="the lease ended"):
+        desired.accept(after, late)
+    # What the registry makes champion later is taken all the same, and so is the next release.
+    assert desired.accept(after, followed(other, "2", "sha256:2")).wanted == {"2": 100}  # type: ignore[arg-type]
+    again = replace(late, token=8, rollout_id="r8", stage=1)
+    assert desired.accept(after, again).wanted == {"1": 50, "2": 50}
 
 
 class Backend:

@@ -133,9 +133,12 @@ def accept(state: State, release: Release) -> State:
             f"{state.aborted['reason']}",
             hint="its candidates get no traffic; a new rollout (with a new token) may begin",
         )
-    dropped = state.dropped if release.rollout_id == old.rollout_id else {}
+    dropped = dict(state.dropped) if release.rollout_id == old.rollout_id else {}
+    if state.aborted and release.rollout_id == state.aborted["rollout_id"]:
+        # The abort is over, for the registry's champion has the traffic; what it took to 0 stays there.
+        dropped |= {arm.version: f"the rollout was aborted: {state.aborted['reason']}" for arm in old.candidates}
     back = [arm.version for arm in release.arms() if arm.weight and arm.version in dropped]
-    if back:
+    if back and not follows:
         raise FencedError(
             f"{release.model}: version {back[0]} was taken to 0: {dropped[back[0]]}",
             hint="it gets no traffic in this rollout any more: this write is of before",
