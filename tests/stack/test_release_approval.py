@@ -23,7 +23,7 @@ from windtunnel.stackfile import StackFile, read_secret
 if TYPE_CHECKING:
     from windtunnel.stack.stack import Stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 DAG = '''
 """The release dag of one model."""
@@ -169,7 +169,7 @@ def test_two_approve_one_in_airflow_and_one_elsewhere(
     assert (kept.by, kept.via, kept.reason) == ("admin", "airflow", "the rows are good")
     until(release.open)  # one more is wanted, so the question is there again
     approve(eve, model)
-    assert until(lambda: release.state() == "success", 60)
+    until(lambda: release.state() == "success")
     assert release.open() == [], "nobody needs to answer any more"
     assert [one.via for one in service.approvals(model, 1)] == ["airflow", "credential"]
 
@@ -186,7 +186,7 @@ def test_who_may_not_approve_is_not_heard_and_a_rejection_ends_it(
     until(release.open)
     assert release.state() == "deferred" and service.approvals(model, 1) == []
     approve(eve, model, decision="reject")
-    assert until(lambda: release.state() == "failed", 60)
+    until(lambda: release.state() == "failed")
     ended = until(lambda: [one for one in service.rollouts(model, limit=1) if one.ended])[0]
     assert ended.reason == f"version 1 of {model} was rejected by {eve.health()['user']}: as it should be"
     assert release.open() == []
