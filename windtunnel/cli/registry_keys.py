@@ -14,7 +14,8 @@ app = typer.Typer(help="The keys that sign versions.", no_args_is_help=True)
 
 @app.command(name="list")
 def list_keys(context: typer.Context, json: JsonOption = False, home: HomeOption = None) -> None:
-    """Public keys, oldest first: current, former (what they signed counts) and revoked (it does not)."""
+    """Public keys, oldest first: current, former (what they signed counts), revoked (it does not), and trusted ones of
+    other installations."""
     from dataclasses import asdict
     from datetime import UTC, datetime
 

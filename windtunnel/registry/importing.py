@@ -7,17 +7,19 @@ asked what each record would do; only then is anything changed. What was done be
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from windtunnel.errors import IntegrityError, NotFoundError, RefusedError
+from windtunnel.errors import IntegrityError, NotFoundError, RefusedError, UnavailableError
 from windtunnel.evidence.manifest import sha256_file
 from windtunnel.registry import exchange
-from windtunnel.registry.client import RegistryClient
+from windtunnel.registry.client import SEAL_TIMEOUT, RegistryClient
 
 _PIECE = 1 << 20
+PENDING = "PENDING_REGISTRATION"
 
 
 @dataclass(slots=True)
@@ -86,6 +88,7 @@ def read(registry: RegistryClient, source: Path, *, models: Iterable[str] = (), 
         found.uploaded += _upload(registry, source, plan["upload"])
         if one.one:
             done = registry.import_version(one.text, one.signature)
+            _await_seal(registry, one.plain["name"], done["version"])
             (found.new if done["new"] else found.same)[:] = [f"{one.plain['name']}@{done['version']}"]
         elif plan["state"] != "same":
             registry.import_record(one.text, one.signature)
@@ -185,6 +188,29 @@ def _upload(registry: RegistryClient, source: Path, wanted: Mapping[str, Mapping
             registry.upload(f"{location}/{name}", path)
             size += path.stat().st_size
     return size
+
+
+def _await_seal(registry: RegistryClient, model: str, version: str) -> None:
+    """Wait until a version that came is looked through and signed.
+
+    Raises:
+        IntegrityError: it could not be sealed here.
+        UnavailableError: not within ``SEAL_TIMEOUT``.
+    """
+    end, pause = time.monotonic() + SEAL_TIMEOUT, 0.1
+    while (found := registry.version(model, version)).status == PENDING:
+        if time.monotonic() > end:
+            raise UnavailableError(
+                f"version {version} of {model!r} is not sealed after {SEAL_TIMEOUT:.0f} s",
+                hint="import again to go on waiting",
+            )
+        time.sleep(pause)
+        pause = min(2.0, pause * 1.5)
+    if not found.ready:
+        raise IntegrityError(
+            f"version {version} of {model!r} came and could not be sealed: {found.status_reason}",
+            hint="what its description does not allow is not taken; delete that version before you import it again",
+        )
 
 
 def _audits(registry: RegistryClient, source: Path, index: Mapping[str, Any], only: set[str] | None) -> bool:

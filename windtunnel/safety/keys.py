@@ -141,7 +141,7 @@ class KeyRing:
             raise StackError(
                 f"key {found.id[:12]} signs at present", hint="make a new one first: windtunnel registry keys rotate"
             )
-        gone = Key(found.id, REVOKED, found.created_at, time.time() if now is None else now, reason)
+        gone = Key(found.id, REVOKED, found.created_at, time.time() if now is None else now, reason, found.installation)
         self._write([gone if key.id == found.id else key for key in keys])
         return gone
 

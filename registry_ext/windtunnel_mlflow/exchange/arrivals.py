@@ -50,7 +50,11 @@ class Arrivals(Imports):
         if known is not None:
             return {"state": "same", "differences": [], "upload": {}, "version": str(known)}
         place = _place(record, envelope)
-        return {"state": "new", "differences": [], "upload": {place: sealed.to_dict()["files"]}, "version": None}
+        with self.store.reading() as session:
+            # Of a version that came before and was deleted: its files stay sealed.
+            there = session.execute(select(_V.c.version).where(_V.c.location == place)).first() is not None
+        upload = {} if there else {place: sealed.to_dict()["files"]}
+        return {"state": "new", "differences": [], "upload": upload, "version": None}
 
     def take(self, text: Any, envelope: Any) -> dict[str, Any]:
         """Register it here, with its evidence; the same one twice is one version.
