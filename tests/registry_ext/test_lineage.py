@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.orm import Session
 
 from windtunnel import canonical
-from windtunnel_mlflow import tables
+from windtunnel_mlflow import migrate, tables
 from windtunnel_mlflow.lineage import origins, tracing
 from windtunnel_mlflow.lineage.graph import Graph, version_node
 from windtunnel_mlflow.lineage.origins import Origin
@@ -220,3 +222,44 @@ def test_a_run_without_a_checkout_has_no_commit_and_long_values_stay_apart() -> 
     assert first.value != second.value and len(first.value) < 100 and first.name.startswith("xxx")
     files = {"conda.yaml": "sha256:1", "MLmodel": "sha256:2"}
     assert origins.of_files(files) == [Origin("environment", "sha256:1", "conda.yaml", "files")]
+
+
+def test_the_migration_reads_what_is_there(tmp_path: Path) -> None:
+    """Recipes of older versions, and their runs where those are in the same database and still there."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'old.db'}")
+    config = migrate._config()
+
+    def walk(to: str, how: Any) -> None:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            how(config, to)
+
+    walk("0006", command.upgrade)
+    recipe = canonical.dumps({"data": "sha256:d", "code": "a:b", "dag_id": "sea.train", "dag_run_id": "r"}).decode()
+    row = {
+        "semver_reason": "", "status": "READY", "state": "candidate", "facts": "{}", "actor": "service",
+        "created_at": 5.0, "recipe": "{}", "run_id": None, "model": "sea", "source": "s",
+    }  # fmt: skip
+    rows = [
+        {**row, "version": 1, "semver": "1.0.0", "key": "k1", "recipe": recipe, "run_id": "one"},
+        {**row, "version": 2, "semver": "1.0.1", "key": "k2", "run_id": "gone", "source": "models:/sky/7"},
+    ]
+    names = ", ".join(rows[0])
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE tags (run_uuid TEXT, key TEXT, value TEXT)"))
+        for key, value in (("wt.git.commit", "abc"), ("mlflow.source.git.commit", "older"), ("mlflow.user", "ann")):
+            connection.execute(text("INSERT INTO tags VALUES ('one', :key, :value)"), {"key": key, "value": value})
+        values = ", ".join(f":{name}" for name in rows[0])
+        connection.execute(text(f"INSERT INTO wt_versions ({names}) VALUES ({values})"), rows)
+    walk("0007", command.upgrade)
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT version, kind, value, said, at FROM wt_origins ORDER BY 1, 2")).all()
+    assert [tuple(one[:4]) for one in found] == [
+        (1, "code", "a:b", "recipe"), (1, "commit", "abc", "run"), (1, "dag_run", "sea.train/r", "recipe"),
+        (1, "data", "sha256:d", "recipe"), (1, "run", "one", "source"),
+        (2, "run", "gone", "source"), (2, "version", "sky/7", "source"),
+    ]  # fmt: skip
+    known = {one.kind: one.at for one in found if one.version == 1}
+    assert known["data"] == 5.0 and known["commit"] > 5.0, "what the run says is known from now on only"
+    walk("0006", command.downgrade)
+    assert "wt_origins" not in inspect(engine).get_table_names()
