@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, MultipartUploadMixin, StreamUploadMixin
 
+from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.versions.guard import Writes, govern
 from windtunnel_mlflow.versions.locations import clean
 from windtunnel_mlflow.versions.sealer import describe
@@ -148,3 +149,23 @@ def test_facts_of_a_model(tmp_path: Path) -> None:
     assert describe(text) == {"signature": {"inputs": "[]"}, "flavor": "mlflow.sklearn"}
     assert describe("- 1") == {}
     assert describe("flavors: none") == {}
+
+
+def test_nothing_is_written_where_an_import_is_being_read() -> None:
+    """DEMAND REG-12: at, below and above; an upload that began before is waited for."""
+    writes = Writes()
+
+    def allowed(path: str, tree: bool) -> None:
+        return None
+
+    with writes.held(["moved/a"], 1.0):
+        for path, tree in (("moved/a", False), ("moved/a/weights", False), ("moved", True), ("", True)):
+            with pytest.raises(Refusal, match="being imported"), writes.writing(path, allowed, tree):
+                pass
+        with writes.writing("moved/ab", allowed), writes.writing("moved", allowed):
+            pass
+    with writes.writing("moved/a", allowed):
+        with pytest.raises(Refusal, match="did not end"), writes.held(["moved/a"], 0.01):
+            pass
+    with writes.writing("moved/a", allowed):
+        pass
