@@ -31,6 +31,8 @@ pytestmark = pytest.mark.real
 API = "/api/2.0/mlflow"
 MODELS, RUNS, ALIASES = 2, 3, ("champion", "challenger", "blue")
 STAGES = ("None", "Staging", "Production", "Archived")
+#: Tags that only the registry sets.
+OURS = "windtunnel."
 #: Fields that no two servers share.
 VOLATILE = {
     "creation_timestamp",
@@ -110,17 +112,21 @@ class Side:
 
     def _plain(self, body: Any, model: int | None = None) -> Any:
         if isinstance(body, list):
-            return sorted((self._plain(one, model) for one in body), key=repr)
+            # A version shows its origins as tags of the registry's own; a client's are compared.
+            kept = (one for one in body if not (isinstance(one, dict) and str(one.get("key")).startswith(OURS)))
+            return sorted((self._plain(one, model) for one in kept), key=repr)
         if not isinstance(body, dict):
             return self._text(body)
         found = re.fullmatch(rf"{self.prefix}-(\d)", str(body.get("name", "")))
         model = int(found[1]) if found else model
-        kept = {}
+        told = {}
         for key, value in body.items():
             if key in VOLATILE:
                 continue
-            kept[key] = self._nth(model, value) if key == "version" else self._plain(value, model)
-        return kept
+            if key == "tags" and not self._plain(value, model):
+                continue  # MLflow leaves out what is empty
+            told[key] = self._nth(model, value) if key == "version" else self._plain(value, model)
+        return told
 
     def _nth(self, model: int | None, number: Any) -> Any:
         known = self.numbers.get(model, []) if model is not None else []
