@@ -1,4 +1,4 @@
-"""DEMAND REG-10: what was deleted comes back as it was while its retention lasts; then its files go, and nothing else."""
+"""DEMAND REG-10: what was deleted comes back as it was while its retention lasts; then its files go, nothing else."""
 
 from __future__ import annotations
 
