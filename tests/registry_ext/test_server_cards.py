@@ -160,7 +160,7 @@ def test_comments_are_added_and_nothing_else(
     assert [one.text for one in admin.comments(model, 1, limit=1)] == ["seen"]
     assert admin.audit(model, limit=1)[0].detail == {"text": "seen"}
     for bad in ("", " ", "x" * 5001, "a\x00b"):
-        with pytest.raises(RegistryError, match="a comment of 1 to 5000 characters"):
+        with pytest.raises(RegistryError, match=r"a comment of 1 to 5000 characters|NUL character"):
             admin.comment(model, 1, bad)
     database = registry_server.home.mlflow / "mlflow.db"
     for statement in ("UPDATE wt_comments SET text = 'x'", "DELETE FROM wt_comments"):
