@@ -180,13 +180,8 @@ class WaitsForPolicy:
 
         chosen, written = event.get("chosen_options"), event.get("params_input")
         if not chosen:
-            from airflow.sdk.execution_time.hitl import get_hitl_detail_content_detail
-
-            detail = get_hitl_detail_content_detail(ti_id=context["ti"].id)
-            if not detail.response_received:
-                return True
-            chosen, written = detail.chosen_options, detail.params_input
-        decision = "reject" if list(chosen or ()) == [REJECT] else "approve"
+            return True
+        decision = "reject" if list(chosen) == [REJECT] else "approve"
         where = {name: run_coordinates(context)[name] for name in ("dag_id", "dag_run_id", "task_id", "map_index")}
         try:
             taken = self.hook.registry.approve(

@@ -123,10 +123,10 @@ class GateTrigger(BaseTrigger):
 class PolicyTrigger(BaseTrigger):
     """Ask the registry until there is something to do: policy lets the release go on, or a person must be asked.
 
-    Events: ``{"status": "allowed"}``; ``ask``, another question is due than the one that is open; ``answered``, which
-    Airflow did not tell because the answer came before the task was deferred; ``end``, a person rejected the version
-    or the release has ended; ``{"status": "timeout", "missing": [...]}``; ``{"status": "error", "message",
-    "transient"}``.
+    Events, by ``status``: ``allowed``; ``ask``, another question is due than the one that is open; ``answered`` with
+    ``chosen_options`` and ``params_input``, where Airflow itself did not resume the task with them; ``end``, a person
+    rejected the version or the release has ended; ``timeout`` with ``missing``; ``error`` with ``message`` and
+    ``transient``.
 
     Args:
         model, version: what is to be promoted.
@@ -185,16 +185,23 @@ class PolicyTrigger(BaseTrigger):
 
         return look(client, self.model, (self.version, *self.beside), self.to, self.rollout_id)[0]
 
-    def answered(self) -> bool:
-        """Whether the question has an answer; blocking. The API server tells the task itself, but for an answer that
-        came before the task was deferred."""
+    def answer(self) -> dict[str, Any] | None:
+        """The answer to the question, where there is one; blocking. The API server resumes the task with it, but for an
+        answer that came before the task was deferred, or that the registry could not be told yet."""
         from uuid import UUID
 
         from airflow.sdk.execution_time.hitl import get_hitl_detail_content_detail
 
         if self.ti_id is None:
-            return False
-        return bool(get_hitl_detail_content_detail(ti_id=UUID(self.ti_id)).response_received)
+            return None
+        try:
+            found = get_hitl_detail_content_detail(ti_id=UUID(self.ti_id))
+        except Exception as error:  # the question of a try that is over is gone; nobody needs its answer
+            self.log.info("The question cannot be read: %s", error)
+            return None
+        if not found.response_received:
+            return None
+        return {"chosen_options": list(found.chosen_options or ()), "params_input": dict(found.params_input or {})}
 
     def status(self, found: Next) -> str | None:
         """The event that ``found`` is; None while there is nothing to do."""
@@ -214,7 +221,11 @@ class PolicyTrigger(BaseTrigger):
                 if found.missing and found.missing != missing:
                     self.log.info("Waits for: %s", "; ".join(found.missing))
                 missing = found.missing
-                status = self.status(found) or ("answered" if await _in_thread(self.answered) else None)
+                answer = await _in_thread(self.answer)
+                if answer is not None:
+                    yield TriggerEvent({"status": "answered", **answer})
+                    return
+                status = self.status(found)
                 if status is not None:
                     yield TriggerEvent({"status": status})
                     return

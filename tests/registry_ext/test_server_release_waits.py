@@ -337,6 +337,10 @@ def test_other_evidence_is_another_question(
     record = entered()
     sensor, run = begun(record)
     trigger, kept = begin(sensor, run)
+    # The steward's looks at the files are no new evidence, unless they find something.
+    asked = trigger.status(trigger.look(service))
+    helpers.judge(service, record, "integrity", reason="every file is what was sealed")
+    assert asked is trigger.status(trigger.look(service)) is None
     event = first(trigger, lambda: helpers.judge(service, record, "scan", reason="nothing found"))
     assert event == {"status": "ask"}
     with pytest.raises(AskAgain):
@@ -424,8 +428,9 @@ def test_whose_answer_does_not_count_the_release_waits_on(
     refused = [row for row in service.audit(record.model, limit=20) if row.action == "approve"]
     assert [(row.outcome, row.code) for row in refused] == [("refused", code) for _, code in reversed(answers)]
     # An answer that came before the task was deferred is found by the trigger.
-    assert first(trigger, lambda: airflow.answer("Approve", "ella")) == {"status": "answered"}
-    assert sensor.execute_complete(run.context(), {"status": "answered"}, **kept) is None
+    event = first(trigger, lambda: airflow.answer("Approve", "ella"))
+    assert event == {"status": "answered", "chosen_options": ["Approve"], "params_input": {"reason": None}}
+    assert sensor.execute_complete(run.context(), event, **kept) is None
 
 
 def test_an_answer_while_the_registry_is_down_is_told_later(
