@@ -64,7 +64,7 @@ def blueprint(store: GovernedStore, publisher: Publisher | None) -> Blueprint:
 
     @api.get("/exports/audits/<name>")
     def log(name: str) -> Any:
-        return exports.log(name, web.whole(request.args.get("offset", 0), "offset"))
+        return exports.log(name, web.whole(request.args.get("offset", 0), "offset", 2**62))
 
     # -- what comes
 

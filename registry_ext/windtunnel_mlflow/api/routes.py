@@ -44,7 +44,9 @@ def create_api(service: Service, publisher: Publisher | None = None) -> Flask:
     Apart from MLflow's app, because its fail-closed rule knows MLflow's routes only.
     """
     api = Flask("windtunnel")
+    api.url_map.converters["int"] = web.Number
     api.before_request(_authenticate)
+    api.before_request(web.refuse_unwritable)
     orders = Orders(service, web.may_edit_known)
     api.register_blueprint(_blueprint(service, orders))
     api.register_blueprint(orderroutes.blueprint(orders))
@@ -103,6 +105,9 @@ def _blueprint(service: Service, orders: Orders) -> Blueprint:
     @api.post("/models/<model>/versions")
     def register(model: str) -> Any:
         body = web.body("source")
+        web.texts(body, "source", "run_id", "model_id", "key", "semver", "cause", "correlation_id")
+        if not isinstance(body.get("recipe"), dict | None):
+            raise Refusal("WT_REQUEST", "recipe is not an object of names and values", status=400)
         try:
             check_model_name(model)
         except DescriptionError as error:
@@ -123,7 +128,7 @@ def _blueprint(service: Service, orders: Orders) -> Blueprint:
             key=body.get("key"),
             recipe=body.get("recipe") or {},
             wanted=body.get("semver"),
-            parent=body.get("parent"),
+            parent=None if body.get("parent") is None else str(web.whole(body["parent"], "parent")),
             cause=body.get("cause"),
             correlation_id=body.get("correlation_id"),
         )
@@ -222,7 +227,7 @@ def _blueprint(service: Service, orders: Orders) -> Blueprint:
             web.whole(body["token"], "token"),
             state=body.get("state"),
             step=None if body.get("step") is None else web.whole(body["step"], "step"),
-            weight=None if body.get("weight") is None else float(body["weight"]),
+            weight=None if body.get("weight") is None else web.number(body["weight"], "weight"),
             reason=body.get("reason"),
         )
 

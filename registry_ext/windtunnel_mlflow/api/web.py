@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flask import request
 from mlflow.exceptions import MlflowException
 from mlflow.server import auth
+from werkzeug.routing import IntegerConverter, Map
 
 from windtunnel_mlflow.access import identity
 from windtunnel_mlflow.refusal import Refusal
@@ -19,23 +20,69 @@ if TYPE_CHECKING:
     from windtunnel_mlflow.store import GovernedStore
 
 _MOST = 10_000
+#: Of a number in the database: PostgreSQL's integer, the smaller of the two.
+_LARGEST = 2**31 - 1
+
+
+class Number(IntegerConverter):
+    """A number in a path; one that no table can hold names nothing (404)."""
+
+    def __init__(self, map: Map) -> None:
+        super().__init__(map, max=_LARGEST)
+
+
+def refuse_unwritable() -> None:
+    """PostgreSQL's texts hold no NUL, so nothing has such a name.
+
+    Raises:
+        Refusal: the path or a parameter has one.
+    """
+    if "\0" in request.path or any("\0" in value for values in request.args.listvalues() for value in values):
+        raise Refusal("WT_REQUEST", "the request's path or a parameter has a NUL character", status=400)
 
 
 def body(*required: str) -> dict[str, Any]:
     found = request.get_json(silent=True)
     if not isinstance(found, dict):
         raise Refusal("WT_REQUEST", "expected a JSON object as the request's body", status=400)
+    if b"\\u0000" in request.get_data():
+        raise Refusal("WT_REQUEST", "a text in the request's body has a NUL character", status=400)
     absent = [name for name in required if found.get(name) is None]
     if absent:
         raise Refusal("WT_REQUEST", f"the request lacks {', '.join(absent)}", status=400)
     return found
 
 
-def whole(value: Any, name: str) -> int:
+def whole(value: Any, name: str, most: int = _LARGEST) -> int:
     try:
-        return int(value)
-    except (TypeError, ValueError):
+        found = int(value)
+    except (TypeError, ValueError, OverflowError):
         raise Refusal("WT_REQUEST", f"{name} is {value!r}; expected a whole number", status=400) from None
+    if abs(found) > most:
+        raise Refusal("WT_REQUEST", f"{name} is {found}; expected at most {most}", status=400)
+    return found
+
+
+def number(value: Any, name: str) -> float:
+    """A finite number."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise Refusal("WT_REQUEST", f"{name} is {value!r}; expected a number", status=400)
+    return found
+
+
+def texts(body: dict[str, Any], *names: str) -> None:
+    """Check that these are texts, where they are given.
+
+    Raises:
+        Refusal: one is not.
+    """
+    for name in names:
+        if not isinstance(body.get(name), str | None):
+            raise Refusal("WT_REQUEST", f"{name} is {body[name]!r}; expected a text", status=400)
 
 
 def moment(value: str, name: str) -> float:
