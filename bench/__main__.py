@@ -27,6 +27,7 @@ NAMES = (
     "flight",
     "audit",
     "verify",
+    "registry",
     "search",
     "moving",
     "lineage",
