@@ -56,6 +56,13 @@ def test_after_an_abort_and_another_champion_the_release_stays_out() -> None:
     assert desired.accept(after, again).wanted == {"1": 50, "2": 50}
 
 
+def test_who_is_being_withdrawn_gets_nothing_back() -> None:
+    """The release has taken its traffic, and the registry does not know yet."""
+    leaving = replace(AFTER, champion=arm("2", 0), stage=7)
+    assert followed(leaving, "2", "sha256:2") is None
+    assert followed(leaving, "1", "sha256:1").champion == arm("1", 100)  # type: ignore[union-attr]
+
+
 class Backend:
     def __init__(self, release: Release | None) -> None:
         self.release = release

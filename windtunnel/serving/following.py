@@ -21,13 +21,14 @@ class Backend(Protocol):
 
 
 def followed(release: Release, version: str, digest: str) -> Release | None:
-    """``release`` with the registry's champion alone; None when it has all requests already.
+    """``release`` with the registry's champion alone; None when it has all requests already, or has none because it is
+    being withdrawn: its traffic goes first, and the registry is told after it (ROL-10).
 
     A later stage of the same rollout, so that it is taken after an abort, and nothing earlier after it. Its server's
     settings are those it was deployed with.
     """
     now = release.champion
-    if now is not None and (now.version, now.weight) == (version, 100) and not release.exposed:
+    if now is not None and now.version == version and now.weight in (0, 100) and not release.exposed:
         return None
     known = next((arm for arm in release.arms() if arm.version == version), None)
     arm = known or Arm(version, digest, f"models:/{release.model}/{version}")

@@ -43,7 +43,8 @@ class TrafficOperator(WindtunnelOperator):
     def apply(self, release: Any) -> Any:
         """Bring traffic to ``release``; a fenced write ends the task for good.
 
-        Unless it is another try of this very release that has gone further: then what is wanted here is done.
+        Unless it is another try of this very release that has gone further, or the guard: then what is wanted here is
+        done. Should they have died before the router was told, it is told here.
         """
         backend = self.hook.backend()
         try:
@@ -54,6 +55,9 @@ class TrafficOperator(WindtunnelOperator):
             if not mine or observed.aborted is not None:
                 raise AirflowFailException(f"this release was taken over: {error.message}") from error
             self.log.info("Another try of this release has gone further already: %s", error.message)
+            further = backend.desired(release.model) if backend.lagging(release.model) else None
+            if further is not None and not further.exposed:
+                observed = backend.apply(further)
         weights = {version: status.weight for version, status in observed.arms.items()}
         self.log.info("Traffic of %s is now %s", release.model, weights)
         return observed
