@@ -271,9 +271,12 @@ def test_no_other_rollout_begins_while_a_first_release_is_watched(
 def test_a_told_abort_withdraws_a_watched_first_release(service: RegistryClient, first: Any) -> None:
     """DEMAND ROL-10: what was done beside the traffic is done here, too: no alias, and the reason is kept."""
     told = {"key": "k", "on_behalf_of": "ann", "done_at": time.time()}
+    place = service._call("GET", "/events")["next"]
     service.order(first.id, "abort", "complaints", **told)
     found = service.rollout(first.id)
     assert (found.state, found.watching, found.weight) == ("withdrawn", False, 0)
+    news = service._call("GET", "/events", params={"after": place, "kind": "champion"})["events"]
+    assert [(one["action"], one["model"]) for one in news] == [("order-abort", first.model)], "who waits for it hears"
     assert found.reason == "aborted by ann: complaints"
     assert service.champion(first.model) is None
     assert service.version(first.model, first.version).state == "withdrawn"

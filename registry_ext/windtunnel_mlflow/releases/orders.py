@@ -296,6 +296,8 @@ class Orders:
         """The traffic is back already: the rollout has ended here, too."""
         state = "withdrawn" if current["champion"] is None else "rolled_back"
         change.detail["state"] = state
+        if current["watching"]:
+            change.detail["was_champion"] = True
         self.service.end(change, current, state, reason)
 
 
