@@ -20,6 +20,7 @@ from windtunnel_mlflow.api import (
     findroutes,
     keepingroutes,
     lineageroutes,
+    openapi,
     orderroutes,
     outboxroutes,
     policyroutes,
@@ -32,7 +33,7 @@ from windtunnel_mlflow.releases.orders import Orders
 from windtunnel_mlflow.rows import PENDING
 from windtunnel_mlflow.service import Service
 
-PREFIX = "/api/windtunnel/v1"
+PREFIX = openapi.PREFIX
 
 #: Seconds a registration waits for its seal before it answers 202; the client then asks again.
 SEAL_WAIT = 5.0
@@ -97,6 +98,12 @@ def _blueprint(service: Service, orders: Orders) -> Blueprint:
         from windtunnel import __version__
 
         return {"status": "ok", "version": __version__, "user": identity.actor().name}
+
+    @api.get("/openapi.json")
+    def description() -> Any:
+        from windtunnel import __version__
+
+        return openapi.document(__version__)
 
     @api.get("/models")
     def models() -> Any:
