@@ -37,8 +37,7 @@ class Reading(Part):
         """The champion, or None."""
         with self.store.reading() as session:
             self.store._get_registered_model(session, model)
-            number = records.champion(session, model)
-            return None if number is None else records.version(session, model, number)
+            return records.champion_version(session, model)
 
     def champion_history(self, model: str) -> list[dict[str, Any]]:
         """Who was champion from when until when, oldest first."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModelAlias
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
-from sqlalchemy import Row, and_, select
+from sqlalchemy import Row, Select, and_, select
 from sqlalchemy.orm import Session
 
 from windtunnel_mlflow import tables
@@ -63,13 +63,24 @@ def governed(session: Session, model: str) -> bool:
 
 def champion(session: Session, model: str) -> int | None:
     """Number of the current champion."""
+    return session.execute(_reigning(model)).scalar()
+
+
+def champion_version(session: Session, model: str) -> dict[str, Any] | None:
+    """The current champion, in one statement: between two another version could have taken its place."""
+    reigning = _reigning(model).scalar_subquery()
+    row = session.execute(_joined().where(_V.c.model == model, _V.c.version == reigning)).first()
+    return None if row is None else _version(row)
+
+
+def _reigning(model: str) -> Select[tuple[int]]:
     table = tables.champions
-    return session.execute(
+    return (
         select(table.c.version)
         .where(table.c.model == model, table.c.until.is_(None))
         .order_by(table.c.id.desc())
         .limit(1)
-    ).scalar()
+    )
 
 
 def rollout(row: Row[Any]) -> dict[str, Any]:

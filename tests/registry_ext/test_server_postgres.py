@@ -165,9 +165,12 @@ def test_the_servers_role_cannot_change_the_audit(separated: str, statement: str
         connection.execute(text(statement))
 
 
-def test_the_server_runs_as_that_role(separated: str, database: str, helpers: Any) -> None:
+def test_the_server_runs_as_that_role(server: Any, separated: str, database: str, helpers: Any) -> None:
     root = Path(tempfile.mkdtemp(prefix="wt-registry-pg-"))
     found = helpers.RegistryServer(root, separated)
+    for path in server.home.secrets.iterdir():
+        # Both have their users in one database, and the server that starts sets their passwords.
+        shutil.copy2(path, found.home.secrets / path.name)
     try:
         found.start()
         with found.client() as client, found.rest() as http:

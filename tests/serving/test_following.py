@@ -52,6 +52,11 @@ def test_after_an_abort_and_another_champion_the_release_stays_out() -> None:
         desired.accept(after, late)
     # What the registry makes champion later is taken all the same, and so is the next release.
     assert desired.accept(after, followed(other, "2", "sha256:2")).wanted == {"2": 100}  # type: ignore[arg-type]
+    # Of the candidate itself, should the registry have promoted it: as often as it takes.
+    promoted = followed(aborted.release, "2", "sha256:2")
+    assert promoted is not None
+    twice = desired.accept(desired.accept(aborted, promoted), promoted)
+    assert (twice.wanted, twice.dropped) == ({"2": 100}, {})
     again = replace(late, token=8, rollout_id="r8", stage=1)
     assert desired.accept(after, again).wanted == {"1": 50, "2": 50}
 

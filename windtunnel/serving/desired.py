@@ -135,8 +135,10 @@ def accept(state: State, release: Release) -> State:
         )
     dropped = dict(state.dropped) if release.rollout_id == old.rollout_id else {}
     if state.aborted and release.rollout_id == state.aborted["rollout_id"]:
-        # The abort is over, for the registry's champion has the traffic; what it took to 0 stays there.
-        dropped |= {arm.version: f"the rollout was aborted: {state.aborted['reason']}" for arm in old.candidates}
+        # The abort is over, for the registry's champion has the traffic; what it took to 0 stays there, unless it is it.
+        law = release.champion.version if release.champion else None
+        why = f"the rollout was aborted: {state.aborted['reason']}"
+        dropped |= {arm.version: why for arm in old.candidates if arm.version != law}
     back = [arm.version for arm in release.arms() if arm.weight and arm.version in dropped]
     if back and not follows:
         raise FencedError(
