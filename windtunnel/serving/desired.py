@@ -135,7 +135,7 @@ def accept(state: State, release: Release) -> State:
         )
     dropped = dict(state.dropped) if release.rollout_id == old.rollout_id else {}
     if state.aborted and release.rollout_id == state.aborted["rollout_id"]:
-        # The abort is over, for the registry's champion has the traffic; what it took to 0 stays there, unless it is it.
+        # The abort is over, for the registry's champion has the traffic. All else that it took to 0 stays there.
         law = release.champion.version if release.champion else None
         why = f"the rollout was aborted: {state.aborted['reason']}"
         dropped |= {arm.version: why for arm in old.candidates if arm.version != law}
