@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from windtunnel.registry.plain import Plain
 
 #: Where a version can be brought; ``champion`` is another name for production.
 Target = Literal["development", "staging", "challenger", "production", "archived"]
@@ -26,16 +27,8 @@ def question(decision: str, to: str, model: str, version: str, digest: str, evid
     return f"{decision} {model} version {version} for {to}: content {digest}, evidence {evidence}"
 
 
-class _Plain:
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
-        """From the server's JSON; unknown keys are ignored."""
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        return cls(**{key: value for key, value in plain.items() if key in known})
-
-
 @dataclass(frozen=True, slots=True)
-class ApprovalRecord(_Plain):
+class ApprovalRecord(Plain):
     """What one person said about one version.
 
     Attributes:
@@ -67,7 +60,7 @@ class ApprovalRecord(_Plain):
 
 
 @dataclass(frozen=True, slots=True)
-class ReviewRecord(_Plain):
+class ReviewRecord(Plain):
     """An emergency rollback that another person shall look at; open until ``closed_at``."""
 
     id: str
@@ -83,7 +76,7 @@ class ReviewRecord(_Plain):
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyVersion(_Plain):
+class PolicyVersion(Plain):
     """One version of a policy.
 
     Attributes:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
-
-class _Plain:
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> Self:
-        """From the server's JSON."""
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        return cls(**{key: value for key, value in plain.items() if key in known})
+from windtunnel.registry.plain import Plain
 
 
 @dataclass(frozen=True, slots=True)
-class CardVersion(_Plain):
+class CardVersion(Plain):
     """One card that was set.
 
     Attributes:
@@ -36,7 +30,7 @@ class CardVersion(_Plain):
 
 
 @dataclass(frozen=True, slots=True)
-class CommentRecord(_Plain):
+class CommentRecord(Plain):
     """What somebody said about a version; ``seq`` grows with every comment of the registry."""
 
     seq: int
@@ -48,7 +42,7 @@ class CommentRecord(_Plain):
 
 
 @dataclass(frozen=True, slots=True)
-class FoundVersion(_Plain):
+class FoundVersion(Plain):
     """A version as a search tells it.
 
     Attributes:

@@ -6,8 +6,10 @@ An order is written once and never changed; what holds now is read from all of t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
+
+from windtunnel.registry.plain import Plain
 
 OrderKind = Literal["pause", "resume", "skip", "promote", "abort"]
 KINDS: tuple[OrderKind, ...] = ("pause", "resume", "skip", "promote", "abort")
@@ -40,19 +42,8 @@ def thaw_question(freeze: FreezeRecord) -> str:
     return f"thaw {what}: freeze {freeze.id} by {freeze.by}: {freeze.reason}"[:LONGEST_QUESTION]
 
 
-class _Plain:
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
-        """From the server's JSON; unknown keys are ignored."""
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        return cls(**{key: value for key, value in plain.items() if key in known})
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
-
-
 @dataclass(frozen=True, slots=True)
-class OrderRecord(_Plain):
+class OrderRecord(Plain):
     """One order.
 
     Attributes:
@@ -88,7 +79,7 @@ class OrderRecord(_Plain):
 
 
 @dataclass(frozen=True, slots=True)
-class FreezeRecord(_Plain):
+class FreezeRecord(Plain):
     """A switch that lets no step begin; rollbacks go on.
 
     Attributes:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any
 
 from windtunnel import canonical
 from windtunnel.evidence import Verdict
 from windtunnel.registry.orders import OrderRecord
-
-
-class _Plain:
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> Self:
-        """From the server's JSON."""
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        return cls(**{key: value for key, value in plain.items() if key in known})
+from windtunnel.registry.plain import Plain
 
 
 @dataclass(frozen=True, slots=True)
-class VersionRecord(_Plain):
+class VersionRecord(Plain):
     """One version of a model.
 
     Attributes:
@@ -73,7 +67,7 @@ class VersionRecord(_Plain):
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutRecord(_Plain):
+class RolloutRecord(Plain):
     """One rollout of one version.
 
     Attributes:
@@ -106,7 +100,7 @@ class RolloutRecord(_Plain):
     watching: bool = False
 
     @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> RolloutRecord:
+    def from_dict(cls, plain: Mapping[str, Any]) -> RolloutRecord:
         """From the server's JSON; ``orders`` and ``frozen`` come with a single rollout only."""
         known = {f.name for f in fields(cls)}
         kept = {key: value for key, value in plain.items() if key in known}
@@ -169,7 +163,7 @@ class ModelSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class ChampionRecord(_Plain):
+class ChampionRecord(Plain):
     """One stretch of time in which a version was champion; ``until`` is None for the present one."""
 
     model: str
@@ -220,7 +214,7 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class AuditRecord(_Plain):
+class AuditRecord(Plain):
     """One change or refusal; ``hash`` covers the row and the hash of the model's former row."""
 
     seq: int
