@@ -158,6 +158,11 @@ def test_an_upload_under_way_keeps_the_folder(admin: Any, orphan: Any, registry_
     with ThreadPoolExecutor(1) as pool:
         uploading = pool.submit(upload)
         assert half.wait(30)
+        # Sent is not received: the upload is under way once the server has a second file there, unfinished.
+        end = time.monotonic() + 60
+        while len(list((path / "artifacts").iterdir())) < 2:
+            assert time.monotonic() < end, "the server never began to write"
+            time.sleep(0.02)
         # However old it looks: what is being written may not be there yet.
         aged(path)
         try:
