@@ -29,6 +29,7 @@ NAMES = (
     "verify",
     "registry",
     "search",
+    "large",
     "moving",
     "lineage",
     "truth",

@@ -16,8 +16,8 @@ MODELS, EACH, TEAMS, PAGE = 100_000, 10, 200, 50
 REPEATS = 30
 LIMIT_MS = 500.0
 
-#: ``:models`` and ``:each`` in each; MLflow's foreign keys to runs are left out, so that no run has to be made.
-_FILL = (
+#: ``:models`` and ``:each`` in most; MLflow's foreign keys to runs are left out, so that no run has to be made.
+FILL_MLFLOW = (
     "INSERT INTO registered_models (workspace, name, creation_time) "
     "SELECT 'default', 'model-' || lpad(m::text, 6, '0'), 1 FROM generate_series(1, :models) m",
     "INSERT INTO model_versions (workspace, name, version, creation_time, current_stage, status, run_id, source) "
@@ -25,12 +25,6 @@ _FILL = (
     "CASE WHEN v = :each - 1 THEN 'Production' WHEN v = :each AND m % 10 = 0 THEN 'Staging' "
     "WHEN v < :each - 1 THEN 'Archived' ELSE 'None' END, 'READY', md5(m || '/' || v), 'runs:/r/model' "
     "FROM generate_series(1, :models) m, generate_series(1, :each) v",
-    "INSERT INTO wt_versions (model, version, semver, semver_reason, key, status, state, source, run_id, recipe, "
-    "facts, digest, actor, created_at) "
-    "SELECT 'model-' || lpad(m::text, 6, '0'), v, '1.' || v || '.0', 'x', 'k' || v, 'READY', "
-    "CASE WHEN v = :each - 1 THEN 'champion' ELSE 'candidate' END, 'runs:/r/model', md5(m || '/' || v), "
-    "'{\"data\":\"sha256:' || md5('d' || m) || '\"}', '{}', 'sha256:' || md5('c' || m || '/' || v), 'service', "
-    "1700000000 + v * 86400 + m FROM generate_series(1, :models) m, generate_series(1, :each) v",
     "INSERT INTO model_version_tags (workspace, name, version, key, value) "
     "SELECT 'default', 'model-' || lpad(m::text, 6, '0'), v, 'team', 'team-' || m % :teams "
     "FROM generate_series(1, :models) m, generate_series(1, :each) v",
@@ -42,6 +36,22 @@ _FILL = (
     "INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid) "
     "SELECT 'rmse', abs(hashtext(m || '/' || v)) / 2147483648.0 * 10, 1, 0, false, md5(m || '/' || v) "
     "FROM generate_series(1, :models) m, generate_series(1, :each) v",
+)
+FILL_OURS = (
+    "INSERT INTO wt_versions (model, version, semver, semver_reason, key, status, state, source, run_id, recipe, "
+    "facts, digest, actor, created_at, parent) "
+    "SELECT 'model-' || lpad(m::text, 6, '0'), v, '1.' || v || '.0', 'x', 'k' || v, 'READY', "
+    "CASE WHEN v = :each - 1 THEN 'champion' ELSE 'candidate' END, 'runs:/r/model', md5(m || '/' || v), "
+    "'{\"data\":\"sha256:' || md5('d' || m) || '\"}', '{}', 'sha256:' || md5('c' || m || '/' || v), 'service', "
+    "1700000000 + v * 86400 + m, nullif(v - 1, 0) FROM generate_series(1, :models) m, generate_series(1, :each) v",
+    "INSERT INTO wt_origins (model, version, kind, value, name, said, at) "
+    "SELECT 'model-' || lpad(m::text, 6, '0'), v, kind, CASE kind WHEN 'run' THEN md5(m || '/' || v) "
+    "WHEN 'data' THEN 'sha256:' || md5('d' || m) ELSE md5('g' || m % 1000 || v) END, '', 'run', 1 "
+    "FROM generate_series(1, :models) m, generate_series(1, :each) v, unnest(ARRAY['run', 'data', 'commit']) kind",
+    "INSERT INTO wt_champions (model, version, since, until, actor, reason) "
+    "SELECT 'model-' || lpad(m::text, 6, '0'), v, 1700000000 + v * 86400 + m, "
+    "CASE WHEN v < :each - 1 THEN 1700000000 + (v + 1) * 86400 + m END, 'service', 'x' "
+    "FROM generate_series(1, :models) m, generate_series(1, :each - 1) v",
     "INSERT INTO wt_cards_now (model, version, card, words, owner, risk) "
     "SELECT 'model-' || lpad(m::text, 6, '0'), 0, '{}', 'nothing', 'owner-' || m % :teams, 'low' "
     "FROM generate_series(1, :models) m",
@@ -80,12 +90,12 @@ QUESTIONS: tuple[tuple[str, Ask, str, bool], ...] = (
 )
 
 
-def fill(engine: Engine) -> None:
+def fill(engine: Engine, statements: tuple[str, ...] = FILL_MLFLOW + FILL_OURS) -> None:
     """All rows, and the planner's statistics."""
     given = {"models": MODELS, "each": EACH, "teams": TEAMS}
     with engine.begin() as connection:
         connection.execute(text("SET session_replication_role = replica"))
-        for statement in _FILL:
+        for statement in statements:
             names = {name: value for name, value in given.items() if f":{name}" in statement}
             connection.execute(text(statement), names)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

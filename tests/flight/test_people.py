@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
+from waiting import until
 
 from windtunnel.stack.supervisor import Supervisor
 from windtunnel.tracking import local
@@ -21,28 +21,20 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 ENDLESS = {"max_iter": 500_000, "max_leaf_nodes": 31}
 
 
-def until(what: str, seconds: float, look: Callable[[], Any]) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < end, f"{what} did not come within {seconds:.0f} s"
-        time.sleep(0.5)
-    return found
-
-
 def test_a_persons_cancel_ends_the_training_within_30_s(flight: Any) -> None:
     """DEMAND TRN-7: by the button in Airflow, which sets the task's state."""
     api = AirflowApi(flight.urls["airflow"], "admin", flight.secret("airflow-admin"))
     run_id = f"cancel-{int(time.time())}"
     api.trigger(TRAIN, {"params": ENDLESS, "reason": "to be ended"}, run_id)
-    living = until("the training", 90, lambda: list(local.running(flight.home)))
+    living = until(lambda: list(local.running(flight.home)), 90)
     time.sleep(3)
     api.call("PATCH", f"/dags/{TRAIN}/dagRuns/{run_id}/taskInstances/train", json={"new_state": "failed"}, params={})
     began = time.monotonic()
-    until("the end of the process", 30, lambda: not list(local.running(flight.home)))
+    until(lambda: not list(local.running(flight.home)), 30)
     assert time.monotonic() - began < 30
     status = local.status(flight.home, living[0])
     assert (status.state, status.failure) == ("cancelled", "cancelled")
-    until("the end of the run", 60, lambda: next(r for r in api.runs(TRAIN) if r.run_id == run_id).over)
+    until(lambda: next(r for r in api.runs(TRAIN) if r.run_id == run_id).over, 60)
 
 
 def test_serving_goes_on_and_restarts_with_mlflow_and_airflow_down(flight: Any) -> None:
@@ -70,12 +62,12 @@ def test_serving_goes_on_and_restarts_with_mlflow_and_airflow_down(flight: Any) 
             answer = httpx.post(url, json=body, timeout=15)
             return answer.status_code == 200 and supervisor.states()[f"wt-visits-{champion.version}"].pid != pid
 
-        until("the restarted server's answer", 60, answers)
+        until(answers, 60)
     finally:
-        until("the programs to stop", 30, lambda: all(not supervisor.states()[name].pid for name in others))
+        until(lambda: all(not supervisor.states()[name].pid for name in others), 30)
         supervisor.start_programs(others)
         health = flight.urls["airflow"] + "/api/v2/monitor/health"
-        until("Airflow", 120, lambda: _answers(health) and _answers(flight.urls["mlflow"] + "/health"))
+        until(lambda: _answers(health) and _answers(flight.urls["mlflow"] + "/health"))
 
 
 def _answers(url: str) -> bool:

@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from windtunnel import procfs
 
@@ -32,13 +32,6 @@ with open(sys.argv[1] + ".new", "w") as file:
 os.rename(sys.argv[1] + ".new", sys.argv[1])
 time.sleep(600)
 """
-
-
-def until(what: Callable[[], object], limit_s: float = 60.0) -> None:
-    end = time.monotonic() + limit_s
-    while not what():
-        assert time.monotonic() < end, f"not within {limit_s:.0f} s"
-        time.sleep(0.02)
 
 
 class Run:

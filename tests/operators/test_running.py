@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from waiting import until
 
 from windtunnel.data import steps as data_steps
 from windtunnel.errors import DataError, ResourceError, TrainingError, TransientError
@@ -74,14 +75,6 @@ def in_background(work: Callable[[], Any]) -> tuple[threading.Thread, dict[str, 
     thread = threading.Thread(target=run)
     thread.start()
     return thread, told
-
-
-def until(look: Callable[[], Any], seconds: float = 30) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.05)
-    return found
 
 
 def run_id(store: Store) -> str:

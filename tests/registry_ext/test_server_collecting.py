@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from waiting import until
 
 from windtunnel.errors import RefusedError
 from windtunnel_mlflow.keeping import collecting
@@ -159,10 +160,7 @@ def test_an_upload_under_way_keeps_the_folder(admin: Any, orphan: Any, registry_
         uploading = pool.submit(upload)
         assert half.wait(30)
         # Sent is not received: the upload is under way once the server has a second file there, unfinished.
-        end = time.monotonic() + 60
-        while len(list((path / "artifacts").iterdir())) < 2:
-            assert time.monotonic() < end, "the server never began to write"
-            time.sleep(0.02)
+        until(lambda: len(list((path / "artifacts").iterdir())) > 1)
         # However old it looks: what is being written may not be there yet.
         aged(path)
         try:

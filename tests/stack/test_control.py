@@ -6,12 +6,12 @@ import importlib.util
 import re
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from waiting import until
 
 from windtunnel.errors import RefusedError
 from windtunnel.registry.connect import from_home
@@ -29,21 +29,6 @@ pytestmark = pytest.mark.stack
 PLAN = {**Plan.from_spec(Rollout(), False).to_dict(), "owner": "team-blue"}
 CONTROL = "windtunnel.control"
 PERSON_S = 3.0
-
-
-def until(what: Callable[[], Any], limit_s: float = 120.0) -> Any:
-    """The first true answer; an assertion when there is none in time."""
-    deadline, last = time.monotonic() + limit_s, None
-    while time.monotonic() < deadline:
-        try:
-            last = what()
-        except (httpx.HTTPError, KeyError, ValueError) as error:
-            last = error
-        else:
-            if last:
-                return last
-        time.sleep(0.5)
-    raise AssertionError(f"not within {limit_s:.0f} s; last seen: {last!r}")
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
+from waiting import until
 
 from windtunnel.stack.stack import Stack
 from windtunnel.stackfile import StackFile, read_secret
@@ -29,20 +29,6 @@ with DAG("registrytest", schedule=registry_changes(None, "model", poll=1), catch
 
     tell()
 '''
-
-
-def until(what: Callable[[], Any], limit_s: float = 150.0) -> Any:
-    """The first true answer."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        try:
-            found = what()
-        except httpx.HTTPStatusError:
-            found = None
-        if found:
-            return found
-        time.sleep(0.5)
-    raise AssertionError(f"nothing after {limit_s:g} s")
 
 
 def test_a_change_by_rest_starts_a_dag(stack: Stack) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from waiting import until
 
 from windtunnel.errors import RefusedError
 from windtunnel.registry.approvals import question
@@ -44,21 +45,6 @@ dag = release_dag(
 '''
 #: Slower than a program: Airflow 3.3 takes an answer within the second in which its question appears for a death.
 PERSON_S = 3.0
-
-
-def until(what: Callable[[], Any], limit_s: float = 180.0) -> Any:
-    """The first true answer; an assertion when there is none in time."""
-    deadline, last = time.monotonic() + limit_s, None
-    while time.monotonic() < deadline:
-        try:
-            last = what()
-        except (httpx.HTTPError, KeyError, ValueError) as error:
-            last = error
-        else:
-            if last:
-                return last
-        time.sleep(0.5)
-    raise AssertionError(f"not within {limit_s:.0f} s; last seen: {last!r}")
 
 
 class Release:

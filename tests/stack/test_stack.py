@@ -10,13 +10,14 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from waiting import until
 
 from windtunnel.home import Home
 from windtunnel.loopback import any_free
@@ -48,22 +49,6 @@ def stacktest():
 
 stacktest()
 """
-
-
-def until(what: Callable[[], Any], limit_s: float = 90.0, every_s: float = 0.5) -> Any:
-    """The first true answer; an assertion when there is none in time."""
-    deadline = time.monotonic() + limit_s
-    last: Any = None
-    while time.monotonic() < deadline:
-        try:
-            last = what()
-        except (httpx.HTTPError, KeyError, ValueError) as error:
-            last = error
-        else:
-            if last:
-                return last
-        time.sleep(every_s)
-    raise AssertionError(f"not within {limit_s:.0f} s; last seen: {last!r}")
 
 
 class Airflow:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from windtunnel import procfs
 from windtunnel.home import Home
@@ -36,13 +37,6 @@ print(int(handle.attached), flush=True)
 if "die" in sys.argv:
     os.kill(os.getpid(), 9)
 """
-
-
-def until(true: Callable[[], object], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def begun(home: Home, task: RunSpec) -> None:

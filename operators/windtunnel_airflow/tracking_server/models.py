@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from windtunnel.errors import NotFoundError, RefusedError
@@ -131,12 +131,12 @@ class DeleteRegisteredModelOperator(ModelOperator):
         return {"name": name, "deleted": calls.delete(self.rest, "/registered-models/delete", name=name)}
 
 
-class SearchRegisteredModelsOperator(MlflowOperator):
-    """Returns a list of what ``GetRegisteredModelOperator`` returns.
+class SearchOperator(MlflowOperator):
+    """What the two searches share.
 
     Args:
-        filter: MLflow's search language, ``name LIKE 'sea%'``; templated.
-        order_by: ``["name ASC"]``.
+        filter: MLflow's search language; templated.
+        order_by: MLflow's words for the order; templated.
         max_results: at most so many, over all pages.
     """
 
@@ -151,15 +151,23 @@ class SearchRegisteredModelsOperator(MlflowOperator):
         self.order_by = order_by
         self.max_results = max_results
 
+    def found(self, path: str, key: str) -> Iterator[dict[str, Any]]:
+        """Plain answers of ``path``, page by page; ``key`` is their name in one."""
+        order_by = list(self.order_by) or None
+        return self.rest.pages(path, key, self.max_results, filter=self.filter or None, order_by=order_by)
+
+
+class SearchRegisteredModelsOperator(SearchOperator):
+    """Returns a list of what ``GetRegisteredModelOperator`` returns.
+
+    Args:
+        filter: MLflow's search language, ``name LIKE 'sea%'``; templated.
+        order_by: ``["name ASC"]``.
+        max_results: at most so many, over all pages.
+    """
+
     def execute(self, context: Any) -> list[dict[str, Any]]:
-        found = self.rest.pages(
-            "/registered-models/search",
-            "registered_models",
-            self.max_results,
-            filter=self.filter or None,
-            order_by=list(self.order_by) or None,
-        )
-        return [shapes.model(plain) for plain in found]
+        return [shapes.model(plain) for plain in self.found("/registered-models/search", "registered_models")]
 
 
 class SetModelAliasOperator(ModelOperator):

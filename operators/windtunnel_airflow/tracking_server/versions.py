@@ -8,9 +8,9 @@ from typing import Any
 from windtunnel.errors import NotFoundError
 from windtunnel_airflow.links import MlflowRunLink, ModelVersionLink, RegisteredModelLink
 from windtunnel_airflow.tracking_server import calls, shapes
-from windtunnel_airflow.tracking_server.base import REQUEST_TAG, MlflowOperator, needed, request_key
+from windtunnel_airflow.tracking_server.base import REQUEST_TAG, needed, request_key
 from windtunnel_airflow.tracking_server.lineage import model_dataset, named_dataset, operator_lineage
-from windtunnel_airflow.tracking_server.models import ModelOperator
+from windtunnel_airflow.tracking_server.models import ModelOperator, SearchOperator
 
 
 class CreateModelVersionOperator(ModelOperator):
@@ -296,7 +296,7 @@ class DeleteModelVersionOperator(VersionOperator):
         return {"name": name, "version": version, "deleted": deleted}
 
 
-class SearchModelVersionsOperator(MlflowOperator):
+class SearchModelVersionsOperator(SearchOperator):
     """Returns a list of what ``GetModelVersionOperator`` returns.
 
     Args:
@@ -305,23 +305,5 @@ class SearchModelVersionsOperator(MlflowOperator):
         max_results: at most so many, over all pages.
     """
 
-    operator_extra_links: Any = ()
-    template_fields: Sequence[str] = (*MlflowOperator.template_fields, "filter", "order_by")
-
-    def __init__(
-        self, *, filter: str | None = None, order_by: Sequence[str] = (), max_results: int = 100, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.filter = filter
-        self.order_by = order_by
-        self.max_results = max_results
-
     def execute(self, context: Any) -> list[dict[str, Any]]:
-        found = self.rest.pages(
-            "/model-versions/search",
-            "model_versions",
-            self.max_results,
-            filter=self.filter or None,
-            order_by=list(self.order_by) or None,
-        )
-        return [shapes.version(plain) for plain in found]
+        return [shapes.version(plain) for plain in self.found("/model-versions/search", "model_versions")]
