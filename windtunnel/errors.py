@@ -12,6 +12,11 @@
     │   ├── RefusedError          a policy refuses; ``missing`` says what would be needed
     │   └── NotFoundError         there is no such model, version or rollout
     ├── UnavailableError      a server did not answer
+    ├── ClusterError          the Kubernetes API answered, and the answer is no
+    │   ├── AbsentError           there is no such object, kind or namespace
+    │   ├── ConflictError         somebody changed the object meanwhile
+    │   ├── ExpiredError          what was asked for is too old to be continued
+    │   └── ForbiddenError        who asks may not, is not known any more, or has no quota left
     ├── ServingError          the serving backend could not reach the desired state
     │   ├── FencedError           another holder, or an abort, has taken over this rollout
     │   └── NotReadyError         a model server did not become ready
@@ -101,6 +106,26 @@ class NotFoundError(RegistryError):
 
 class UnavailableError(WindtunnelError):
     """A server did not answer in time."""
+
+
+class ClusterError(WindtunnelError):
+    """The Kubernetes API refused a request, or what was sent is no object of that kind."""
+
+
+class AbsentError(ClusterError):
+    """There is no such object, kind or namespace in the cluster."""
+
+
+class ConflictError(ClusterError):
+    """The object is not what it was when it was read: read it again, and decide again."""
+
+
+class ExpiredError(ClusterError):
+    """The cluster has forgotten the state a list or watch wanted to go on from: begin again."""
+
+
+class ForbiddenError(ClusterError):
+    """Whoever asks has no permission, no valid credentials, or no quota left."""
 
 
 class ServingError(WindtunnelError):
