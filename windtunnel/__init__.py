@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Model,
         Monitoring,
         Performance,
+        Pod,
         Policy,
         Resources,
         Retrain,
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
         Serving,
         Slice,
         Step,
+        Toleration,
         Training,
+        Volume,
     )
     from windtunnel.spec.load import load_model
     from windtunnel.tracking.run import Run
@@ -59,6 +62,7 @@ __all__ = [
     "Monitoring",
     "Outcome",
     "Performance",
+    "Pod",
     "Policy",
     "Resources",
     "Retrain",
@@ -68,8 +72,10 @@ __all__ = [
     "Serving",
     "Slice",
     "Step",
+    "Toleration",
     "Training",
     "Verdict",
+    "Volume",
     "__version__",
     "load_model",
 ]

@@ -28,6 +28,7 @@ from windtunnel.spec import (
     Model,
     Monitoring,
     Performance,
+    Pod,
     Policy,
     Resources,
     Retrain,
@@ -35,14 +36,16 @@ from windtunnel.spec import (
     Serving,
     Slice,
     Step,
+    Toleration,
     Training,
+    Volume,
     load,
 )  # fmt: skip
 from windtunnel.spec.base import Part, attribute_docs, format_duration, parse_duration, parse_size
 
 PARTS = [
     Benchmark, Card, Check, Data, Drift, Evaluation, ExtraStep, Feature, Gate, Limits, Metric, Model, Monitoring,
-    Performance, Policy, Resources, Retrain, Rollout, Serving, Slice, Step, Training,
+    Performance, Pod, Policy, Resources, Retrain, Rollout, Serving, Slice, Step, Toleration, Training, Volume,
 ]  # fmt: skip
 GOLDEN = Path(__file__).parent / "schema.json"
 

@@ -5,6 +5,7 @@ from windtunnel.spec.data import Check, Data, Feature
 from windtunnel.spec.evaluation import Benchmark, Evaluation, Metric, Slice
 from windtunnel.spec.model import Model
 from windtunnel.spec.monitoring import Drift, Monitoring, Performance, Retrain
+from windtunnel.spec.pod import Pod, Toleration, Volume
 from windtunnel.spec.policy import Policy
 from windtunnel.spec.rollout import Audience, Gate, Hours, Limits, Rollout, Segments, Step
 from windtunnel.spec.serving import Serving
@@ -27,6 +28,7 @@ __all__ = [
     "Model",
     "Monitoring",
     "Performance",
+    "Pod",
     "Policy",
     "Resources",
     "Retrain",
@@ -35,5 +37,7 @@ __all__ = [
     "Serving",
     "Slice",
     "Step",
+    "Toleration",
     "Training",
+    "Volume",
 ]

@@ -51,6 +51,10 @@ class InvalidDescription(DescriptionError, ValueError):
         super().__init__(text, hint="'windtunnel schema' prints all keys; see docs/reference/description.md")
 
 
+class DescriptionWarning(UserWarning):
+    """Something of a description that is no mistake, and does nothing where the model flies."""
+
+
 def shown(path: Path) -> str:
     """``rollout.steps[0].weight``."""
     out = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -16,7 +17,7 @@ from windtunnel.spec.base import Part, parse_duration
 from windtunnel.spec.card import Card
 from windtunnel.spec.data import Data
 from windtunnel.spec.evaluation import KNOWN_METRICS, Evaluation
-from windtunnel.spec.mistakes import Path, nearest, several
+from windtunnel.spec.mistakes import DescriptionWarning, Path, nearest, several
 from windtunnel.spec.monitoring import Monitoring
 from windtunnel.spec.policy import Policy
 from windtunnel.spec.rollout import Rollout
@@ -112,7 +113,31 @@ class Model(Part):
         ]
         if problems:
             raise several(problems)
+        self._say_what_is_not_used()
         return self
+
+    @property
+    def training_target(self) -> Literal["local", "kubernetes"]:
+        """Where it trains: ``training.target``, else ``target``."""
+        return self.training.target or self.target
+
+    def _say_what_is_not_used(self) -> None:
+        """One description may fly on both targets, so this is no mistake; it must not look as if it counted, either."""
+        if self.training_target == "kubernetes":
+            return
+        training = self.training
+        given = {
+            "training.pod": training.pod,
+            "training.resources.mig": training.resources.mig,
+            "training.resources.shared_memory": training.resources.shared_memory,
+        }
+        unused = [key for key, value in given.items() if value is not None]
+        if unused:
+            warnings.warn(
+                f"model {self.name} trains locally: {', '.join(unused)} is for target kubernetes and not used",
+                DescriptionWarning,
+                stacklevel=2,
+            )
 
     def _data_problems(self) -> Iterator[tuple[Path, str]]:
         data, seen = self.data, set()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from windtunnel.spec.base import Code, Duration, Part, Size
+from windtunnel.spec.pod import Pod
 
 
 class Resources(Part):
@@ -17,8 +18,10 @@ class Resources(Part):
         cpu: cores.
         memory: bytes, e.g. ``2Gi``; more ends the run as a resource error.
         disk: bytes its folder may hold.
-        gpu: GPUs.
-        gpu_type: part of the name of the GPU, e.g. ``H200``.
+        gpu: GPUs, or slices of one where ``mig`` says which.
+        gpu_type: part of the name of the GPU, e.g. ``H200``; in a pod the whole value of ``pod.gpu_label``.
+        mig: MIG profile of each slice, e.g. ``1g.10gb``; pods only.
+        shared_memory: bytes of ``/dev/shm``, beside ``memory``; pods only, where it is 64 MB unless told.
     """
 
     cpu: float = Field(1.0, gt=0)
@@ -26,6 +29,14 @@ class Resources(Part):
     disk: Size = 10 * 2**30
     gpu: int = Field(0, ge=0)
     gpu_type: str | None = None
+    mig: str | None = Field(None, pattern=r"^[1-9][0-9]?g\.[1-9][0-9]{0,2}gb(\.me)?$")
+    shared_memory: Size | None = None
+
+    @model_validator(mode="after")
+    def _slices(self) -> Resources:
+        if self.mig is not None and self.gpu < 1:
+            raise ValueError(f"mig {self.mig} needs gpu: the number of slices, found {self.gpu}")
+        return self
 
 
 class Training(Part):
@@ -42,6 +53,7 @@ class Training(Part):
         environment: variables for the training process; no secrets, they stand in the description.
         trust: modules whose types may be stored in the model, beside scikit-learn's and the entry point's own.
         pickle: allow a model that only pickle can hold; whoever loads it runs what is in it.
+        pod: the pod it trains in, where the target is ``kubernetes``.
     """
 
     entry_point: Code
@@ -54,6 +66,7 @@ class Training(Part):
     trust: list[str] = Field(default_factory=list)
     pickle: bool = False
     target: Literal["local", "kubernetes"] | None = None
+    pod: Pod | None = None
 
 
 class ExtraStep(Part):

@@ -48,7 +48,9 @@ _PAPERS = (
 _HIDDEN = ("AIRFLOW", "_AIRFLOW")
 
 
-def start(home: Home, spec: RunSpec, *, env: Mapping[str, str] | None = None, restart: bool = False) -> RunHandle:
+def start(
+    home: Home, spec: RunSpec, *, env: Mapping[str, str] | None = None, restart: bool = False, check: bool = True
+) -> RunHandle:
     """Start a run, or find it.
 
     A running run is attached to. One that has ended is returned as it ended, unless it was lost (its runner died) or
@@ -59,12 +61,14 @@ def start(home: Home, spec: RunSpec, *, env: Mapping[str, str] | None = None, re
         home: where runs live.
         spec: what to do; that of the first start stays for attached runs.
         env: variables beside this process's own, e.g. MLflow credentials; never written to disk.
+        check: False where a scheduler has found a place with what is asked already.
 
     Raises:
         ResourceError: this machine can never give what is asked (TRN-5).
         TransientError: processes of an earlier attempt cannot be ended, or the runner did not start.
     """
-    check_resources(home, spec)
+    if check:
+        check_resources(home, spec)
     folder = run_dir(home, spec.run_id)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = lifelock.take(folder)

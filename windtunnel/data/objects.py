@@ -1,0 +1,225 @@
+"""Object stores: named bytes that processes on different machines share.
+
+``s3://BUCKET/PREFIX`` is any S3-compatible store; who we are there, and at which endpoint, comes from boto3's own chain
+(``AWS_*`` variables, a role for a service account) or from a client given by the caller. ``file:///FOLDER`` is a folder
+that all of them see, such as a shared volume. What the bytes mean is not decided here; see ``windtunnel.data.parcels``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from windtunnel import files
+from windtunnel.errors import DataError, UnavailableError
+
+#: Answers of S3 that another try may change; everything else it says is an answer.
+_LATER = frozenset(
+    {"InternalError", "SlowDown", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException",
+     "RequestLimitExceeded", "500", "502", "503", "504", "429"}
+)  # fmt: skip
+_ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+
+
+class Objects(Protocol):
+    """One store, below one prefix. Keys are relative, with '/'.
+
+    Every method raises ``UnavailableError`` when the store does not answer and ``DataError`` when it refuses.
+    """
+
+    url: str
+
+    def put(self, key: str, source: Path) -> None:
+        """Store a file's bytes; an object of that name is replaced as a whole."""
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """Store bytes."""
+
+    def get(self, key: str, target: Path) -> bool:
+        """Write the object to ``target``, whose folder is there; False when there is no such object."""
+
+    def get_bytes(self, key: str) -> bytes | None:
+        """The object's bytes, None when there is no such object."""
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Key -> bytes of every object whose key starts with ``prefix``."""
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects; those already gone do not matter."""
+
+
+def connect(url: str, client: Any = None) -> Objects:
+    """The store behind a URL.
+
+    Args:
+        client: a boto3 S3 client that knows endpoint and credentials; made from the environment unless given.
+
+    Raises:
+        DataError: no store of this kind is known here.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "s3" and parts.netloc:
+        return S3Objects(url, client)
+    if parts.scheme == "file" and parts.path.startswith("/") and parts.netloc in ("", "localhost"):
+        return FolderObjects(Path(unquote(parts.path)))
+    raise DataError(
+        f"{url!r} is no object store that can be used",
+        hint="expected s3://BUCKET/PREFIX (any S3-compatible endpoint) or file:///FOLDER on a shared volume",
+    )
+
+
+class FolderObjects:
+    """A folder that every process concerned sees."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.url = root.as_uri()
+
+    def put(self, key: str, source: Path) -> None:
+        with self._errors(key):
+            files.write_with(self.root / key, lambda part: shutil.copyfile(source, part), parents=True)
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        with self._errors(key):
+            files.write_bytes(self.root / key, data, parents=True)
+
+    def get(self, key: str, target: Path) -> bool:
+        with self._errors(key):
+            if not (self.root / key).is_file():
+                return False
+            shutil.copyfile(self.root / key, target)
+            return True
+
+    def get_bytes(self, key: str) -> bytes | None:
+        with self._errors(key):
+            return (self.root / key).read_bytes() if (self.root / key).is_file() else None
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        above = self.root / prefix.rpartition("/")[0]
+        with self._errors(prefix):
+            found = {
+                path.relative_to(self.root).as_posix(): path.stat().st_size
+                for path in (above.rglob("*") if above.is_dir() else ())
+                if path.is_file() and not path.name.endswith(".tmp")
+            }
+        return {key: size for key, size in sorted(found.items()) if key.startswith(prefix)}
+
+    def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            with self._errors(key):
+                (self.root / key).unlink(missing_ok=True)
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except PermissionError as error:
+            raise DataError(
+                f"{self.url} refuses {key!r}: {error.strerror}", hint="check who owns the folder"
+            ) from error
+        except OSError as error:
+            raise UnavailableError(f"{self.url}: {key!r}: {error}") from error
+
+
+class S3Objects:
+    """A bucket, by boto3: streamed in parts, so that memory stays bounded."""
+
+    def __init__(self, url: str, client: Any = None) -> None:
+        parts = urlsplit(url)
+        self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
+        self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+        self._client = client if client is not None else _client()
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def put(self, key: str, source: Path) -> None:
+        with self._errors(key):
+            self._client.upload_file(str(source), self.bucket, self._key(key))
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        with self._errors(key):
+            self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
+
+    def get(self, key: str, target: Path) -> bool:
+        from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+
+        with self._errors(key):
+            try:
+                self._client.download_file(self.bucket, self._key(key), str(target))
+            except ClientError as error:
+                if _code(error) in _ABSENT:
+                    return False
+                raise
+            return True
+
+    def get_bytes(self, key: str) -> bytes | None:
+        from botocore.exceptions import ClientError
+
+        with self._errors(key):
+            try:
+                answer = self._client.get_object(Bucket=self.bucket, Key=self._key(key))
+            except ClientError as error:
+                if _code(error) in _ABSENT:
+                    return None
+                raise
+            body: bytes = answer["Body"].read()
+            return body
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        out: dict[str, int] = {}
+        strip = len(self._key(""))
+        with self._errors(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
+            for page in pages:
+                out |= {str(each["Key"])[strip:]: int(each["Size"]) for each in page.get("Contents", [])}
+        return out
+
+    def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:  # one by one: not every S3-compatible store has the request for many
+            with self._errors(key):
+                self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        from boto3.exceptions import Boto3Error  # type: ignore[import-untyped]
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+        try:
+            yield
+        except NoCredentialsError as error:
+            raise DataError(
+                f"{self.url}: no credentials found for {key!r}",
+                hint="give AWS_* variables by training.pod.secrets, or a role by training.pod.service_account",
+            ) from error
+        except ClientError as error:
+            if _code(error) in _LATER:
+                raise UnavailableError(f"{self.url} answers {_code(error)} to {key!r}: try again later") from error
+            raise DataError(
+                f"{self.url} refuses {key!r}: {_code(error)}",
+                hint="check the bucket's name and who may read and write it",
+            ) from error
+        except (BotoCoreError, Boto3Error) as error:
+            raise UnavailableError(f"{self.url} does not answer for {key!r}: {error}") from error
+
+
+def _client() -> Any:
+    import boto3  # type: ignore[import-untyped]
+    from botocore.config import Config  # type: ignore[import-untyped]
+
+    # Path style wherever an endpoint is given: most S3-compatible stores have no host name per bucket.
+    config = Config(
+        retries={"mode": "standard", "max_attempts": 5},
+        connect_timeout=10,
+        read_timeout=60,
+        s3={"addressing_style": "auto"},
+    )
+    return boto3.client("s3", config=config)
+
+
+def _code(error: Any) -> str:
+    return str((error.response.get("Error") or {}).get("Code") or "unknown")
