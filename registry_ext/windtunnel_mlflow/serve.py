@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import os
 import uuid
+from pathlib import Path
+from typing import Any
 
 
 def main() -> None:
@@ -18,7 +20,15 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     given = parser.parse_args()
+    run(given.host, given.port)
 
+
+def run(host: str, port: int, tls: Path | None = None) -> None:
+    """Serve until a signal ends the process; everything else comes from the environment.
+
+    Args:
+        tls: folder with ``tls.crt`` and ``tls.key`` (PEM); the server speaks TLS, and takes up renewed files by itself.
+    """
     # The databases hold password hashes and every model's history: nobody else's to read.
     os.umask(0o077)
 
@@ -44,14 +54,23 @@ def main() -> None:
     uvicorn.run(
         "windtunnel_mlflow.app:create_app",
         factory=True,
-        host=given.host,
-        port=given.port,
+        host=host,
+        port=port,
         # One worker: SQLite has one writer; the credentials cache and the sealer live in one process.
         workers=1,
         timeout_graceful_shutdown=10,
         # Changes and refusals are in the audit; a line per poll would only fill the disk.
         access_log=False,
+        **_tls(tls),
     )
+
+
+def _tls(folder: Path | None) -> dict[str, Any]:
+    if folder is None:
+        return {}
+    from windtunnel_mlflow.cluster import tls
+
+    return {"ssl_context_factory": lambda config, default: tls.followed(folder)}
 
 
 if __name__ == "__main__":

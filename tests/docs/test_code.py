@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,11 @@ def test_code_is_code(page: Path, blocks: Callable[[Path], list[Any]]) -> None:
             tomllib.loads(block.code)
         elif block.language == "yaml" and page.name in ("set-up-policy.md", "move-between-installations.md"):
             PolicyDocument.model_validate(yaml.safe_load(block.code))
+        elif block.language == "yaml" and page.name.startswith("install-on-"):
+            yaml.safe_load(block.code)  # values of the chart: tests/chart/test_pages.py renders them
+        elif block.language == "bash":
+            done = subprocess.run(["bash", "-n"], input=block.code, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{where}: {done.stderr}"
         elif block.language == "yaml":
             loads(block.code if "\nname: " in f"\n{block.code}" else f"{PART_OF}{block.code}", where)
         else:

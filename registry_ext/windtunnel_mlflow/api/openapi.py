@@ -15,6 +15,7 @@ PREFIX = "/api/windtunnel/v1"
 ENDPOINTS: tuple[tuple[str, str, str, str, str], ...] = (
     ("get", "/health", "Is it up, which version, and who asks", "", ""),
     ("get", "/openapi.json", "This description", "", ""),
+    ("get", "/metrics", "How the registry is, as text for Prometheus", "", ""),
     ("get", "/models", "Every model at a glance", "", ""),
     ("post", "/models/<model>/versions", "Register and seal a version", "",
      "source! run_id key model_id recipe:object semver parent cause correlation_id"),
@@ -115,6 +116,9 @@ ENDPOINTS: tuple[tuple[str, str, str, str, str], ...] = (
 )  # fmt: skip
 
 _PLACE = re.compile(r"<(?:(\w+):)?(\w+)>")
+_JSON = {"application/json": {"schema": {"type": "object"}}}
+#: Where the answer is something else.
+_ANSWERS = {"/metrics": {"text/plain": {"schema": {"type": "string"}}}}
 _REFUSED = {
     "400": "the request itself is not understood",
     "401": "unknown user, password or token",
@@ -174,7 +178,7 @@ def _operation(method: str, route: str, summary: str, query: str, body: str) -> 
             for name, kind, needed in _fields(query)
         ],
         "responses": {
-            "2XX": {"description": "done", "content": {"application/json": {"schema": {"type": "object"}}}},
+            "2XX": {"description": "done", "content": _ANSWERS.get(route, _JSON)},
             **{
                 status: {
                     "description": said,

@@ -20,6 +20,7 @@ from windtunnel_mlflow.api import (
     findroutes,
     keepingroutes,
     lineageroutes,
+    metrics,
     openapi,
     orderroutes,
     outboxroutes,
@@ -57,6 +58,7 @@ def create_api(service: Service, publisher: Publisher | None = None) -> Flask:
     api.register_blueprint(outboxroutes.blueprint(service.store))
     api.register_blueprint(lineageroutes.blueprint(Tracing(service.store)))
     api.register_blueprint(auditroutes.blueprint(service.store, publisher))
+    api.register_blueprint(metrics.blueprint(service.store, publisher))
     api.register_blueprint(keepingroutes.blueprint(service))
     api.register_blueprint(exchangeroutes.blueprint(service.store, publisher))
     api.register_error_handler(Refusal, _refused)

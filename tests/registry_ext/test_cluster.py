@@ -1,0 +1,338 @@
+"""The registry's server as its image runs it: the same commands, as processes, on PostgreSQL and with TLS."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import secrets
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import create_engine, text
+
+from windtunnel.errors import StackError
+from windtunnel.home import Home
+from windtunnel.loopback import any_free
+from windtunnel.registry import launch
+from windtunnel_mlflow import migrate
+from windtunnel_mlflow.api import metrics
+from windtunnel_mlflow.cluster import mounted, tls
+
+
+def certificate(folder: Path, name: str = "localhost") -> int:
+    """A pair as cert-manager leaves it, with its authority (itself); the serial number."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    folder.mkdir(exist_ok=True)
+    pem = made.public_bytes(serialization.Encoding.PEM)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    for file, content in ((tls.CERTIFICATE, pem), ("ca.crt", pem), (tls.KEY, private)):
+        fresh = folder / f".{file}"
+        fresh.write_bytes(content)
+        fresh.replace(folder / file)
+    return made.serial_number
+
+
+@dataclass
+class Pod:
+    """What a pod of the chart gives to its container."""
+
+    root: Path
+    database: str
+    port: int = field(default_factory=any_free)
+
+    def __post_init__(self) -> None:
+        self.secrets, self.tls, self.home = self.root / "secrets", self.root / "tls", Home(self.root / "home")
+        self.secrets.mkdir()
+        for name in launch.SECRETS:
+            (self.secrets / name).write_text(secrets.token_urlsafe(18))
+        (self.secrets / mounted.DATABASE_URL).write_text(self.database)
+        for path in self.secrets.iterdir():
+            path.chmod(0o440)  # as the kubelet mounts it
+        self.home.root.mkdir()
+        certificate(self.tls)
+        self.url = f"https://localhost:{self.port}"
+
+    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        said = {
+            "WINDTUNNEL_HOME": str(self.home.root),
+            "WINDTUNNEL_SECRETS": str(self.secrets),
+            "MLFLOW_SERVER_ALLOWED_HOSTS": f"localhost:{self.port}",
+            "HOME": str(self.root),
+            "PATH": os.environ["PATH"],
+            **env,
+        }
+        argv = [sys.executable, "-m", "windtunnel_mlflow.cluster", *words]
+        return subprocess.Popen(argv, env=said, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def run(self, *words: str, **env: str) -> tuple[int, str]:
+        process = self.start(*words, **env)
+        out, _ = process.communicate(timeout=240)
+        return process.returncode, out
+
+    def http(self, *, auth: tuple[str, str] | None = None) -> httpx.Client:
+        return httpx.Client(
+            base_url=self.url, auth=auth, timeout=30, trust_env=False,
+            verify=ssl.create_default_context(cafile=str(self.tls / "ca.crt")),
+        )  # fmt: skip
+
+    def secret(self, name: str) -> str:
+        return (self.secrets / name).read_text()
+
+
+@pytest.fixture(scope="module")
+def database(postgres: str) -> str:
+    """A database of its own, named as a person would name it: without a driver."""
+    with create_engine(postgres, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text("CREATE DATABASE pod"))
+    return postgres.rpartition("/")[0].replace("+psycopg2", "") + "/pod"
+
+
+@pytest.fixture(scope="module")
+def pod(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
+    made = Pod(tmp_path_factory.mktemp("pod"), database)
+    # Two at once, as a job that is tried again and a pod that starts beside it.
+    both = [made.start("migrate") for _ in range(2)]
+    told = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert sorted(one.strip().splitlines()[-1] for one in told) == [
+        "the schema is up to date",
+        "the schema was brought up to date",
+    ]
+    log = (made.root / "server.log").open("w")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "windtunnel_mlflow.cluster", "serve", "--host=127.0.0.1", f"--port={made.port}",
+         f"--tls={made.tls}"],
+        env={**os.environ, "WINDTUNNEL_HOME": str(made.home.root), "WINDTUNNEL_SECRETS": str(made.secrets),
+             "MLFLOW_SERVER_ALLOWED_HOSTS": f"localhost:{made.port}", "WINDTUNNEL_AUDIT_EVERY_S": "5"},
+        stdout=log, stderr=log,
+    )  # fmt: skip
+    try:
+        yield made
+    finally:
+        server.terminate()
+        server.wait(30)
+        log.close()
+
+
+@pytest.mark.real
+def test_the_check_of_helm_test_passes(pod: Pod) -> None:
+    """DEMAND OPS-2, OPS-10: over TLS, with the mounted secrets and nothing else."""
+    code, told = pod.run("check", f"--url={pod.url}", f"--ca={pod.tls / 'ca.crt'}", "--wait=200")
+    assert code == 0, told + (pod.root / "server.log").read_text()[-3000:]
+    assert told.count("ok  ") == 5
+    assert not [path for path in (pod.home.mlflow / "artifacts").rglob("*") if path.is_file()]
+    # Nobody but the server's user may read what it copied out of the mounted secret.
+    assert {path.stat().st_mode & 0o777 for path in pod.home.secrets.iterdir()} == {0o600}
+
+
+@pytest.mark.real
+def test_the_check_fails_where_something_is_wrong(pod: Pod, tmp_path: Path) -> None:
+    _ready(pod)
+    other = Pod(tmp_path, "unused", pod.port)
+    code, told = other.run("check", f"--url={pod.url}", f"--ca={pod.tls / 'ca.crt'}")
+    assert (code, "answered 401, expected 200" in told) == (1, True), told
+    code, told = pod.run("check", f"--url={pod.url}", f"--ca={other.tls / 'ca.crt'}")
+    assert (code, "no answer from" in told) == (1, True), told
+
+
+@pytest.mark.real
+def test_a_strange_host_name_is_not_answered(pod: Pod) -> None:
+    _ready(pod)
+    with pod.http(auth=("service", pod.secret("mlflow-service"))) as http:
+        path = "/api/windtunnel/v1/health"
+        assert http.get(path).status_code == 200
+        # A kubelet asks by address, for the health alone.
+        assert http.get("/health", headers={"Host": "10.1.2.3:5000"}).status_code == 200
+        assert http.get("/api/2.0/mlflow/experiments/search", headers={"Host": "evil.example"}).status_code == 403
+
+
+@pytest.mark.real
+def test_metrics_are_for_whoever_has_a_credential(pod: Pod) -> None:
+    _ready(pod)
+    path = "/api/windtunnel/v1/metrics"
+    with pod.http() as http:
+        assert http.get(path).status_code == 401
+    with pod.http(auth=("service", pod.secret("mlflow-service"))) as http:
+        http.post("/api/windtunnel/v1/audit/checkpoint").raise_for_status()
+        answer = http.get(path)
+    assert answer.headers["content-type"] == metrics.CONTENT_TYPE
+    found = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#"))
+    assert {name.split("{")[0] for name in found} == {name for name, _, _ in metrics.METRICS}
+    assert float(found["windtunnel_registry_audit_problem"]) == 0
+    assert float(found['windtunnel_registry_versions{status="READY"}']) == 0
+    assert float(found["windtunnel_registry_audit_signed_entries"]) > 0
+
+
+def test_a_renewed_certificate_is_taken_up_without_a_restart(tmp_path: Path) -> None:
+    first = certificate(tmp_path)
+    context = tls.followed(tmp_path, every=0.05)
+    assert _serial(context) == first
+    wanted = certificate(tmp_path)
+    until = time.monotonic() + 60
+    while _serial(context) != wanted:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    (tmp_path / tls.KEY).write_text("half written")
+    time.sleep(0.2)
+    assert _serial(context) == wanted  # the old pair goes on
+    last = certificate(tmp_path)
+    while _serial(context) != last:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.real
+def test_the_schema_goes_back_for_an_older_image(pod: Pod, database: str, tmp_path: Path) -> None:
+    _ready(pod)
+    other = Pod(tmp_path, database)
+    with create_engine(database.replace("postgresql:", "postgresql+psycopg2:")).connect() as connection:
+        assert migrate.current(connection) == migrate.head()
+    code, told = other.run("downgrade", "9999")
+    assert code == 1, told
+    assert f"the registry's schema is at {migrate.head()}, and '9999' is not before it" in told
+
+
+def _ready(pod: Pod) -> None:
+    until = time.monotonic() + 200
+    while True:
+        try:
+            with pod.http() as http:
+                if http.get("/health").status_code == 200:
+                    return
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < until, (pod.root / "server.log").read_text()[-3000:]
+        time.sleep(0.2)
+
+
+def _serial(context: ssl.SSLContext) -> int:
+    """Serial number of the certificate that a client of this context gets now."""
+    from cryptography import x509
+
+    client = ssl.create_default_context()
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server_end = context.wrap_bio(to_server, to_client, server_side=True)
+    client_end = client.wrap_bio(to_client, to_server)
+    done: set[str] = set()
+    while len(done) < 2:
+        for name, end in (("client", client_end), ("server", server_end)):
+            try:
+                end.do_handshake()
+                done.add(name)
+            except ssl.SSLWantReadError:
+                pass
+    return x509.load_der_x509_certificate(client_end.getpeercert(binary_form=True) or b"").serial_number
+
+
+@pytest.mark.real
+def test_without_rights_or_a_database_the_reason_is_told(tmp_path: Path) -> None:
+    other = Pod(tmp_path, f"postgresql://wt:hidden@127.0.0.1:{any_free()}/none")
+    code, told = other.run("migrate")
+    assert code == 1
+    assert "the database does not do what is asked" in told
+    assert "hidden" not in told
+    assert "Traceback" not in told
+
+
+def test_secrets_are_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(mounted.ENV_SECRETS, raising=False)
+    assert mounted.folder() == Path(mounted.FOLDER)
+    monkeypatch.setenv(mounted.ENV_SECRETS, str(tmp_path))
+    with pytest.raises(StackError, match="the secret 'mlflow-admin' cannot be read"):
+        mounted.secret("mlflow-admin")
+    (tmp_path / "mlflow-admin").write_text("\n")
+    with pytest.raises(StackError, match="the secret 'mlflow-admin' is empty"):
+        mounted.secret("mlflow-admin")
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        (
+            "postgresql://u:p%40@h:5432/d?sslmode=verify-full",
+            "postgresql+psycopg2://u:p%40@h:5432/d?sslmode=verify-full",
+        ),
+        ("postgres://u@h/d", "postgresql+psycopg2://u@h/d"),
+        ("postgresql+psycopg2://u@h/d\n", "postgresql+psycopg2://u@h/d"),
+    ],
+)
+def test_the_databases_address(given: str, made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(mounted.ENV_SECRETS, str(tmp_path))
+    (tmp_path / mounted.DATABASE_URL).write_text(given)
+    assert mounted.database_url() == made
+
+
+@pytest.mark.parametrize(
+    "given", ["mysql://u:hidden@h/d", "postgresql://u:hidden@h", "postgresql://[x", "sqlite:///a.db"]
+)
+def test_another_database_is_refused_without_telling_its_password(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(mounted.ENV_SECRETS, str(tmp_path))
+    (tmp_path / mounted.DATABASE_URL).write_text(given)
+    with pytest.raises(StackError, match="names no PostgreSQL database") as refused:
+        mounted.database_url()
+    assert "hidden" not in str(refused.value)
+
+
+def test_what_a_volumes_group_was_let_into_is_closed_again(tmp_path: Path) -> None:
+    """With fsGroup, the kubelet gives group rights to every file of the volume."""
+    for name in ("audit-key", "model-signing.pem"):
+        (tmp_path / name).write_text("x")
+        (tmp_path / name).chmod(0o660)
+    tmp_path.chmod(0o2770)
+    mounted.close(tmp_path)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path, *tmp_path.iterdir())} == {0o700, 0o600}
+
+
+def test_a_folder_without_a_pair_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="no usable pair"):
+        tls.context(tmp_path)
+    certificate(tmp_path)
+    tls.context(tmp_path)
+    (tmp_path / tls.KEY).write_text("no key")
+    with pytest.raises(StackError, match="no usable pair"):
+        tls.context(tmp_path)
+
+
+def test_text_for_prometheus() -> None:
+    told = metrics.text(
+        [("windtunnel_registry_models", {}, 3), ("windtunnel_registry_info", {"version": 'a"b\\c\nd'}, 1)]
+    )
+    assert told.splitlines() == [
+        "# HELP windtunnel_registry_info 1, with the server's version as a label",
+        "# TYPE windtunnel_registry_info gauge",
+        'windtunnel_registry_info{version="a\\"b\\\\c\\nd"} 1',
+        "# HELP windtunnel_registry_models Models with a governed version that is not deleted",
+        "# TYPE windtunnel_registry_models gauge",
+        "windtunnel_registry_models 3",
+    ]
+    with pytest.raises(KeyError):
+        metrics.text([("something_else", {}, 1)])
