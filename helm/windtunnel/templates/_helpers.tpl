@@ -1,0 +1,202 @@
+{{- define "windtunnel.fullname" -}}
+{{- default .Release.Name .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "windtunnel.registry" -}}
+{{- include "windtunnel.fullname" . }}-registry
+{{- end -}}
+
+{{- define "windtunnel.postgresql" -}}
+{{- include "windtunnel.fullname" . }}-postgresql
+{{- end -}}
+
+{{/* Arguments: root, component. */}}
+{{- define "windtunnel.selector" -}}
+app.kubernetes.io/name: windtunnel
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{/* Arguments: root, component. */}}
+{{- define "windtunnel.labels" -}}
+{{ include "windtunnel.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: windtunnel
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | quote }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Arguments: registry, repository, tag, digest. */}}
+{{- define "windtunnel.ref" -}}
+{{- with .registry }}{{ . | trimSuffix "/" }}/{{ end }}{{ .repository }}
+{{- with .tag }}:{{ . }}{{ end }}
+{{- with .digest }}@{{ . }}{{ end }}
+{{- end -}}
+
+{{- define "windtunnel.image" -}}
+{{- $image := .Values.image -}}
+{{- include "windtunnel.ref" (dict "registry" $image.registry "repository" $image.repository "tag" (default .Chart.AppVersion $image.tag) "digest" $image.digest) -}}
+{{- end -}}
+
+{{- define "windtunnel.pull" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Of a pod of ours: the restricted level of the Pod Security Standards. */}}
+{{- define "windtunnel.podSecurity" -}}
+runAsNonRoot: true
+{{- with .Values.registry.runAsUser }}
+runAsUser: {{ . }}
+runAsGroup: 0
+{{- end }}
+{{- with .Values.registry.fsGroup }}
+fsGroup: {{ . }}
+fsGroupChangePolicy: OnRootMismatch
+{{- end }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "windtunnel.containerSecurity" -}}
+allowPrivilegeEscalation: false
+capabilities:
+  drop: [ALL]
+privileged: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+{{- end -}}
+
+{{- define "windtunnel.scheme" -}}
+{{- if .Values.tls.enabled }}https{{ else }}http{{ end -}}
+{{- end -}}
+
+{{- define "windtunnel.url" -}}
+{{- include "windtunnel.scheme" . }}://{{ include "windtunnel.registry" . }}.{{ .Release.Namespace }}.svc:{{ .Values.registry.port }}
+{{- end -}}
+
+{{- define "windtunnel.tlsSecret" -}}
+{{- default (printf "%s-tls" (include "windtunnel.registry" .)) .Values.tls.secretName -}}
+{{- end -}}
+
+{{/* The mounted secrets of the server: one folder. */}}
+{{- define "windtunnel.secretVolume" -}}
+- name: secrets
+  projected:
+    defaultMode: 0440
+    sources:
+      - secret:
+          name: {{ .Values.secret.name }}
+          items:
+            {{- range list "mlflow-admin" "mlflow-service" "mlflow-flask-key" }}
+            - key: {{ . }}
+              path: {{ . }}
+            {{- end }}
+      - secret:
+          name: {{ .database }}
+          items:
+            - key: database-url
+              path: database-url
+{{- end -}}
+
+{{- define "windtunnel.databaseCaVolume" -}}
+{{- with .Values.database.caSecretName }}
+- name: database-ca
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0444
+    items:
+      - key: ca.crt
+        path: ca.crt
+{{- end }}
+{{- end -}}
+
+{{- define "windtunnel.databaseCaMount" -}}
+{{- if .Values.database.caSecretName }}
+- name: database-ca
+  mountPath: /etc/windtunnel/database-ca
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{/* What a schema cannot say in words that help. */}}
+{{- define "windtunnel.check" -}}
+{{- $v := .Values -}}
+{{- if and (eq $v.artifacts.store "s3") (not $v.artifacts.destination) -}}
+{{- fail "artifacts.destination: empty, expected s3://BUCKET/PREFIX (or artifacts.store=volume)" -}}
+{{- end -}}
+{{- if and (eq $v.artifacts.store "volume") $v.artifacts.destination -}}
+{{- fail "artifacts.destination: set, but artifacts.store is volume; expected artifacts.store=s3" -}}
+{{- end -}}
+{{- if and $v.tls.enabled (not $v.tls.secretName) (not $v.tls.certManager.enabled) -}}
+{{- fail "tls.enabled: nobody brings the certificate; expected tls.secretName, or tls.certManager.enabled" -}}
+{{- end -}}
+{{- if and $v.tls.certManager.enabled (not $v.tls.certManager.issuerName) -}}
+{{- fail "tls.certManager.issuerName: empty, expected the name of an Issuer or ClusterIssuer" -}}
+{{- end -}}
+{{- if and $v.tls.certManager.enabled (not $v.tls.enabled) -}}
+{{- fail "tls.certManager.enabled: true, but tls.enabled is false; expected both" -}}
+{{- end -}}
+{{- if and $v.ingress.enabled (not $v.ingress.host) -}}
+{{- fail "ingress.host: empty, expected the name people will use" -}}
+{{- end -}}
+{{- if and $v.ingress.enabled (not $v.ingress.tlsSecretName) (not $v.ingress.annotations) -}}
+{{- fail "ingress: nobody brings the certificate; expected ingress.tlsSecretName, or annotations by which the controller finds one" -}}
+{{- end -}}
+{{- if and $v.monitoring.serviceMonitor.enabled (not $v.monitoring.serviceMonitor.secretName) -}}
+{{- fail "monitoring.serviceMonitor.secretName: empty, expected a secret with the keys username and password" -}}
+{{- end -}}
+{{- if and $v.oidc.issuer (not $v.oidc.audience) -}}
+{{- fail "oidc.audience: empty, expected what the tokens for this registry are for" -}}
+{{- end -}}
+{{- if and $v.airflow.url (not $v.airflow.secretName) -}}
+{{- fail "airflow.secretName: empty, expected a secret with the keys username and password" -}}
+{{- end -}}
+{{- if and $v.postgresql.enabled $v.migration.enabled $v.migration.beforeInstall -}}
+{{- fail "migration.beforeInstall: true, but the database of postgresql.enabled is not there before the installation; expected false" -}}
+{{- end -}}
+{{- if and $v.database.serverRole (not $v.database.ownerSecretName) -}}
+{{- fail "database.ownerSecretName: empty; with database.serverRole it has to be the secret of the tables' owner" -}}
+{{- end -}}
+{{- if and $v.database.serverRole (not $v.migration.enabled) -}}
+{{- fail "migration.enabled: false; with database.serverRole the server may not change the schema itself" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Where a part that has nothing but the database may go. */}}
+{{- define "windtunnel.egress" -}}
+- to:
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: kube-system
+  ports:
+    - port: 53
+      protocol: UDP
+    - port: 53
+      protocol: TCP
+{{- if .Values.postgresql.enabled }}
+- to:
+    - podSelector:
+        matchLabels:
+          {{- include "windtunnel.selector" (dict "root" . "component" "postgresql") | nindent 10 }}
+  ports:
+    - port: 5432
+      protocol: TCP
+{{- else }}
+- to:
+    {{- range .Values.networkPolicy.databaseCidrs }}
+    - ipBlock:
+        cidr: {{ . }}
+    {{- end }}
+  ports:
+    - port: {{ .Values.database.port }}
+      protocol: TCP
+{{- end }}
+{{- end -}}

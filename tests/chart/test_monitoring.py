@@ -1,0 +1,64 @@
+"""Alerts and dashboard ask for metrics that exist: those the server gives, and the cluster's own, by name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from windtunnel_mlflow.api.metrics import METRICS
+
+#: Prometheus's own, the kubelet's, cAdvisor's, kube-state-metrics'.
+CLUSTER = {
+    "up", "kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacity_bytes",
+    "container_memory_working_set_bytes", "container_cpu_usage_seconds_total",
+    "kube_pod_container_status_restarts_total",
+}  # fmt: skip
+FUNCTIONS = {"absent", "max", "min", "rate", "label_values"}
+KNOWN = {name for name, _, _ in METRICS} | CLUSTER
+
+
+def asked(expression: str) -> set[str]:
+    """Names of metrics in an expression."""
+    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]', " ", expression)
+    return set(re.findall(r"[a-z_]{2,}", bare)) - FUNCTIONS
+
+
+def test_alerts_ask_for_what_there_is(rendered: Callable[[str], list[dict[str, Any]]], helpers: Any) -> None:
+    (group,) = helpers.of(rendered("production"), "PrometheusRule")["spec"]["groups"]
+    used: set[str] = set()
+    for rule in group["rules"]:
+        assert asked(rule["expr"]) <= KNOWN, rule["expr"]
+        used |= asked(rule["expr"])
+        assert {"summary", "description"} <= set(rule["annotations"])
+        assert rule["labels"]["severity"] in ("warning", "critical")
+    assert len(used) >= 5
+
+
+def test_the_dashboard_asks_for_what_there_is(rendered: Callable[[str], list[dict[str, Any]]], helpers: Any) -> None:
+    text = helpers.of(rendered("production"), "ConfigMap", "wt-registry-dashboard")["data"]["windtunnel-registry.json"]
+    dashboard = json.loads(text)
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(ids) == len(set(ids))
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    used = set().union(*map(asked, expressions))
+    assert used <= KNOWN
+    # Every metric of ours is either shown or compared with one that is.
+    assert {name for name, _, _ in METRICS} - used <= {"windtunnel_registry_audit_signed_entries"}
+    variables = {one["name"] for one in dashboard["templating"]["list"]}
+    assert set(re.findall(r"\$(\w+)", " ".join(expressions))) <= variables
+
+
+def test_prometheus_finds_the_endpoint(rendered: Callable[[str], list[dict[str, Any]]], helpers: Any) -> None:
+    from windtunnel_mlflow.api.openapi import ENDPOINTS, PREFIX
+
+    objects = rendered("production")
+    (endpoint,) = helpers.of(objects, "ServiceMonitor")["spec"]["endpoints"]
+    assert ("get", endpoint["path"].removeprefix(PREFIX)) in {(method, route) for method, route, *_ in ENDPOINTS}
+    service = helpers.of(objects, "Service", "wt-registry")
+    assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
+    chosen = helpers.of(objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
+    assert chosen.items() <= service["metadata"]["labels"].items()
+    # The certificate has the name that Prometheus asks for.
+    assert endpoint["tlsConfig"]["serverName"] in helpers.of(objects, "Certificate")["spec"]["dnsNames"]

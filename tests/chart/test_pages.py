@@ -1,0 +1,136 @@
+"""The page on permissions says what the chart gives, no less and no more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+
+def rows(text: str, heading: str) -> list[list[str]]:
+    section = text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    return found[2:]
+
+
+def test_the_table_of_permissions_is_the_rendered_one(
+    rendered: Callable[[str], list[dict[str, Any]]], helpers: Any
+) -> None:
+    text = (helpers.ROOT / "docs" / "reference" / "kubernetes-permissions.md").read_text(encoding="utf-8")
+    told = {
+        (resource, verb)
+        for cells in rows(text, "Rights")
+        for resource in re.findall(r"`([\w/]+)`", cells[1])
+        for verb in re.findall(r"`(\w+)`", cells[2])
+    }
+    given = {
+        (resource, verb)
+        for one in rendered("production")
+        if one["kind"] == "Role"
+        for rule in one["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert told == given
+    accounts = {
+        one["metadata"]["name"].removeprefix("wt-")
+        for name in ("small", "production")
+        for one in rendered(name)
+        if one["kind"] == "ServiceAccount"
+    }
+    assert {
+        name for cells in rows(text, "Service accounts") for name in re.findall(r"`([\w-]+)`", cells[0])
+    } == accounts
+
+
+def test_the_table_of_secrets_is_what_is_mounted_or_read(
+    rendered: Callable[[str], list[dict[str, Any]]], helpers: Any
+) -> None:
+    """Each key that any preset reads is in the page's table, by secret."""
+    text = (helpers.ROOT / "docs" / "reference" / "kubernetes-permissions.md").read_text(encoding="utf-8")
+    told = {
+        (re.findall(r"`([\w-]+)`", cells[0])[0], key)
+        for cells in rows(text, "Secrets")
+        for key in re.findall(r"`([\w.-]+)`", cells[1])
+    }
+    read: set[tuple[str, str]] = set()
+    for name in ("small", "production", "eks"):
+        for one in rendered(name):
+            read |= set(_keys(one))
+        for file in (f"values-airflow-{name}.yaml",):
+            values = yaml.safe_load((helpers.CHART / file).read_text(encoding="utf-8"))
+            read |= {(one["secretName"], one["secretKey"]) for one in values["secret"]}
+            read |= {(values[f"{kind}SecretName"], key) for kind, key in (("fernetKey", "fernet-key"),)}
+            read |= {(values["apiSecretKeySecretName"], "api-secret-key"), (values["jwtSecretName"], "jwt-secret")}
+            if "data" in values:
+                read.add((values["data"]["metadataSecretName"], "connection"))
+    # Made by cert-manager, not by people.
+    assert told == {pair for pair in read if pair[0] != "wt-registry-tls"}
+
+
+def _keys(found: Any) -> list[tuple[str, str]]:
+    """(secret, key) of every reference below."""
+    pairs: list[tuple[str, str]] = []
+    if isinstance(found, dict):
+        for name in ("secret", "secretKeyRef"):
+            one = found.get(name)
+            if isinstance(one, dict):
+                secret = one.get("secretName") or one.get("name")
+                pairs += [(secret, item["key"]) for item in one.get("items", [])]
+                if "key" in one:
+                    pairs.append((secret, one["key"]))
+        for value in found.values():
+            pairs += _keys(value)
+        if "basicAuth" in found:
+            pairs += [(ref["name"], ref["key"]) for ref in found["basicAuth"].values()]
+    elif isinstance(found, list):
+        for value in found:
+            pairs += _keys(value)
+    return pairs
+
+
+def test_airflows_values_fit_each_other(helpers: Any) -> None:
+    """One chart version everywhere, the Airflow of the image, and what the registry's chart names."""
+    locked = (helpers.ROOT / "locks" / "main.txt").read_text(encoding="utf-8")
+    airflow = re.search(r"^apache-airflow==(\S+)", locked, re.M)[1]  # type: ignore[index]
+    image = (helpers.ROOT / "docker" / "airflow" / "Dockerfile").read_text(encoding="utf-8")
+    assert f"apache/airflow:slim-{airflow}-python3.12" in image
+    notes = (helpers.CHART / "templates" / "NOTES.txt").read_text(encoding="utf-8")
+    version = re.search(r"--version (\S+)", notes)[1]  # type: ignore[index]
+    for name in helpers.PRESETS:
+        text = (helpers.CHART / f"values-airflow-{name}.yaml").read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+        assert values["airflowVersion"] == airflow
+        assert f"apache-airflow/airflow {version}" in text
+        chart = yaml.safe_load((helpers.CHART / "Chart.yaml").read_text(encoding="utf-8"))
+        assert values["defaultAirflowTag"] == chart["appVersion"]
+        if name == "small":
+            continue
+        assert all(values[part]["replicas"] >= 2 for part in ("scheduler", "apiServer", "dagProcessor", "triggerer"))
+        assert not values["postgresql"]["enabled"]
+        # The authority's file lies where the connection of the how-to says.
+        assert values["volumeMounts"][0]["mountPath"] == "/etc/windtunnel/tls"
+
+
+def test_the_values_in_the_how_to_are_taken(helpers: Any) -> None:
+    page = (helpers.ROOT / "docs" / "how-to" / "install-on-eks.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^   ```yaml\n(.*?)^   ```", page, re.M | re.S)
+    preset = yaml.safe_load((helpers.CHART / "values-eks.yaml").read_text(encoding="utf-8"))
+    text = block.replace("BUCKET", "models").replace("REGION", "eu-west-1")
+    assert helpers.render(helpers.merged(preset, yaml.safe_load(text)))
+
+
+def test_the_secrets_of_the_how_to_are_all_that_small_needs(
+    rendered: Callable[[str], list[dict[str, Any]]], helpers: Any
+) -> None:
+    page = (helpers.ROOT / "docs" / "how-to" / "install-on-kubernetes.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"<<END\n(.*?)^END", page, re.M | re.S)
+    text = re.sub(r"\$\([^)]*\)|\$[A-Z]+", "x", block)
+    made = {(one["metadata"]["name"], key) for one in yaml.safe_load_all(text) for key in one["stringData"]}
+    read = {pair for one in rendered("small") for pair in _keys(one)}
+    values = yaml.safe_load((helpers.CHART / "values-airflow-small.yaml").read_text(encoding="utf-8"))
+    airflow = values["data"]["metadataSecretName"]
+    asked = {"connection", "fernet-key", "api-secret-key", "jwt-secret"}
+    assert made == read | {("windtunnel-airflow", key) for key in asked} | {(airflow, "connection")}

@@ -1,0 +1,188 @@
+"""The chart as Kubernetes would get it: valid objects for every preset and for a grid of values."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+PRESETS = ("small", "production", "eks")
+#: Kinds that are not Kubernetes's own; checked here by what we use of them.
+FOREIGN = {
+    "Certificate": ("cert-manager.io/v1", {"secretName", "dnsNames", "issuerRef"}),
+    "ServiceMonitor": ("monitoring.coreos.com/v1", {"selector", "endpoints"}),
+    "PrometheusRule": ("monitoring.coreos.com/v1", {"groups"}),
+}
+#: The oldest and a newer Kubernetes of kubeVersion in Chart.yaml.
+KUBERNETES = ("1.30", "1.34")
+
+
+def validate(one: dict[str, Any], version: str) -> None:
+    """Against Kubernetes's own schema, each object once: most are the same whatever the values."""
+    _validate(json.dumps(one, sort_keys=True), version)
+
+
+@functools.cache
+def _validate(text: str, version: str) -> None:
+    import kubernetes_validate
+
+    one = json.loads(text)
+
+    if one["kind"] in FOREIGN:
+        api, keys = FOREIGN[one["kind"]]
+        assert one["apiVersion"] == api
+        assert keys <= set(one["spec"])
+        return
+    kubernetes_validate.validate(one, version, strict=True)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_object_of_a_preset_is_valid(name: str, rendered: Callable[[str], list[dict[str, Any]]]) -> None:
+    """DEMAND OPS-2"""
+    objects = rendered(name)
+    assert len(objects) > 8
+    names = [(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in objects]
+    assert len(names) == len(set(names))
+    for version, one in itertools.product(KUBERNETES, objects):
+        validate(one, version)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_lint_finds_nothing(name: str, helpers: Any) -> None:
+    helm = pytest.importorskip("helm_python")
+    report = helm.lint(helpers.CHART, helpers.preset(name), strict=True, namespace="ml", kube_version="v1.30.0")
+    assert not report["errors"]
+    assert [one for one in report["messages"] if one["severity"] >= 2] == []
+
+
+SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "tls": (
+        {"tls": {"enabled": True, "secretName": "given", "certManager": {"enabled": False}}},
+        {"tls": {"enabled": False, "certManager": {"enabled": False}}},
+    ),
+    "store": (
+        {
+            "artifacts": {
+                "store": "s3",
+                "destination": "s3://bucket/p",
+                "s3": {"endpointUrl": "http://minio.store:9000"},
+            }
+        },
+        {"artifacts": {"store": "volume", "destination": ""}},
+    ),
+    "policy": ({"networkPolicy": {"enabled": True}}, {"networkPolicy": {"enabled": False}}),
+    "training": ({"training": {"enabled": True}}, {"training": {"enabled": False}}),
+    "volume": ({"registry": {"volume": {"existingClaim": "old"}}}, {"registry": {"runAsUser": None, "fsGroup": None}}),
+    "rest": (
+        {
+            "oidc": {"issuer": "https://id.example.org", "audience": "wt", "roles": {"ml": "ml_engineer"}},
+            "airflow": {"url": "http://airflow-api-server:8080", "secretName": "asks"},
+            "audit": {"publishClaim": "kept"},
+            "secret": {"revision": "2"},
+            "commonLabels": {"team": "ml"},
+            "image": {"pullSecrets": ["mine"]},
+            "registry": {
+                "nodeSelector": {"disk": "ssd"},
+                "tolerations": [{"key": "ml", "operator": "Exists"}],
+                "priorityClassName": "high",
+                "env": {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60"},
+            },
+        },
+        {"monitoring": {"rules": {"enabled": True}}, "migration": {"enabled": False}},
+    ),
+}
+
+
+@pytest.mark.parametrize("base", ["small", "production"])
+def test_a_grid_of_values_renders_to_valid_objects(base: str, helpers: Any) -> None:
+    """Every combination of six switches."""
+    for chosen in itertools.product((0, 1), repeat=len(SWITCHES)):
+        values = helpers.preset(base)
+        for (name, both), which in zip(SWITCHES.items(), chosen, strict=True):
+            if name == "rest" and which and base == "production":
+                continue  # two roles need the migration
+            values = helpers.merged(values, both[which])
+        for one in helpers.render(values):
+            validate(one, KUBERNETES[0])
+
+
+def test_what_production_installs_is_what_was_looked_at(
+    rendered: Callable[[str], list[dict[str, Any]]], helpers: Any
+) -> None:
+    """A difference in the golden file is a difference in somebody's cluster. WINDTUNNEL_GOLDEN=write makes it anew."""
+    path = helpers.ROOT / "tests" / "chart" / "golden" / "production.yaml"
+    text = yaml.safe_dump_all(rendered("production"), sort_keys=True, width=120)
+    if os.environ.get("WINDTUNNEL_GOLDEN") == "write":
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+def test_a_changed_setting_starts_the_pod_anew(helpers: Any) -> None:
+    def annotations(values: dict[str, Any]) -> dict[str, str]:
+        found = helpers.of(helpers.render(values), "Deployment")["spec"]["template"]["metadata"]["annotations"]
+        return dict(found)
+
+    small = helpers.preset("small")
+    assert annotations(small) != annotations(helpers.merged(small, {"audit": {"every": 30}}))
+    assert annotations(small) != annotations(helpers.merged(small, {"secret": {"revision": "2"}}))
+    assert annotations(small) == annotations(helpers.merged(small, {"ingress": {"className": "x"}}))
+
+
+def test_the_notes_name_the_next_commands(helpers: Any) -> None:
+    for name, file in (("small", "small"), ("production", "production")):
+        notes = next(text for path, text in helpers.files(helpers.preset(name)).items() if path.endswith("NOTES.txt"))
+        assert "helm test wt --namespace ml" in notes
+        assert f"--version 1.22.0 --namespace ml --values values-airflow-{file}.yaml" in notes
+
+
+def test_the_schema_is_migrated_before_the_pods_are_replaced(
+    rendered: Callable[[str], list[dict[str, Any]]], helpers: Any
+) -> None:
+    """The job may need nothing that is installed after it."""
+    for name, hooks in (("production", "pre-install,pre-upgrade"), ("small", "pre-upgrade")):
+        objects = rendered(name)
+        job = helpers.of(objects, "Job")
+        assert job["metadata"]["annotations"]["helm.sh/hook"] == hooks
+        account = helpers.of(objects, "ServiceAccount", job["spec"]["template"]["spec"]["serviceAccountName"])
+        assert account["metadata"]["annotations"]["helm.sh/hook"] == hooks
+        assert int(account["metadata"]["annotations"]["helm.sh/hook-weight"]) < int(
+            job["metadata"]["annotations"]["helm.sh/hook-weight"]
+        )
+        text = yaml.safe_dump(job)
+        assert "configMap" not in text
+        assert "persistentVolumeClaim" not in text
+
+
+def test_the_owner_of_the_tables_is_known_to_the_migration_alone(
+    rendered: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    for one in rendered("production"):
+        assert ("windtunnel-database-owner" in yaml.safe_dump(one)) == (one["kind"] == "Job")
+
+
+def test_only_the_host_names_of_the_service_and_the_ingress_are_answered(
+    rendered: Callable[[str], list[dict[str, Any]]], helpers: Any
+) -> None:
+    data = helpers.of(rendered("production"), "ConfigMap", "wt-registry")["data"]
+    hosts = data["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    assert "mlflow.example.org" in hosts
+    assert "wt-registry.ml.svc:5000" in hosts
+    assert not [host for host in hosts if "*" in host]
+
+
+def test_the_port_of_an_object_store_is_let_through(helpers: Any) -> None:
+    for url, port in (
+        ("http://minio.store:9000", 9000),
+        ("https://s3.example.org", 443),
+        ("http://s3.example.org", 80),
+    ):
+        given = {"artifacts": {"s3": {"endpointUrl": url}}}
+        objects = helpers.render(helpers.merged(helpers.preset("production"), given))
+        egress = helpers.of(objects, "NetworkPolicy", "wt-registry")["spec"]["egress"]
+        assert port in [rule["ports"][0]["port"] for rule in egress if {"namespaceSelector": {}} in rule["to"]]

@@ -1,0 +1,121 @@
+"""What no object of the chart may do, in any preset. DEMAND OPS-2, OPS-6, OPS-9, OPS-10"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+Rendered = Callable[[str], list[dict[str, Any]]]
+pytestmark = pytest.mark.parametrize("name", ["small", "production", "eks"])
+
+
+def test_pods_are_restricted(name: str, rendered: Rendered, helpers: Any) -> None:
+    """The level "restricted" of the Pod Security Standards, and a root file system that cannot be written."""
+    looked = 0
+    for where, pod in helpers.pods(rendered(name)):
+        assert pod["automountServiceAccountToken"] is False, where
+        assert pod["serviceAccountName"] not in ("", "default"), where
+        assert pod["securityContext"]["runAsNonRoot"] is True, where
+        assert pod["securityContext"].get("runAsUser") != 0, where
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, where
+        assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & set(pod), where
+        allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
+        assert all(set(volume) - {"name"} <= allowed for volume in pod["volumes"]), where
+        for container in pod["containers"] + pod.get("initContainers", []):
+            looked += 1
+            safety = container["securityContext"]
+            assert safety["allowPrivilegeEscalation"] is False, where
+            assert safety["privileged"] is False, where
+            assert safety["readOnlyRootFilesystem"] is True, where
+            assert safety["capabilities"] == {"drop": ["ALL"]}, where
+            assert not [port for port in container.get("ports", []) if "hostPort" in port], where
+    assert looked >= 3
+
+
+def test_every_container_has_bounds_and_is_watched(name: str, rendered: Rendered, helpers: Any) -> None:
+    for where, pod in helpers.pods(rendered(name)):
+        for container in pod["containers"]:
+            assert {"cpu", "memory"} <= set(container["resources"]["requests"]), where
+            assert "memory" in container["resources"]["limits"], where
+            if pod.get("restartPolicy", "Always") == "Always":
+                assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container), where
+        for volume in pod["volumes"]:
+            if "emptyDir" in volume:
+                assert volume["emptyDir"].get("sizeLimit"), where
+
+
+def test_images_have_a_tag_or_a_digest(name: str, rendered: Rendered, helpers: Any) -> None:
+    for where, pod in helpers.pods(rendered(name)):
+        for container in pod["containers"]:
+            image = container["image"]
+            assert re.search(r":[\w.-]+(@sha256:[0-9a-f]{64})?$", image), (where, image)
+            assert ":latest" not in image, where
+
+
+def test_no_secret_is_written_anywhere(name: str, rendered: Rendered) -> None:
+    """Secrets are named and never held: no object of that kind, no password in an environment or a command line."""
+    for one in rendered(name):
+        assert one["kind"] != "Secret"
+        text = yaml.safe_dump(one)
+        assert not re.search(r"postgres(ql)?(\+\w+)?://", text), one["metadata"]["name"]
+        for variable in re.findall(r"- name: ([A-Z_]+)\n\s+value: (\S+)", text):
+            assert not re.search(r"PASSWORD(?!_FILE)|_KEY$|TOKEN", variable[0]), variable
+
+
+def test_only_training_has_rights_and_no_wildcards(name: str, rendered: Rendered) -> None:
+    for one in rendered(name):
+        assert one["kind"] not in ("ClusterRole", "ClusterRoleBinding")
+        if one["kind"] == "Role":
+            assert one["metadata"]["labels"]["app.kubernetes.io/component"] == "training"
+            for rule in one["rules"]:
+                assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
+                assert not {"secrets", "pods/exec", "pods/attach", "configmaps"} & set(rule["resources"])
+        if one["kind"] == "ServiceAccount":
+            assert one["automountServiceAccountToken"] is False
+
+
+def test_every_running_part_is_behind_a_network_policy(name: str, rendered: Rendered) -> None:
+    objects = rendered(name)
+    chosen = [
+        one["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+        for one in objects
+        if one["kind"] == "NetworkPolicy"
+    ]
+    parts = {
+        one["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]
+        for one in objects
+        if "template" in one.get("spec", {})
+    }
+    assert parts == set(chosen)
+    for one in objects:
+        if one["kind"] == "NetworkPolicy":
+            assert one["spec"]["policyTypes"] == ["Ingress", "Egress"]
+            for rule in one["spec"].get("ingress", []) + one["spec"].get("egress", []):
+                assert rule["ports"]
+                assert rule.get("from") or rule.get("to")
+
+
+def test_people_come_in_by_tls(name: str, rendered: Rendered) -> None:
+    """DEMAND OPS-10: at the ingress, and between the parts."""
+    if name == "small":
+        assert not [one for one in rendered(name) if one["kind"] == "Ingress"]
+        return
+    text = yaml.safe_dump_all(rendered(name))
+    (ingress,) = (one for one in rendered(name) if one["kind"] == "Ingress")
+    assert [host for entry in ingress["spec"]["tls"] for host in entry["hosts"]] == ["mlflow.example.org"]
+    assert "--tls=/etc/windtunnel/tls" in text
+    assert "http://wt-registry" not in text
+
+
+def test_what_keeps_data_is_in_the_cluster_in_small_alone(name: str, rendered: Rendered) -> None:
+    """DEMAND OPS-9"""
+    stateful = [one for one in rendered(name) if one["kind"] == "StatefulSet"]
+    assert bool(stateful) == (name == "small")
+    budgets = [one for one in rendered(name) if one["kind"] == "PodDisruptionBudget"]
+    assert bool(budgets) == (name != "small")
+    # One replica: a budget that forbids its eviction would hold up every drain.
+    assert all(one["spec"]["maxUnavailable"] == 1 for one in budgets)
