@@ -12,3 +12,5 @@ same=locks/shared.txt
 grep -E '^(mlflow|scikit-learn|skops|cloudpickle|joblib|numpy|scipy|pandas|pyarrow|pydantic|pydantic-core)==' locks/main.txt \
   | sed 's/ *\\$//' > "$same"
 compile "$@" -c "$same" locks/serving.in -o locks/serving.txt
+# What docker/ builds its images with.
+compile "$@" docker/uv.in -o docker/uv.txt
