@@ -7,10 +7,10 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST ?=
 
-.PHONY: help setup lock check test test-long bench demo clean
+.PHONY: help setup lock check test test-long test-kubernetes bench demo clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## the two environments, .venv and .venv-serving
 	@PYTHON="$(PYTHON)" scripts/setup.sh
@@ -29,6 +29,9 @@ test: check ## check, then every test but the long ones
 
 test-long: check ## every test; run again, it goes on where it was
 	WINDTUNNEL_TEST_RESUME=1 $(BIN)/python -m pytest $(PYTEST)
+
+test-kubernetes: setup ## what is asked of a real API server; the one KUBECONFIG names
+	WINDTUNNEL_TEST_KUBERNETES=1 $(BIN)/python -m pytest -m kubernetes $(PYTEST)
 
 bench: setup ## benchmarks; results go to docs/benchmarks.md
 	$(BIN)/python -m bench

@@ -235,7 +235,7 @@ def _locate(home: Home, model: str, arm: Arm) -> tuple[str, Manifest | None]:
         return arm.source, None
     from windtunnel.registry import connect
 
-    with connect.from_home(home) as client:
+    with connect.nearest(home).client() as client:
         record = client.version(model, arm.version)
     if record.digest != arm.digest:
         raise IntegrityError(
@@ -292,14 +292,14 @@ def _inside(name: str) -> PurePosixPath:
 def _client(home: Home) -> Any:
     import httpx
 
-    from windtunnel.stackfile import StackFile, read_secret
+    from windtunnel.registry import connect
 
-    stack = StackFile.read(home)
+    server = connect.nearest(home)
     return httpx.Client(
-        base_url=stack.urls["mlflow"].rstrip("/") + "/",
-        auth=("service", read_secret(home, "mlflow-service")),
+        base_url=server.url.rstrip("/") + "/",
+        auth=(server.user, server.password),
         timeout=httpx.Timeout(10.0, read=60.0),
-        trust_env=False,  # loopback never goes through a proxy
+        trust_env=server.remote,  # loopback never goes through a proxy
     )
 
 

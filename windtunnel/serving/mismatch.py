@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from windtunnel.home import Home
 from windtunnel.serving import artifacts, signature
-from windtunnel.serving.backend import Release
+from windtunnel.serving.backend import Arm, Release
 
 
-def release_refusals(home: Home, release: Release) -> list[str]:
+def release_refusals(home: Home | None, release: Release, read: Callable[[str, Arm], bytes] | None = None) -> list[str]:
     """Why candidates of ``release`` do not accept every request its champion accepts; empty when they do.
 
     Call it before the first ``apply`` of a strategy that divides, copies or redirects requests (canary, rolling, A/B,
     shadow, an audience). A candidate that is refused can still be released: all at once or blue-green, when its
     callers send the new requests. Nothing is fetched but the ``MLmodel`` files; nothing moves. Without a champion there
     is nothing to accept.
+
+    Args:
+        home: whose registry and copies are looked into; this process's when None.
+        read: another way to an ``MLmodel`` file, by model and version.
 
     Raises:
         IntegrityError: a file is not what was sealed.
@@ -22,9 +28,9 @@ def release_refusals(home: Home, release: Release) -> list[str]:
     """
     if release.champion is None:
         return []
+    look = read or (lambda model, arm: artifacts.read_mlmodel(home or Home.find(), model, arm))
     inputs = {
-        arm.version: (signature.parse_signature(artifacts.read_mlmodel(home, release.model, arm)) or {}).get("inputs")
-        for arm in release.arms()
+        arm.version: (signature.parse_signature(look(release.model, arm)) or {}).get("inputs") for arm in release.arms()
     }
     found = []
     for arm in release.candidates:

@@ -17,7 +17,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,8 +99,11 @@ class PrometheusTraffic:
         self._models: dict[str, _Model] = {}
         self._lock = threading.Lock()
 
-    def traffic(self, model: str) -> Traffic:
+    def traffic(self, model: str, without: Collection[str] = ()) -> Traffic:
         """Cumulative counters of all arms of ``model``.
+
+        Args:
+            without: versions whose series may be gone: they were taken out of service.
 
         Raises:
             UnavailableError: Prometheus does not answer or answers in part, has no series of the model, none of a
@@ -113,21 +116,21 @@ class PrometheusTraffic:
             known = self._models.setdefault(model, _Model(Accumulator(uuid.uuid4().hex)))
         with known.lock:
             if self._folder is None:
-                return self._take(model, known, result)
+                return self._take(model, known, result, without)
             from windtunnel.serving.artifacts import file_lock
 
             self._folder.mkdir(parents=True, exist_ok=True)
             with file_lock(self._folder / f".{model}.lock"):
                 path = self._folder / f"{model}.prometheus.json"
                 _load(known, files.read_json(path, broken_ok=True))
-                found = self._take(model, known, result)
+                found = self._take(model, known, result, without)
                 plain = {"counts": known.counts.to_dict(), "at": known.at, "last_seen": known.last_seen}
                 files.write_json(path, plain, durable=False)
                 return found
 
     # -- one reading
 
-    def _take(self, model: str, known: _Model, result: list[Row]) -> Traffic:
+    def _take(self, model: str, known: _Model, result: list[Row], without: Collection[str]) -> Traffic:
         reading = read(self.names, model, result)
         where = f"of model {model!r} in Prometheus at {self.url}"
         if not reading.samples:
@@ -137,7 +140,8 @@ class PrometheusTraffic:
             )
         now = reading.now
         versions = reading.scraped.keys()
-        gone = [v for v, seen in known.last_seen.items() if v not in versions and now - seen < MISSED_FOR_S]
+        missed = {v: seen for v, seen in known.last_seen.items() if v not in versions and v not in without}
+        gone = [version for version, seen in missed.items() if now - seen < MISSED_FOR_S]
         if gone:
             raise UnavailableError(f"the series of version {', '.join(sorted(gone))} {where} are gone")
         lost = sorted(dict(i).get("instance", str(i)) for i in reading.down & known.counts.instances)

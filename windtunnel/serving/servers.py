@@ -25,9 +25,10 @@ from windtunnel.errors import ServingError, UnavailableError
 from windtunnel.home import Home
 from windtunnel.loopback import call_supervisor, is_free
 from windtunnel.serving.artifacts import Folder
-from windtunnel.serving.envoy import write_json_if_changed
 from windtunnel.serving.launch import GAVE_UP
 from windtunnel.serving.routing import PROBE_HEADER
+from windtunnel.serving.serverfiles import program_name as program_name  # it was here, and is asked for here
+from windtunnel.serving.serverfiles import write
 from windtunnel.spec.serving import Serving
 from windtunnel.stackfile import StackFile, supervisor_socket
 
@@ -72,11 +73,6 @@ class ServerManager(Protocol):
         """All programs this manager was asked to run."""
 
 
-def program_name(model: str, version: str) -> str:
-    """``wt-MODEL-VERSION``: supervised program, and its file in conf.d."""
-    return f"wt-{model}-{version}"
-
-
 def ignored(serving: Serving) -> list[str]:
     """Settings that servers on this machine do not follow: one process per version, no batching, no GPU of its own."""
     asked = {
@@ -117,45 +113,16 @@ def configure(
             f"{model} asks for a server environment of its own ({serving.environment})",
             hint="the local backend serves all models from one environment; leave serving.environment out",
         )
-    threads = max(1, math.ceil(serving.cpu))
-    folder.mlserver.mkdir(parents=True, exist_ok=True)
-    write_json_if_changed(
-        folder.server_file,
-        {
-            "model": model,
-            "version": version,
-            "digest": digest,
-            "port": port,
-            "cpu": threads,
-            "memory": serving.memory,
-            "timeout_s": serving.timeout.total_seconds(),
-            "drain_s": serving.drain.total_seconds(),
-            "flush_s": serving.flush.total_seconds(),
-            "sample": serving.sample,
-            "predictions": str(predictions or home.predictions),
-            "instance": "0",
-            "features": list(features),
-            "warmup": list(warmup),
-        },
-    )
-    write_json_if_changed(
-        folder.mlserver / "settings.json",
-        {
-            "debug": False,
-            "host": "127.0.0.1",
-            "http_port": port,
-            "metrics_endpoint": None,
-            "parallel_workers": 0,
-            "server_name": program_name(model, version),
-        },
-    )
-    write_json_if_changed(
-        folder.mlserver / "model-settings.json",
-        {
-            "name": model,
-            "implementation": "windtunnel.serving.runtime.WindtunnelRuntime",
-            "parameters": {"uri": str(folder.path), "version": version},
-        },
+    threads = write(
+        folder,
+        model=model,
+        version=version,
+        digest=digest,
+        port=port,
+        serving=serving,
+        features=features,
+        warmup=warmup,
+        predictions=predictions or home.predictions,
     )
     python = StackFile.read(home).python["serving"]
     return Program(

@@ -1,0 +1,219 @@
+"""What we rely on, asked of a real API server; ``make test-kubernetes``, with the cluster that KUBECONFIG names.
+
+Everything lies in a namespace of its own, removed at the end. Seldon's CRD is taken as it is installed; where there is
+none, a small one of our own is, with the field names of ``fakeseldon.SCHEMA``. No kubelet and no operator are needed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import fakeseldon
+import pytest
+from waiting import until
+
+from windtunnel.errors import AbsentError, ClusterError, ConflictError, ForbiddenError, UnavailableError
+from windtunnel.kube.access import Access
+from windtunnel.kube.client import Client
+from windtunnel.kube.kinds import CONFIG_MAP, DEFINITION, NAMESPACE, SELDON_DEPLOYMENT, Kind
+from windtunnel.kube.watching import Watch
+from windtunnel.serving import desired
+from windtunnel.serving.backend import Arm, Release
+from windtunnel.serving.desired import Server, State
+from windtunnel.serving.seldon import Seldon, SeldonBackend, manifest, record
+
+pytestmark = pytest.mark.kubernetes
+ASKED_FOR = "WINDTUNNEL_TEST_KUBERNETES"
+
+
+@pytest.fixture(scope="module")
+def access() -> Iterator[Access]:
+    if os.environ.get(ASKED_FOR) != "1":
+        pytest.skip(f"needs the API server of a cluster: {ASKED_FOR}=1 and KUBECONFIG ('make test-kubernetes')")
+    name = f"windtunnel-test-{uuid.uuid4().hex[:8]}"
+    client = Client(Access(), patience_s=10.0)
+    try:
+        client.create(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    except (ForbiddenError, UnavailableError) as error:
+        pytest.skip(f"no cluster to test with: {error}")
+    try:
+        yield Access(namespace=name)
+    finally:
+        client.delete(NAMESPACE, name)
+
+
+@pytest.fixture(scope="module")
+def client(access: Access) -> Client:
+    return Client(access)
+
+
+@pytest.fixture(scope="module")
+def seldon(client: Client) -> Iterator[None]:
+    """The CRD, installed or our own."""
+    name, made = f"{SELDON_DEPLOYMENT.plural}.{SELDON_DEPLOYMENT.group}", False
+    if client.get(DEFINITION, name) is None:
+        client.create(DEFINITION, definition())
+        made = True
+    try:
+        until(lambda: served(client), 60)
+        yield
+    finally:
+        if made:
+            client.delete(DEFINITION, name)
+
+
+def served(client: Client) -> bool:
+    try:
+        client.list(SELDON_DEPLOYMENT)
+        return True
+    except AbsentError:
+        return False
+
+
+def definition() -> dict[str, Any]:
+    """A CRD with the field names that the tests' own API knows."""
+
+    def schema(of: Any) -> dict[str, Any]:
+        if of is fakeseldon.ANY:
+            return {"x-kubernetes-preserve-unknown-fields": True}
+        if isinstance(of, list):
+            return {"type": "array", "items": schema(of[0])}
+        return {"type": "object", "properties": {name: schema(part) for name, part in of.items()}}
+
+    whole = schema({name: part for name, part in fakeseldon.SCHEMA.items() if name in ("spec", "status")})
+    kind = SELDON_DEPLOYMENT
+    return {
+        "apiVersion": DEFINITION.api_version,
+        "kind": DEFINITION.name,
+        "metadata": {"name": f"{kind.plural}.{kind.group}"},
+        "spec": {
+            "group": kind.group,
+            "scope": "Namespaced",
+            "names": {"plural": kind.plural, "singular": "seldondeployment", "kind": kind.name},
+            "versions": [
+                {
+                    "name": kind.version,
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": whole},
+                    "subresources": {"status": {}},
+                }
+            ],
+        },
+    }
+
+
+def config_map(name: str, **data: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+
+
+def test_an_apply_owns_its_fields_and_a_stale_one_is_refused(client: Client) -> None:
+    first = client.apply(CONFIG_MAP, config_map("a", ours="1", both="1"))
+    client.patch(CONFIG_MAP, "a", {"metadata": {"labels": {"theirs": "yes"}}})
+    late = config_map("a", ours="2")
+    late["metadata"]["resourceVersion"] = first["metadata"]["resourceVersion"]
+    with pytest.raises(ConflictError):
+        client.apply(CONFIG_MAP, late)
+    now = client.apply(CONFIG_MAP, config_map("a", ours="2"))
+    assert now["data"] == {"ours": "2"}
+    assert now["metadata"]["labels"] == {"theirs": "yes"}
+    assert client.get(CONFIG_MAP, "a") == now
+
+
+def test_what_is_made_twice_deleted_stale_or_unknown_is_told(client: Client) -> None:
+    made = client.create(CONFIG_MAP, config_map("b"))
+    with pytest.raises(ConflictError):
+        client.create(CONFIG_MAP, config_map("b"))
+    client.apply(CONFIG_MAP, config_map("b", x="1"))
+    with pytest.raises(ConflictError):
+        client.delete(CONFIG_MAP, "b", resource_version=made["metadata"]["resourceVersion"])
+    assert client.delete(CONFIG_MAP, "b") and client.get(CONFIG_MAP, "b") is None
+    with pytest.raises(AbsentError, match="no such kind"):
+        client.get(Kind("windtunnel.example", "v1", "gliders", "Glider"), "x")
+    strange = config_map("c") | {"dat": {}}
+    with pytest.raises(ClusterError, match="dat"):
+        client.create(CONFIG_MAP, strange)
+
+
+def test_a_watch_goes_on_after_it_ended(client: Client) -> None:
+    watch = Watch(client, CONFIG_MAP, fields="metadata.name=w", for_s=2)
+    told: list[str] = []
+
+    def follow() -> None:
+        for event in watch.events():
+            told.append(event.what)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    until(lambda: told, 30)
+    client.create(CONFIG_MAP, config_map("w"))
+    time.sleep(3)  # the first watch has ended by then
+    client.apply(CONFIG_MAP, config_map("w", x="1"))
+    until(lambda: "MODIFIED" in told, 30)
+    watch.stop.set()
+    client.delete(CONFIG_MAP, "w")
+    assert told.count("ADDED") == 1
+
+
+def arm(n: int, weight: int = 0) -> Arm:
+    return Arm(str(n), f"sha256:{n:064x}", f"models:/visits/{n}", weight)
+
+
+def state(champion: int, *candidates: Arm, **more: Any) -> State:
+    server = {
+        "serving": {"replicas": 2, "minimum": 2, "maximum": 4, "gpu": 1},
+        "features": [{"name": "age"}],
+        "warmup": [{"age": 30.5}],
+    }
+    release = Release("visits", arm(1, champion), candidates, token=3, rollout_id="r", lease_until=99.5, **more)
+    servers = {one.version: Server(one.digest, one.source, 0, True, True, server) for one in release.arms()}
+    return desired.routed(State(release, servers=servers), now=1000.0)
+
+
+SETTINGS = Seldon(
+    image="registry.example.org/model-server:1",
+    registry="http://registry",
+    service_account="models",
+    pull_secrets=("pull",),
+    logger="http://collector",
+)
+
+
+@pytest.mark.usefixtures("seldon")
+def test_the_real_schema_takes_every_field_and_gives_it_back(client: Client) -> None:
+    """Strict: a field that the installed CRD does not know is an error, not silence."""
+    live = None
+    for wanted in (
+        state(100),
+        state(100, arm(2), mirror=30),
+        state(60, arm(2, 30), arm(3, 10)),
+        state(0, arm(2)),
+        state(0, arm(2, 100)),
+    ):
+        made = manifest.deployment(wanted, SETTINGS, live, client.namespace)
+        live = client.apply(SELDON_DEPLOYMENT, made) if live else client.create(SELDON_DEPLOYMENT, made)
+        assert live["spec"]["predictors"] == made["spec"]["predictors"]
+        assert record.state_of(live) == replace(
+            wanted, release=replace(wanted.release, settings={v: s.settings for v, s in wanted.servers.items()})
+        )
+
+
+@pytest.mark.usefixtures("seldon")
+def test_an_abort_is_one_write_and_others_fields_stay(access: Access, client: Client) -> None:
+    client.delete(SELDON_DEPLOYMENT, "visits")
+    until(lambda: client.get(SELDON_DEPLOYMENT, "visits") is None, 60)
+    client.create(SELDON_DEPLOYMENT, manifest.deployment(state(75, arm(2, 25)), SETTINGS, None, client.namespace))
+    client.patch(SELDON_DEPLOYMENT, "visits", {"metadata": {"annotations": {"team": "risk"}}})
+    backend = SeldonBackend(replace(SETTINGS, access=access), client)
+    seen = backend.abort("visits", "no", "guard")
+    assert {version: one.weight for version, one in seen.arms.items() if one.weight} == {"1": 100}
+    live = client.get(SELDON_DEPLOYMENT, "visits")
+    assert live is not None and live["metadata"]["annotations"]["team"] == "risk"
+    assert [one["name"] for one in live["spec"]["predictors"]] == ["v1"]
+    assert live["metadata"]["annotations"][record.ABORTED] == "no"

@@ -1,0 +1,114 @@
+"""The first step of a pod, as a process, against a real registry: what it leaves is what was sealed (DEMAND SRV-2)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from windtunnel.evidence import manifest
+from windtunnel.registry.client import RegistryClient
+from windtunnel.serving.artifacts import Folder
+from windtunnel.stackfile import read_secret
+
+pytestmark = pytest.mark.real
+#: The environment of the model servers' image, where there is one: it has neither MLflow's nor Airflow's packages.
+_SERVING = Path(os.environ.get("WINDTUNNEL_SERVING_PYTHON") or Path(__file__).parents[2] / ".venv-serving/bin/python")
+PYTHON = str(_SERVING) if _SERVING.is_file() else sys.executable
+SETTINGS = {"serving": {"cpu": 2, "timeout": "3s"}, "features": [{"name": "age"}], "warmup": [{"age": 30.0}]}
+
+
+class Step:
+    """One run of the first step, in a process with a pod's environment."""
+
+    def __init__(self, server: Any, record: Any, folder: Path, **more: str) -> None:
+        asked = {
+            "model": record.model,
+            "version": record.version,
+            "digest": record.digest,
+            "source": f"models:/{record.model}/{record.version}",
+            "settings": SETTINGS,
+        }
+        self.folder, self.note = folder, folder.parent / "termination-log"
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder.parent),
+            "WINDTUNNEL_VERSION": json.dumps(asked),
+            "WINDTUNNEL_REGISTRY_URL": server.url,
+            "WINDTUNNEL_USERNAME": "service",
+            "WINDTUNNEL_PASSWORD": read_secret(server.home, "mlflow-service"),
+            "WINDTUNNEL_KEYS": str(server.home.root / "keys"),
+            "WINDTUNNEL_TERMINATION_LOG": str(self.note),
+        } | more
+        self.ended = subprocess.run(
+            [PYTHON, "-m", "windtunnel.serving.seldon.initstep", str(folder)],
+            env=environment, capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+
+    @property
+    def told(self) -> dict[str, Any]:
+        return dict(json.loads(self.note.read_text()))
+
+
+@pytest.fixture
+def record(service: RegistryClient, hands: Any, helpers: Any) -> Any:
+    return helpers.enter(service, hands, hands.model())
+
+
+def test_it_leaves_the_verified_copy_and_what_the_server_needs(
+    registry_server: Any, record: Any, tmp_path: Path
+) -> None:
+    step = Step(registry_server, record, tmp_path / "mnt")
+    assert step.ended.returncode == 0, step.ended.stderr
+    folder = Folder(step.folder)
+    assert manifest.build(folder.model).content == record.digest == folder.digest()
+    settings = folder.read_server()
+    assert (settings["digest"], settings["cpu"], settings["timeout_s"]) == (record.digest, 2, 3.0)
+    assert settings["sample"] == 0, "rows of pods are not collected yet"
+    listening = json.loads((folder.mlserver / "settings.json").read_text())
+    assert (listening["host"], listening["http_port"]) == ("0.0.0.0", 9000)
+    said = json.loads(step.ended.stdout)
+    assert said["signed_by"] and not step.note.exists()
+    # A container that starts again needs no registry: the copy is there, and is verified again.
+    again = Step(registry_server, record, step.folder, WINDTUNNEL_REGISTRY_URL="http://127.0.0.1:1")
+    assert again.ended.returncode == 0, again.ended.stderr
+
+
+@pytest.mark.parametrize("which", ["digest", "source", "keys", "signer"])
+def test_what_is_not_sealed_and_signed_is_not_served(
+    registry_server: Any, record: Any, tmp_path: Path, which: str
+) -> None:
+    asked = {
+        "model": record.model,
+        "version": record.version,
+        "digest": "sha256:" + "0" * 64 if which == "digest" else record.digest,
+        "source": "/etc" if which == "source" else f"models:/{record.model}/{record.version}",
+    }
+    keys = registry_server.home.root / "keys"
+    if which == "keys":
+        keys = tmp_path / "none"
+    if which == "signer":  # keys of another installation
+        shutil.copytree(keys, tmp_path / "keys")
+        keys = tmp_path / "keys"
+        (keys / "keys.json").write_text(json.dumps({"keys": []}))
+    step = Step(
+        registry_server, record, tmp_path / "mnt", WINDTUNNEL_VERSION=json.dumps(asked), WINDTUNNEL_KEYS=str(keys)
+    )
+    assert step.ended.returncode == 3, step.ended.stderr
+    assert step.told["error"] == "IntegrityError"
+    assert not (step.folder / "model").exists()
+
+
+def test_other_ends_are_told_apart(registry_server: Any, record: Any, tmp_path: Path) -> None:
+    away = Step(registry_server, record, tmp_path / "mnt", WINDTUNNEL_REGISTRY_URL="http://127.0.0.1:1")
+    assert (away.ended.returncode, away.told["error"]) == (75, "UnavailableError")
+    nobody = Step(registry_server, record, tmp_path / "mnt", WINDTUNNEL_PASSWORD="wrong")
+    assert (nobody.ended.returncode, "message" in nobody.told) == (1, True)
+    unsaid = Step(registry_server, record, tmp_path / "mnt", WINDTUNNEL_VERSION="{}")
+    assert (unsaid.ended.returncode, unsaid.told["error"]) == (1, "DescriptionError")

@@ -1,0 +1,382 @@
+"""The backend for Seldon where things go wrong, and how many requests it needs (DEMAND ROL-3, ROL-6, ROL-7, PIP-5)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import fakeseldon
+import pytest
+from kubeapi import Cluster, Fault
+from waiting import until
+
+from windtunnel.errors import FencedError, IntegrityError, NotReadyError, ServingError, UnavailableError
+from windtunnel.kube.access import Access
+from windtunnel.kube.client import Client
+from windtunnel.serving.backend import Arm, Release
+from windtunnel.serving.seldon import Seldon, SeldonBackend, record
+
+ROW = {"age": 30.0}
+SDEP = "/apis/machinelearning.seldon.io/v1/namespaces/models/seldondeployments"
+
+
+@dataclass
+class World:
+    cluster: Cluster
+    seldon: fakeseldon.Seldon
+    settings: Seldon
+    fates: dict[str, str]
+
+    def backend(self, **more: Any) -> SeldonBackend:
+        """Another process' backend: it has seen nothing yet."""
+        settings = replace(self.settings, **more)
+        return SeldonBackend(settings, Client(settings.access, timeout_s=(1.0, 2.0), patience_s=2.0))
+
+    def live(self) -> dict[str, Any]:
+        found = self.cluster.get("seldondeployments", "visits")
+        assert found is not None
+        return found
+
+    def predictors(self) -> dict[str, int]:
+        return {one["name"]: one["traffic"] for one in self.live()["spec"]["predictors"]}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    fates: dict[str, str] = {}
+    with (
+        fakeseldon.cluster() as cluster,
+        fakeseldon.Seldon(cluster, lambda name: fates.get(name, "ready")) as seldon,
+    ):
+        settings = Seldon(
+            image="i",
+            registry="r",
+            access=Access(cluster.kubeconfig(tmp_path / "config")),
+            gateway=f"{seldon.url}/seldon/{{namespace}}/{{model}}",
+            split_requests=40,
+            prometheus=seldon.url,
+            poll_s=0.02,
+            route_within_s=20,
+        )
+        yield World(cluster, seldon, settings, fates)
+
+
+def arm(n: int, weight: int = 0) -> Arm:
+    return Arm(str(n), f"sha256:{n:064x}", f"models:/visits/{n}", weight)
+
+
+def release(champion: int | None, *candidates: Arm, token: int = 1, **more: Any) -> Release:
+    one = {"warmup": [ROW], "serving": {"timeout": "2s", "drain": "1s", "ready_within": "5s"}}
+    first = arm(1, champion) if champion is not None else None
+    more.setdefault("rollout_id", f"r{token}")
+    return Release("visits", first, candidates, token=token, settings=dict.fromkeys("123", one), **more)
+
+
+def test_the_rollback_is_one_write(world: World) -> None:
+    """DEMAND ROL-6: one API call from decision to rollback sent."""
+    backend = world.backend()
+    backend.apply(release(75, arm(2, 25), lease_until=time.time() + 60))
+    backend.observe("visits")
+    began = len(world.cluster.requests)
+    seen = backend.abort("visits", "too many errors", "gate")
+    sent = world.cluster.asked(began)
+    assert sent == [f"PATCH {SDEP}/visits"]
+    assert {v: one.weight for v, one in seen.arms.items() if one.weight} == {"1": 100}
+    assert world.predictors() == {"v1": 100}
+
+
+def test_another_process_takes_back_by_one_look_and_one_write(world: World) -> None:
+    world.backend().apply(release(75, arm(2, 25)))
+    began = len(world.cluster.requests)
+    world.backend().abort("visits", "no", "guard")
+    assert world.cluster.asked(began) == [f"GET {SDEP}/visits", f"PATCH {SDEP}/visits"]
+
+
+def test_a_rollback_is_sent_however_often_somebody_else_writes(world: World) -> None:
+    backend = world.backend(gateway=None)
+    backend.apply(release(75, arm(2, 25)))
+    world.cluster.faults.append(Fault("PATCH", 409, times=4, reason="Conflict"))
+    backend.abort("visits", "no", "gate")
+    assert world.predictors() == {"v1": 100}
+
+
+def test_a_candidate_that_crashed_holds_no_route(world: World) -> None:
+    """Seldon's operator changes no route while any predictor's pods are unavailable: the predictor itself must go."""
+    backend = world.backend()
+    backend.apply(release(75, arm(2, 25)))
+    world.fates["v2"] = "slow"  # its pods are not available any more
+    until(lambda: "v2" not in world.seldon.available["visits"], every_s=0.02)
+    backend.abort("visits", "it crashes", "gate")
+    until(lambda: world.seldon.routes["visits"] == {"v1": 100}, every_s=0.02)
+
+
+def test_a_step_writes_little_and_a_look_reads_once(world: World) -> None:
+    backend = world.backend(gateway=None)
+    backend.apply(release(100, arm(2)))
+    began = len(world.cluster.requests)
+    backend.apply(release(95, arm(2, 5), stage=1))
+    writes = [line for line in world.cluster.asked(began) if line.startswith("PATCH")]
+    assert len(writes) == 2
+    began = len(world.cluster.requests)
+    backend.observe("visits")
+    assert world.cluster.asked(began) == [f"GET {SDEP}/visits"]
+    began = len(world.cluster.requests)
+    backend.renew("visits", 1, time.time() + 60)
+    assert world.cluster.asked(began) == [f"PATCH {SDEP}/visits"]
+
+
+def test_weights_that_are_set_but_not_served_are_taken_back(world: World) -> None:
+    """seldon-core#4067, #5181: the answers are counted, not believed."""
+    backend = world.backend(route_within_s=0.3)
+    backend.apply(release(100, arm(2)))
+    world.seldon.stuck = True
+    with pytest.raises(ServingError, match=r"set and are not served: version 1 answered \d+ of 40"):
+        backend.apply(release(50, arm(2, 50), stage=1))
+    assert world.predictors() == {"v1": 100, "v2": 0}
+    assert backend.counted("visits") == {"1": 40}
+    world.seldon.stuck = False
+    backend.apply(release(50, arm(2, 50), stage=1))
+    assert set(backend.counted("visits")) == {"1", "2"}
+
+
+def test_without_a_gateway_nobody_is_counted(world: World) -> None:
+    backend = world.backend(gateway=None)
+    backend.apply(release(100))
+    with pytest.raises(ServingError, match="cannot be counted"):
+        backend.counted("visits")
+    with pytest.raises(UnavailableError, match="does not answer"):
+        world.backend(gateway="http://127.0.0.1:1/{model}").counted("visits")
+
+
+def test_a_version_is_ready_by_its_own_answer(world: World) -> None:
+    """DEMAND SRV-2: available pods that answer for another version, or fail, take no traffic."""
+    backend = world.backend()
+    backend.apply(release(100))
+    world.seldon.failing.add("v2")
+    with pytest.raises(NotReadyError, match="version 2 answered 500"):
+        backend.apply(release(90, arm(2, 10), stage=1))
+    assert world.predictors() == {"v1": 100}
+    world.cluster.services["visits-v3"] = ("127.0.0.1", world.seldon.port, "/direct/visits/v1")
+    world.fates["v3"] = "ready"
+
+
+def test_what_is_not_there_in_time_is_not_ready(world: World) -> None:
+    backend = world.backend()
+    backend.apply(release(100))
+    world.fates["v2"] = "slow"
+    asked = release(90, arm(2, 10), stage=1)
+    asked.settings["2"] = {**asked.settings["2"], "serving": {"ready_within": "1s"}}
+    with pytest.raises(NotReadyError, match="was not ready within 1 s"):
+        backend.apply(asked)
+    assert world.predictors() == {"v1": 100}
+
+
+def test_changed_bytes_are_told_by_the_first_step(world: World) -> None:
+    backend = world.backend()
+    backend.apply(release(100))
+    world.fates["v2"] = "changed"
+    with pytest.raises(IntegrityError, match="the files are not the sealed ones"):
+        backend.apply(release(90, arm(2, 10), stage=1))
+
+
+def test_a_version_never_changes(world: World) -> None:
+    backend = world.backend()
+    backend.apply(release(90, arm(2, 10)))
+    other = replace(arm(2, 20), digest="sha256:ff")
+    with pytest.raises(IntegrityError, match="a version never changes"):
+        backend.apply(release(80, other, stage=1))
+
+
+def test_an_object_of_somebody_else_is_left_alone(world: World) -> None:
+    theirs = {
+        "apiVersion": "machinelearning.seldon.io/v1",
+        "kind": "SeldonDeployment",
+        "metadata": {"name": "visits"},
+        "spec": {"protocol": "v2", "predictors": []},
+    }
+    world.cluster.put("seldondeployments", theirs)
+    for act in (
+        lambda: world.backend().apply(release(100)),
+        lambda: world.backend().observe("visits"),
+        lambda: world.backend().abort("visits", "no", "me"),
+    ):
+        with pytest.raises(ServingError, match="not Windtunnel's"):
+            act()
+    assert record.DESIRED not in (world.live()["metadata"].get("annotations") or {})
+
+
+def test_others_fields_survive_a_release(world: World) -> None:
+    backend = world.backend()
+    backend.apply(release(100, arm(2)))
+
+    def theirs(thing: dict[str, Any]) -> None:
+        thing["metadata"].setdefault("annotations", {})["team"] = "risk"
+        thing["spec"]["annotations"] = {"seldon.io/rest-timeout": "5000"}
+        thing["spec"]["predictors"][0]["explainer"] = {"type": "TreeShap"}
+
+    world.cluster.edit("seldondeployments", "visits", theirs)
+    backend.apply(release(90, arm(2, 10), stage=1))
+    backend.abort("visits", "no", "me")
+    live = world.live()
+    assert live["metadata"]["annotations"]["team"] == "risk"
+    assert live["spec"]["annotations"] == {"seldon.io/rest-timeout": "5000"}
+    assert live["spec"]["predictors"][0]["explainer"] == {"type": "TreeShap"}
+
+
+def test_an_object_that_is_deleted_meanwhile(world: World) -> None:
+    backend = world.backend()
+    backend.apply(release(90, arm(2, 10)))
+    world.cluster.edit("seldondeployments", "visits", lambda thing: thing["metadata"].update(deletionTimestamp="now"))
+    with pytest.raises(ServingError, match="is being deleted"):
+        backend.apply(release(80, arm(2, 20), stage=1))
+    world.cluster.remove("seldondeployments", "visits")
+    assert backend.observe("visits").arms == {}
+    assert backend.abort("visits", "no", "me").arms == {}
+    backend.apply(release(90, arm(2, 10), token=2))
+    assert world.predictors() == {"v1": 90, "v2": 10}
+
+
+def test_a_cluster_without_seldon_says_so(world: World) -> None:
+    del world.cluster.kinds["seldondeployments"]
+    with pytest.raises(ServingError, match="install Seldon Core 1"):
+        world.backend().apply(release(100))
+
+
+def test_two_holders_at_once_never_mix(world: World) -> None:
+    """DEMAND ROL-7: the later one wins, whoever writes last."""
+    import threading
+
+    world.backend().apply(release(100, arm(2)))
+    ended: dict[int, str] = {}
+
+    def hold(token: int, weight: int) -> None:
+        try:
+            world.backend(gateway=None).apply(release(100 - weight, arm(2, weight), token=token))
+            ended[token] = "done"
+        except FencedError:
+            ended[token] = "fenced"
+
+    threads = [threading.Thread(target=hold, args=(token, 5 * token)) for token in range(2, 8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert ended[7] == "done" and set(ended.values()) <= {"done", "fenced"}
+    assert world.predictors() == {"v1": 65, "v2": 35}
+    assert world.live()["metadata"]["annotations"][record.TOKEN] == "7"
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def dying(backend: SeldonBackend, at: int, done: bool) -> Callable[[], int]:
+    """``backend`` dies at its ``at``-th request, before it is sent or before its answer is heard; returns a counter."""
+    client: Any = backend.client
+    real, count = client._once, [0]
+
+    def once(*args: Any) -> Any:
+        count[0] += 1
+        if count[0] == at and not done:
+            raise Killed
+        answer = real(*args)
+        if count[0] == at:
+            raise Killed
+        return answer
+
+    client._once = once
+    return lambda: count[0]
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+def test_killed_at_any_request_it_ends_in_the_same_place(world: World, done: bool) -> None:
+    """DEMAND PIP-5"""
+    world.backend().apply(release(100))
+    asked = release(70, arm(2, 30), token=2)
+    at = 1
+    while True:
+        backend = world.backend(gateway=None)
+        requests = dying(backend, at, done)
+        try:
+            backend.apply(asked)
+        except Killed:
+            pass
+        seen = world.predictors()
+        assert seen in ({"v1": 100}, {"v1": 100, "v2": 0}, {"v1": 70, "v2": 30}), f"at request {at}"
+        world.backend(gateway=None).apply(asked)
+        assert world.predictors() == {"v1": 70, "v2": 30}
+        if requests() < at:
+            break
+        # Back to the beginning, as a new rollout would find it.
+        world.backend(gateway=None).apply(release(100, token=asked.token, rollout_id="r2", stage=at))
+        world.backend().sweep(time.time() + 100)
+        at += 1
+        asked = replace(asked, token=asked.token + 1, rollout_id=f"r{asked.token + 1}")
+    assert at >= 6
+
+
+def test_copies_are_counted_apart_and_a_new_epoch_begins_where_they_end(world: World) -> None:
+    backend = world.backend(gateway=None)
+    backend.apply(release(100, arm(2), mirror=100))
+    until(lambda: world.seldon.mirrors["visits"] == ("v2", 100), every_s=0.02)
+    for _ in range(5):
+        world.seldon.ask("visits")
+    first = backend.traffic("visits")
+    assert (set(first.arms), set(first.shadow)) == ({"1"}, {"2"})
+    backend.apply(release(90, arm(2, 10), stage=1))
+    second = backend.traffic("visits")
+    assert (set(second.arms), set(second.shadow)) == ({"1", "2"}, set())
+    assert first.epoch != second.epoch
+
+
+def test_no_prometheus_is_no_answer(world: World) -> None:
+    backend = world.backend(prometheus=None)
+    backend.apply(release(100))
+    with pytest.raises(UnavailableError, match="no Prometheus"):
+        backend.traffic("visits")
+
+
+def test_the_way_back_is_checked(world: World) -> None:
+    """DEMAND ROL-12"""
+    backend = world.backend()
+    backend.apply(release(90, arm(2, 10)))
+    assert backend.check_target("visits") == []
+    world.seldon.failing.add("v1")
+    assert "answered 500" in backend.check_target("visits")[0]
+    world.fates["v1"] = "slow"
+    until(lambda: "v1" not in world.seldon.available["visits"], every_s=0.02)
+    until(lambda: "not available" in backend.check_target("visits")[0], every_s=0.02)
+    assert "no version to go back to" in backend.check_target("never-deployed")[0]
+
+
+def test_what_has_drained_is_swept_but_never_the_last(world: World) -> None:
+    backend = world.backend(gateway=None)
+    backend.apply(release(90, arm(2, 10)))
+    backend.apply(release(None, token=2))  # nothing is wanted
+    assert backend.sweep(time.time() + 1e6) == []
+    backend.apply(release(100, token=3))
+    assert backend.sweep(time.time()) == []
+    assert backend.sweep(time.time() + 1e6) == ["visits.v2"]
+    assert world.predictors() == {"v1": 100}
+    assert backend.models() == ["visits"]
+
+
+def test_the_guard_guards_a_model_served_by_seldon(world: World, tmp_path: Path) -> None:
+    """DEMAND ROL-6: a lease that ended takes the candidate back; the guard is the one of the local backend."""
+    from windtunnel.home import Home
+    from windtunnel.serving.guard import Guard
+
+    home = Home(tmp_path / "home")
+    home.serving_model("visits").mkdir(parents=True)
+    backend = world.backend()
+    backend.apply(release(90, arm(2, 10), lease_until=time.time() - 1))
+
+    def nobody() -> Any:
+        raise UnavailableError("the registry is down")
+
+    Guard(home, backend, nobody).watch()
+    assert world.predictors() == {"v1": 100}
+    assert backend.desired("visits") is not None and not backend.lagging("visits")

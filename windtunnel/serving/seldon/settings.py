@@ -1,0 +1,95 @@
+"""What an installation says of its cluster, once for all models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from windtunnel.errors import DescriptionError
+from windtunnel.kube.access import Access
+
+
+@dataclass(frozen=True, slots=True)
+class Seldon:
+    """Where and how Seldon serves. Secrets are named here, never held.
+
+    Attributes:
+        image: of the model servers: Windtunnel and MLServer (``locks/serving.txt``), by digest if you can.
+        registry: URL of the MLflow server with the governed registry, as pods reach it.
+        registry_secret: Secret with keys ``username`` and ``password``: the pods' user, who may read models.
+        keys: ConfigMap with ``keys.json`` and ``KEYID.pem`` of ``HOME/keys``: whose signatures count.
+        access: which cluster, as whom, in which namespace.
+        gateway: where callers send their requests, up to but without ``/v2``; ``{namespace}`` and ``{model}`` stand for
+            themselves. With it each change of weights is proven by counting who answers. None: it is not.
+        split_requests: how many requests one such count takes.
+        prometheus: URL of the Prometheus that scrapes Seldon's executors. None: there are no traffic numbers.
+        service_account: of the pods.
+        pull_secrets: for ``image``.
+        logger: where the executor sends requests and answers as CloudEvents. None: nowhere.
+        logger_mode: what it sends.
+        labels: further labels of the object and its pods.
+        poll_s: between two looks at a version that is not ready yet.
+        route_within_s: how long the gateway may take to follow a change of weights.
+    """
+
+    image: str
+    registry: str
+    registry_secret: str = "windtunnel-registry"
+    keys: str = "windtunnel-keys"
+    access: Access = field(default_factory=Access)
+    gateway: str | None = None
+    split_requests: int = 200
+    prometheus: str | None = None
+    service_account: str | None = None
+    pull_secrets: tuple[str, ...] = ()
+    logger: str | None = None
+    logger_mode: Literal["all", "request", "response"] = "all"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    poll_s: float = 2.0
+    route_within_s: float = 60.0
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Seldon:
+        """From plain values, as a connection's extra or a TOML table holds them; ``kubeconfig``, ``context`` and
+        ``namespace`` are those of ``access``.
+
+        Raises:
+            DescriptionError: a key nobody knows, a missing one, or a value of another type.
+        """
+        given = dict(plain)
+        access = Access(**{name: given.pop(name, None) for name in ("kubeconfig", "context", "namespace")})
+        known = {one.name: one for one in fields(cls) if one.name != "access"}
+        strange = sorted(set(given) - set(known))
+        if strange:
+            raise DescriptionError(f"seldon: unknown {', '.join(strange)}", hint=f"known are {', '.join(known)}")
+        for name, value in given.items():
+            _check_type(name, value)
+        missing = [name for name in ("image", "registry") if not given.get(name)]
+        if missing:
+            raise DescriptionError(f"seldon: {', '.join(missing)} must be set", hint="see docs/reference/seldon.md")
+        if given.get("logger_mode", "all") not in ("all", "request", "response"):
+            raise DescriptionError(f"seldon: logger_mode is {given['logger_mode']!r}", hint="all, request or response")
+        if "pull_secrets" in given:
+            given["pull_secrets"] = tuple(given["pull_secrets"])
+        return cls(access=access, **given)
+
+
+_NUMBERS = {"poll_s": float, "route_within_s": float, "split_requests": int}
+
+
+def _check_type(name: str, value: Any) -> None:
+    if name == "labels":
+        right = isinstance(value, Mapping) and all(isinstance(v, str) for v in value.values())
+        expected = "a table of strings"
+    elif name == "pull_secrets":
+        right = isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
+        expected = "a list of names"
+    elif name in _NUMBERS:
+        right = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+        expected = "a number above 0"
+    else:
+        right = isinstance(value, str) or (value is None and name not in ("image", "registry"))
+        expected = "text"
+    if not right:
+        raise DescriptionError(f"seldon: {name} is {value!r}", hint=f"expected {expected}")
