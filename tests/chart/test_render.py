@@ -77,7 +77,7 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"artifacts": {"store": "volume", "destination": ""}},
     ),
     "policy": ({"networkPolicy": {"enabled": True}}, {"networkPolicy": {"enabled": False}}),
-    "training": ({"training": {"enabled": True}}, {"training": {"enabled": False}}),
+    "training": ({"training": {"enabled": True, "readNodes": True}}, {"training": {"enabled": False}}),
     "volume": ({"registry": {"volume": {"existingClaim": "old"}}}, {"registry": {"runAsUser": None, "fsGroup": None}}),
     "rest": (
         {
@@ -186,3 +186,14 @@ def test_the_port_of_an_object_store_is_let_through(helpers: Any) -> None:
         objects = helpers.render(helpers.merged(helpers.preset("production"), given))
         egress = helpers.of(objects, "NetworkPolicy", "wt-registry")["spec"]["egress"]
         assert port in [rule["ports"][0]["port"] for rule in egress if {"namespaceSelector": {}} in rule["to"]]
+
+
+def test_the_way_back_is_the_migrations_job(helpers: Any) -> None:
+    given = {"registry": {"replicas": 0}, "migration": {"downgradeTo": "0008"}}
+    objects = helpers.render(helpers.merged(helpers.preset("production"), given))
+    job = helpers.of(objects, "Job")["spec"]["template"]["spec"]
+    assert job["containers"][0]["args"] == ["downgrade", "0008"]
+    assert "windtunnel-database-owner" in yaml.safe_dump(job["volumes"])
+    assert helpers.of(objects, "Deployment")["spec"]["replicas"] == 0
+    # A rollback runs the hooks of the release it goes back to: this one must not be among them.
+    assert "rollback" not in yaml.safe_dump(objects)

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
 
 from windtunnel.errors import StackError
 from windtunnel.home import Home
@@ -23,7 +24,7 @@ from windtunnel.loopback import any_free
 from windtunnel.registry import launch
 from windtunnel_mlflow import migrate
 from windtunnel_mlflow.api import metrics
-from windtunnel_mlflow.cluster import mounted, tls
+from windtunnel_mlflow.cluster import mounted, schema, tls
 
 
 def certificate(folder: Path, name: str = "localhost") -> int:
@@ -105,25 +106,40 @@ class Pod:
         return (self.secrets / name).read_text()
 
 
+@dataclass(frozen=True)
+class Databases:
+    """Two roles, as the production preset has them; URLs as a person writes them, without a driver."""
+
+    owner: str
+    server: str
+
+
 @pytest.fixture(scope="module")
-def database(postgres: str) -> str:
-    """A database of its own, named as a person would name it: without a driver."""
+def database(postgres: str) -> Databases:
     with create_engine(postgres, isolation_level="AUTOCOMMIT").connect() as connection:
-        connection.execute(text("CREATE DATABASE pod"))
-    return postgres.rpartition("/")[0].replace("+psycopg2", "") + "/pod"
+        for statement in ("ROLE pod_owner LOGIN", "ROLE pod_server LOGIN", "DATABASE pod OWNER pod_owner"):
+            connection.execute(text(f"CREATE {statement}"))
+    place = postgres.rpartition("@")[2].rpartition("/")[0]
+    return Databases(f"postgresql://pod_owner@{place}/pod", f"postgresql://pod_server@{place}/pod")
 
 
 @pytest.fixture(scope="module")
-def pod(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
-    made = Pod(tmp_path_factory.mktemp("pod"), database)
-    # Two at once, as a job that is tried again and a pod that starts beside it.
-    both = [made.start("migrate") for _ in range(2)]
+def migration(database: Databases, tmp_path_factory: pytest.TempPathFactory) -> Pod:
+    """The job's pod: it has the owner's URL."""
+    return Pod(tmp_path_factory.mktemp("migration"), database.owner)
+
+
+@pytest.fixture(scope="module")
+def pod(database: Databases, migration: Pod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
+    # Two at once, as a job that is tried again while the first is not quite dead.
+    both = [migration.start("migrate", "--role=pod_server") for _ in range(2)]
     told = [process.communicate(timeout=240)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     assert sorted(one.strip().splitlines()[-1] for one in told) == [
         "the schema is up to date",
         "the schema was brought up to date",
     ]
+    made = Pod(tmp_path_factory.mktemp("pod"), database.server)
     log = (made.root / "server.log").open("w")
     server = subprocess.Popen(
         [sys.executable, "-m", "windtunnel_mlflow.cluster", "serve", "--host=127.0.0.1", f"--port={made.port}",
@@ -208,14 +224,41 @@ def test_a_renewed_certificate_is_taken_up_without_a_restart(tmp_path: Path) -> 
 
 
 @pytest.mark.real
-def test_the_schema_goes_back_for_an_older_image(pod: Pod, database: str, tmp_path: Path) -> None:
+def test_our_own_client_takes_a_private_authority_by_the_environment(pod: Pod) -> None:
+    """As values-airflow-production.yaml sets it for every task."""
     _ready(pod)
-    other = Pod(tmp_path, database)
-    with create_engine(database.replace("postgresql:", "postgresql+psycopg2:")).connect() as connection:
-        assert migrate.current(connection) == migrate.head()
-    code, told = other.run("downgrade", "9999")
-    assert code == 1, told
-    assert f"the registry's schema is at {migrate.head()}, and '9999' is not before it" in told
+    code = (
+        "import sys; from windtunnel.registry.client import RegistryClient\n"
+        "print(RegistryClient(sys.argv[1], 'service', open(sys.argv[2]).read()).health()['user'])"
+    )
+    argv = [sys.executable, "-c", code, pod.url, str(pod.secrets / "mlflow-service")]
+    env = {**os.environ, "SSL_CERT_FILE": str(pod.tls / "ca.crt")}
+    assert subprocess.run(argv, env=env, capture_output=True, text=True, check=True).stdout.strip() == "service"
+    # Without it the certificate is nobody's.
+    env.pop("SSL_CERT_FILE")
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "CERTIFICATE_VERIFY_FAILED" in done.stderr
+
+
+@pytest.mark.real
+def test_the_schema_goes_back_for_an_older_image(pod: Pod, migration: Pod, database: Databases) -> None:
+    """And up again. The server's role may do neither."""
+    _ready(pod)
+    owner, server = (url.replace("postgresql:", "postgresql+psycopg2:") for url in (database.owner, database.server))
+    with create_engine(owner, isolation_level="AUTOCOMMIT").connect() as connection:
+        head = migrate.current(connection)
+        assert head == migrate.head()
+        with pytest.raises(StackError, match=f"schema is at {head}, and '9999' is not before it"):
+            schema.downgrade(owner, "9999")
+        older = f"{int(str(head)) - 1:04}"
+        with pytest.raises(DBAPIError, match=r"must be owner of|permission denied"):
+            schema.downgrade(server, older)
+        assert migration.run("downgrade", older)[0] == 0
+        assert migrate.current(connection) == older
+        assert schema.upgrade(owner, "pod_server", auth=False)
+        assert migrate.current(connection) == head
+        assert not schema.upgrade(server, auth=False)  # nothing to do, so the server's role does
 
 
 def _ready(pod: Pod) -> None:

@@ -165,6 +165,12 @@ runAsNonRoot: true
 {{- if and $v.database.serverRole (not $v.database.ownerSecretName) -}}
 {{- fail "database.ownerSecretName: empty; with database.serverRole it has to be the secret of the tables' owner" -}}
 {{- end -}}
+{{- if and $v.migration.downgradeTo (ne (int $v.registry.replicas) 0) -}}
+{{- fail "migration.downgradeTo: set, but a server would bring the tables up again; expected registry.replicas=0" -}}
+{{- end -}}
+{{- if and $v.migration.downgradeTo (not $v.migration.enabled) -}}
+{{- fail "migration.downgradeTo: set, but migration.enabled is false; expected true" -}}
+{{- end -}}
 {{- if and $v.database.serverRole (not $v.migration.enabled) -}}
 {{- fail "migration.enabled: false; with database.serverRole the server may not change the schema itself" -}}
 {{- end -}}
