@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from waiting import until
 
 from windtunnel.evidence import manifest
+from windtunnel.loopback import any_free
 from windtunnel.registry.client import RegistryClient
 from windtunnel.serving.artifacts import Folder
 from windtunnel.stackfile import read_secret
@@ -112,3 +115,65 @@ def test_other_ends_are_told_apart(registry_server: Any, record: Any, tmp_path: 
     assert (nobody.ended.returncode, "message" in nobody.told) == (1, True)
     unsaid = Step(registry_server, record, tmp_path / "mnt", WINDTUNNEL_VERSION="{}")
     assert (unsaid.ended.returncode, unsaid.told["error"]) == (1, "DescriptionError")
+
+
+@pytest.mark.long
+def test_the_server_of_a_pod_serves_that_copy_and_no_other(
+    registry_server: Any, service: RegistryClient, hands: Any, helpers: Any, tmp_path: Path
+) -> None:
+    """DEMAND SRV-2, SRV-10: the commands of both containers, one after the other; the second knows no MLflow."""
+    if sys.executable == PYTHON:
+        pytest.skip("needs the model servers' environment (.venv-serving)")
+    saved = tmp_path / "saved"
+    _save(saved)
+    files = {f"model/{path.relative_to(saved)}": path.read_bytes() for path in saved.rglob("*") if path.is_file()}
+    model, run_id = hands.model(), hands.run(files, mlmodel=False)
+    record = service.register(
+        model, source=f"runs:/{run_id}/model", run_id=run_id, recipe=helpers.RECIPE, correlation_id="c", cause="test"
+    )
+    step = Step(registry_server, record, tmp_path / "mnt")
+    assert step.ended.returncode == 0, step.ended.stderr
+    folder, port = Folder(step.folder), any_free()
+    path = folder.mlserver / "settings.json"
+    listening = json.loads(path.read_text())
+    path.write_text(json.dumps(listening | {"http_port": port}))  # a pod has port 9000 to itself, this machine not
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "WINDTUNNEL_KEYS": str(registry_server.home.root / "keys"),
+        "MLFLOW_TRACKING_URI": "file:///nonexistent",
+        "MLSERVER_MODEL_NAME": model,  # what Seldon's operator adds
+        "MLSERVER_MODEL_URI": "/mnt/models",
+        "MLSERVER_HTTP_PORT": str(port),
+    }
+    command = [PYTHON, "-m", "windtunnel.serving.launch", str(step.folder)]
+    with (tmp_path / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            until(lambda: httpx.get(f"http://127.0.0.1:{port}/v2/models/{model}/ready").status_code == 200)
+            body = {"inputs": [{"name": "age", "shape": [1], "datatype": "FP64", "data": [30.0]}]}
+            answer = httpx.post(f"http://127.0.0.1:{port}/v2/models/{model}/infer", json=body).json()
+            assert (answer["model_name"], answer["model_version"]) == (model, record.version)
+            assert answer["outputs"][0]["data"] == [pytest.approx(60.0)]
+        finally:
+            server.terminate()
+            server.wait(60)
+        changed = folder.model / "MLmodel"
+        changed.chmod(0o600)
+        changed.write_bytes(changed.read_bytes() + b"# changed\n")
+        assert (
+            subprocess.run(command, env=environment, stdout=log, stderr=log, timeout=240, check=False).returncode == 3
+        )
+
+
+def _save(path: Path) -> None:
+    """A model that doubles an age."""
+    import mlflow
+    import pandas as pd
+    from mlflow.models import infer_signature
+    from sklearn.linear_model import LinearRegression
+
+    frame = pd.DataFrame({"age": [1.0, 2.0, 3.0]})
+    fitted = LinearRegression().fit(frame, [2.0, 4.0, 6.0])
+    signature = infer_signature(frame, fitted.predict(frame))
+    mlflow.sklearn.save_model(fitted, str(path), signature=signature, pip_requirements=["scikit-learn"])

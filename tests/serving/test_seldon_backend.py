@@ -159,8 +159,25 @@ def test_a_version_is_ready_by_its_own_answer(world: World) -> None:
     with pytest.raises(NotReadyError, match="version 2 answered 500"):
         backend.apply(release(90, arm(2, 10), stage=1))
     assert world.predictors() == {"v1": 100}
-    world.cluster.services["visits-v3"] = ("127.0.0.1", world.seldon.port, "/direct/visits/v1")
-    world.fates["v3"] = "ready"
+
+
+def test_a_service_that_answers_for_another_version_is_not_ready(world: World) -> None:
+    backend = world.backend(direct=f"{world.seldon.url}/direct/visits/v1")
+    backend.apply(release(100))
+    with pytest.raises(NotReadyError, match="answers for version 1, not 2"):
+        backend.apply(release(90, arm(2, 10), stage=1))
+
+
+def test_a_version_may_be_asked_past_the_api(world: World) -> None:
+    backend = world.backend(direct=f"{world.seldon.url}/direct/visits/v1", gateway=None)
+    backend.apply(release(100))
+    assert world.seldon.probes["v1"] == 1
+    assert not any("/proxy/" in line for line in world.cluster.asked())
+    world.seldon.failing.add("v1")
+    with pytest.raises(NotReadyError, match="answered 500"):
+        world.backend(direct=f"{world.seldon.url}/direct/visits/v1").apply(release(100, arm(2), token=2))
+    nobody = world.backend(direct="http://127.0.0.1:1", gateway=None)
+    assert "does not answer at http://127.0.0.1:1" in nobody.check_target("visits")[0]
 
 
 def test_what_is_not_there_in_time_is_not_ready(world: World) -> None:

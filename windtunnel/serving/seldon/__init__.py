@@ -3,9 +3,12 @@
 settings   which cluster, images, registry, keys, gateway and Prometheus
 record     the desired state in annotations of the object it is about
 manifest   from that state to a SeldonDeployment, others' fields left alone; pure
+steps      what becomes of the state, beyond what every backend does with it; pure
 status     what the object and its pods say of a version; pure
-split      who answers behind the gateway, counted
-backend    the hands: ``SeldonBackend``
+objects    the object read, decided upon and written
+readiness  whether a version has answered for itself
+split, gateway  who answers behind the gateway, counted
+backend    all of it put together: ``SeldonBackend``
 initstep   the pod's first step: fetch, verify manifest and signature, leave that copy to the server
 
 One object per model, named after it: a predictor per version, ``v3``, whose ``traffic`` is its weight.

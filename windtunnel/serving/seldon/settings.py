@@ -22,6 +22,8 @@ class Seldon:
         access: which cluster, as whom, in which namespace.
         gateway: where callers send their requests, up to but without ``/v2``; ``{namespace}`` and ``{model}`` stand for
             themselves. With it each change of weights is proven by counting who answers. None: it is not.
+        direct: a version's own Service, as this process reaches it: ``http://{service}.{namespace}:8000``. None:
+            through the API, which a mesh that demands mutual TLS of everybody does not let in.
         split_requests: how many requests one such count takes.
         prometheus: URL of the Prometheus that scrapes Seldon's executors. None: there are no traffic numbers.
         service_account: of the pods.
@@ -39,6 +41,7 @@ class Seldon:
     keys: str = "windtunnel-keys"
     access: Access = field(default_factory=Access)
     gateway: str | None = None
+    direct: str | None = None
     split_requests: int = 200
     prometheus: str | None = None
     service_account: str | None = None

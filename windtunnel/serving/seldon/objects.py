@@ -1,0 +1,184 @@
+"""A model's SeldonDeployment, read, decided upon and written: each write only onto what was read."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from windtunnel.errors import (
+    AbsentError,
+    ConflictError,
+    FencedError,
+    ServingError,
+    UnavailableError,
+    WindtunnelError,
+)
+from windtunnel.kube.client import Client
+from windtunnel.kube.kinds import SELDON_DEPLOYMENT
+from windtunnel.names import check_model_name
+from windtunnel.serving.backend import Release
+from windtunnel.serving.desired import State
+from windtunnel.serving.seldon import manifest, record
+from windtunnel.serving.seldon.settings import Seldon
+
+#: How often a change is decided anew because somebody else, the operator's status mostly, wrote in between.
+_CONFLICTS = 12
+#: An object read less than this ago is fresh enough to tell copied requests from others.
+_FRESH_S = 5.0
+
+Transition = Callable[[State], State]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """An object as it was read: None when there is none."""
+
+    live: dict[str, Any] | None
+    at: float
+
+
+class Objects:
+    """The objects of one namespace, and what was last seen of each.
+
+    Args:
+        monotonic: seconds, of a clock that nobody sets.
+    """
+
+    def __init__(self, seldon: Seldon, client: Client, monotonic: Callable[[], float]) -> None:
+        self._seldon, self._client, self._monotonic = seldon, client, monotonic
+        self._seen: dict[str, _Seen] = {}
+        self._lock = threading.Lock()
+
+    def change(self, model: str, transition: Transition, *, recent: bool = False) -> State:
+        """Decide and write, anew whenever somebody else wrote in between; the state that stands then.
+
+        Args:
+            recent: decide by what was read last, if anything was. The API refuses the write when that is no longer so;
+                what leads to no write at all, or to a refusal, is decided again by a new look.
+        """
+        look = recent and model in self._seen
+        for attempt in range(_CONFLICTS):
+            live = self._seen[model].live if look else self.read(model)
+            state = self.state(model, live)
+            try:
+                wanted = transition(state)
+            except WindtunnelError:
+                if look:
+                    look = False
+                    continue
+                raise
+            if wanted is state or not wanted.servers:
+                if look and wanted is state:
+                    look = False
+                    continue
+                return wanted
+            if live is not None and self._written(live, wanted):
+                if look:
+                    look = False
+                    continue
+                return wanted
+            try:
+                self._write(model, live, wanted)
+                return wanted
+            except ConflictError:
+                look = False
+                time.sleep(random.uniform(0, 0.05) * attempt)
+        raise UnavailableError(
+            f"{model}: its SeldonDeployment was changed by others {_CONFLICTS} times while it was to be written",
+            hint="who writes to it all the time? 'kubectl get sdep -o yaml --show-managed-fields' tells",
+        )
+
+    def read(self, model: str) -> dict[str, Any] | None:
+        try:
+            live = self._client.get(SELDON_DEPLOYMENT, model)
+        except AbsentError as error:
+            raise ServingError(
+                f"{model}: this cluster serves no SeldonDeployments ({error.message})",
+                hint="install Seldon Core 1, or name another cluster",
+            ) from error
+        self._keep(model, live)
+        return live
+
+    def recent(self, model: str) -> dict[str, Any] | None:
+        seen = self._seen.get(model)
+        if seen is not None and self._monotonic() - seen.at < _FRESH_S:
+            return seen.live
+        return self.read(check_model_name(model))
+
+    def models(self) -> list[str]:
+        """Models that have an object of ours in the namespace. One request."""
+        items = self._client.list(SELDON_DEPLOYMENT, labels=record.MODEL).get("items") or []
+        for one in items:
+            self._keep(str(one["metadata"]["name"]), one)
+        return sorted(str(one["metadata"]["name"]) for one in items)
+
+    def last(self, model: str) -> dict[str, Any] | None:
+        """As it was last read or written."""
+        return self._seen[model].live
+
+    def state(self, model: str, live: dict[str, Any] | None) -> State:
+        """The state on the object; that of a model never deployed where there is none.
+
+        Raises:
+            ServingError: the object is somebody else's, or is being deleted.
+        """
+        if live is None:
+            return State(Release(check_model_name(model), None))
+        if live["metadata"].get("deletionTimestamp"):
+            raise ServingError(
+                f"{model}: its SeldonDeployment is being deleted", hint="wait until it is gone, then release it again"
+            )
+        state = record.state_of(live)
+        if state is None:
+            raise ServingError(
+                f"{model}: there is a SeldonDeployment of that name which is not Windtunnel's",
+                hint="delete it, or give the model another name; nothing was changed",
+            )
+        return state
+
+    def _written(self, live: dict[str, Any], wanted: State) -> bool:
+        """Whether the object says all of this already."""
+        ours = manifest.deployment(wanted, self._seldon, live, self._client.namespace)
+        metadata, mine = live["metadata"], ours["metadata"]
+        return (
+            all((metadata.get("annotations") or {}).get(name) == text for name, text in mine["annotations"].items())
+            and all((metadata.get("labels") or {}).get(name) == text for name, text in mine["labels"].items())
+            and (live.get("spec") or {}).get("predictors") == ours["spec"]["predictors"]
+            and (live.get("spec") or {}).get("protocol") == ours["spec"]["protocol"]
+        )
+
+    def _write(self, model: str, live: dict[str, Any] | None, state: State) -> None:
+        ours = manifest.deployment(state, self._seldon, live, self._client.namespace)
+        if live is None:
+            made = self._client.create(SELDON_DEPLOYMENT, ours)
+        else:
+            made = self._client.apply(SELDON_DEPLOYMENT, ours)
+        self._keep(model, made)
+
+    def _keep(self, model: str, live: dict[str, Any] | None) -> None:
+        with self._lock:
+            self._seen[model] = _Seen(live, self._monotonic())
+
+
+class Fence:
+    """Whether the holder who began with ``token`` may still go on."""
+
+    def __init__(self, token: int) -> None:
+        self._token = token
+
+    def check(self, state: State) -> None:
+        """Raise FencedError when another holder wrote, or somebody aborted, since we began."""
+        if state.release.token != self._token:
+            raise FencedError(
+                f"{state.model}: token {self._token} no longer holds the rollout, {state.release.token} does",
+                hint="this rollout was taken over: stop writing",
+            )
+        if state.aborted is not None:
+            raise FencedError(
+                f"{state.model}: the rollout was aborted by {state.aborted['by']}: {state.aborted['reason']}",
+                hint="its candidates get no traffic; a new rollout (with a new token) may begin",
+            )
