@@ -423,12 +423,16 @@ def _dag(model: Model, stage: str, *, args: Mapping[str, Any] | None = None, **g
     Raises:
         DescriptionError: the model asks for a target that this version cannot fly on.
     """
-    for part, target in (("target", model.target), ("training.target", model.training.target)):
-        if target == "kubernetes":
-            raise DescriptionError(
-                f"model {model.name}: {part} is kubernetes, which this version cannot do yet",
-                hint="use 'local'; the same description will fly on a cluster once the Kubernetes backend is there",
-            )
+    if model.target == "kubernetes":
+        raise DescriptionError(
+            f"model {model.name}: target is kubernetes, but this version serves locally only",
+            hint="write 'target: local' and, below training, 'target: kubernetes' to train in pods",
+        )
+    if model.training_target == "kubernetes" and (model.training.pod is None or model.training.pod.image is None):
+        raise DescriptionError(
+            f"model {model.name}: training.target is kubernetes, but training.pod.image is not given",
+            hint="name a container image that holds the training code, best by digest: name@sha256:...",
+        )
     shown = model.display_name or model.name
     tags = given.pop("tags", [])
     return DAG(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.errors import UnavailableError, WindtunnelError
+from windtunnel.errors import DescriptionError, UnavailableError, WindtunnelError
 from windtunnel.home import Home
 from windtunnel_airflow.tracking_server.hook import MlflowHook
 
 if TYPE_CHECKING:
+    from windtunnel.data.objects import Objects
     from windtunnel.registry.client import RegistryClient
     from windtunnel.serving.backend import ServingBackend
     from windtunnel.serving.intent import Intents
@@ -49,6 +50,61 @@ class WindtunnelHook(MlflowHook):
     def registry(self) -> RegistryClient:
         """The same as ``get_conn``."""
         return self.get_conn()
+
+    # -- the cluster
+    @property
+    def cluster_url(self) -> str:
+        """Base URL of the MLflow server, as pods reach it."""
+        return str(self._extra("cluster_url") or self.url).rstrip("/")
+
+    @property
+    def objects(self) -> Objects:
+        """The object store where workers and pods meet.
+
+        Raises:
+            DescriptionError: the connection names none.
+        """
+        from windtunnel.data.objects import connect
+
+        return connect(self._store, self._store_client)
+
+    @property
+    def store_environment(self) -> dict[str, str]:
+        """What a pod needs to know of the object store; its credentials are the pod's own, never these."""
+        client, out = self._store_client, {"WINDTUNNEL_STORE": self._store}
+        if client is not None:
+            region, endpoint = client.meta.region_name, str(client.meta.endpoint_url)
+            if region:
+                out["AWS_DEFAULT_REGION"] = str(region)
+            if "amazonaws.com" not in endpoint:
+                out["AWS_ENDPOINT_URL_S3"] = endpoint
+        return out
+
+    @property
+    def _store(self) -> str:
+        found = self._extra("store")
+        if not found:
+            raise DescriptionError(
+                f"connection {self.windtunnel_conn_id!r} names no object store, which training in pods needs",
+                hint="set its extra 'store' to s3://BUCKET/PREFIX and, where workers need one, 'store_conn_id'",
+            )
+        return str(found)
+
+    @property
+    def _store_client(self) -> Any:
+        """A boto3 client by the amazon provider's connection; None where the environment says who we are."""
+        conn_id = self._extra("store_conn_id")
+        if not conn_id or not self._store.startswith("s3://"):
+            return None
+        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+        return S3Hook(aws_conn_id=str(conn_id)).get_conn()
+
+    def namespace_of(self, kubernetes_conn_id: str) -> str:
+        """The namespace a Kubernetes connection names, else ``default``."""
+        from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+
+        return str(KubernetesHook(conn_id=kubernetes_conn_id).get_namespace() or "default")
 
     def backend(self) -> ServingBackend:
         """The serving backend of this home."""

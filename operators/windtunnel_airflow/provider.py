@@ -76,6 +76,21 @@ def get_provider_info() -> dict[str, Any]:
                         "label": "Time-out in seconds",
                         "schema": {"type": ["number", "null"], "minimum": 1, "maximum": 600},
                     },
+                    "store": {
+                        "label": "Object store for training in pods",
+                        "description": "s3://BUCKET/PREFIX, or file:///FOLDER on a volume that workers and pods share",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "store_conn_id": {
+                        "label": "Connection (aws) to the object store",
+                        "description": "For workers; empty: the environment says. Pods have their own",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "cluster_url": {
+                        "label": "MLflow URL for pods",
+                        "description": "Where it differs from the host workers talk to",
+                        "schema": {"type": ["string", "null"]},
+                    },
                 },
                 "ui-field-behaviour": {
                     "hidden-fields": ["schema", "extra"],

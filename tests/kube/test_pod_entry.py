@@ -132,6 +132,7 @@ ON_S3 = pytest.mark.parametrize("store", ["s3"], indirect=True)  # on a folder i
 
 
 @ON_S3
+@pytest.mark.long
 def test_a_pod_that_is_told_to_stop_is_followed_by_one_that_goes_on(
     objects: Objects, home: Home, spec: Callable[..., RunSpec], pod: Callable[..., Any], tmp_path: Path
 ) -> None:

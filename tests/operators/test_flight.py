@@ -199,3 +199,16 @@ def test_a_first_release_is_withdrawn_on_breach(home: Home) -> None:
     assert story["champion"] is None
     assert story["versions"]["1"]["state"] == "withdrawn"
     assert story["applied"][-1] == {}
+
+
+@pytest.mark.long
+def test_a_training_in_a_pod_ends_in_a_registered_version(home: Home) -> None:
+    """DEMAND TRN-1, TRN-2, TRN-6: the DAG flies with its training in a pod; all but the kubelet is real."""
+    story = fly(home, "pods")
+    assert story["train"]["state"] == "success", story["log"][-6000:]
+    for name in ("data", "check", "collect", "train", "evaluate", "register"):
+        assert story["train"]["tasks"][name] == "success", name
+    assert story["versions"] == [{"state": "candidate", "correlation_id": "c" * 32}]
+    assert story["made"] == ["/api/v1/namespaces/training/pods"] and story["left"] == []
+    assert "a line of the training's own" in story["logs"][0]
+    assert "a line of the training's own" in story["log"], "the pod's log is the task's"

@@ -49,7 +49,7 @@ def test_airflow_finds_the_connection_type_with_its_form() -> None:
     assert hook is not None
     assert hook.hook_class_name == "windtunnel_airflow.hook.WindtunnelHook"
     declared = {one["connection-type"]: set(one["conn-fields"]) for one in get_provider_info()["connection-types"]}
-    assert declared["windtunnel"] == {"home", "public_url", "timeout"}
+    assert declared["windtunnel"] == {"home", "public_url", "timeout", "store", "store_conn_id", "cluster_url"}
     assert declared["mlflow"] == set(EXTRAS) - {"headers"}
     plain = ProvidersManager().hooks["mlflow"]
     assert plain is not None

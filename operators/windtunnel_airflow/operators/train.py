@@ -1,4 +1,4 @@
-"""Train: the entry point of the description in a detached run, with an MLflow run made beforehand."""
+"""Train: the entry point of the description in a detached run or a pod, with an MLflow run made beforehand."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from windtunnel.errors import DescriptionError
 from windtunnel_airflow.links import MlflowRunLink
-from windtunnel_airflow.operators.running import RunnerOperator
+from windtunnel_airflow.operators.podded import PodOperator
 from windtunnel_airflow.plain import plain
 from windtunnel_airflow.steps import take
 
 
-class TrainOperator(RunnerOperator):
+class TrainOperator(PodOperator):
     """Train the model and keep it in the MLflow run; never inside the task's process.
 
     The MLflow run exists before training starts, made by key, so a retry, a restart or a killed worker finds the same
@@ -33,7 +33,7 @@ class TrainOperator(RunnerOperator):
     operator_extra_links: Any = (MlflowRunLink(),)
 
     template_fields: Sequence[str] = (
-        *RunnerOperator.template_fields,
+        *PodOperator.template_fields,
         "data",
         "extra",
         "params_override",
@@ -156,6 +156,8 @@ class TrainOperator(RunnerOperator):
 
     def execute(self, context: Any) -> Any:
         with self.hook.mlflow_environment():
+            if self.description.training_target == "kubernetes":
+                return self.execute_in_pod(context)
             return super().execute(context)
 
 

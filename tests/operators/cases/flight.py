@@ -1,10 +1,11 @@
 """A whole life through ``dag.test`` in a process of its own: real data, training, registry; traffic from a fake.
 
-    python flight.py HOME [life|first-errors]
+    python flight.py HOME [life|first-errors|pods]
 
 Airflow's database, the MLflow server with the governed store and the detached training runner are real. Where Envoy
 and model servers would be is ``FakeBackend``: it fetches and verifies the artifacts as the real one does, and counts
-requests as time goes by. Prints one JSON object.
+requests as time goes by. In mode ``pods`` training runs in pods of a Kubernetes API on loopback, whose pods are plain
+processes. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -197,6 +198,35 @@ def states(run: Any) -> dict[str, str]:
     }
 
 
+def in_pods(home: Home) -> dict[str, Any]:
+    """``small.train`` with its training in a pod: the provider's operator and trigger, secrets, the object store."""
+    sys.path.insert(0, str(CASES.parents[1] / "common"))
+    from fakecluster import Cluster, Kubelet
+
+    from windtunnel.spec import Model
+    from windtunnel_airflow import lifecycle
+
+    plain = description(HOME / "rows.csv").to_dict()
+    secrets = {"MLFLOW_TRACKING_USERNAME": "mlflow/user", "MLFLOW_TRACKING_PASSWORD": "mlflow/password"}
+    plain["training"] |= {"target": "kubernetes", "pod": {"image": "here", "secrets": secrets}}
+    model = Model.model_validate(plain)
+    write_dag_file(home.airflow / "dags", model)
+    ours = json.loads(os.environ["AIRFLOW_CONN_WINDTUNNEL_DEFAULT"])
+    ours["extra"] = {"store": (HOME / "store").as_uri()}
+    os.environ["AIRFLOW_CONN_WINDTUNNEL_DEFAULT"] = json.dumps(ours)
+    with Cluster() as cluster:
+        extra = {"kube_config_path": str(cluster.kubeconfig(HOME / "kubeconfig")), "namespace": "training"}
+        os.environ["AIRFLOW_CONN_KUBERNETES_DEFAULT"] = json.dumps({"conn_type": "kubernetes", "extra": extra})
+        known = {"mlflow/user": ours["login"], "mlflow/password": ours["password"]}
+        kubelet = Kubelet(cluster, HOME / "node", CASES, known)
+        try:
+            told = fly(lifecycle(model)["small.train"], reason="in a pod", correlation_id="c" * 32)
+        finally:
+            kubelet.stop()
+        made = [path for method, path in cluster.requests if method == "POST"]
+        return {"train": told, "made": made, "left": list(cluster.pods), "logs": list(cluster.logs.values())}
+
+
 def fly(dag: Any, **conf: Any) -> dict[str, Any]:
     run = dag.test(run_conf=conf or None)
     return {"state": str(getattr(run.state, "value", run.state)), "run_id": run.run_id, "tasks": states(run)}
@@ -230,6 +260,10 @@ def main() -> dict[str, Any]:
     dags = lifecycle(model)
     story: dict[str, Any] = {}
     registry = connect.from_home(home)
+    if MODE == "pods":
+        flown = in_pods(home)
+        found = [{"state": one.state, "correlation_id": one.correlation_id} for one in registry.versions("small")]
+        return {**flown, "versions": found}
     story["train"] = fly(dags["small.train"], reason="the first", correlation_id="c" * 32)
     story["release"] = fly(dags["small.release"])
     if MODE == "life":

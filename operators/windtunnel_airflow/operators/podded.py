@@ -1,0 +1,266 @@
+"""Training in a pod, where the description's target is ``kubernetes``.
+
+The same run ids, inputs and results as the detached runner's; between them a pod per attempt, and the object store
+where both meet (``windtunnel.tracking.pods.depot``). What is known of the run is kept in Airflow's task state store
+before anything starts, the pod's name follows from it, and the run says in the object store how it ended, so:
+
+* a worker, scheduler or triggerer that dies at any time leaves a pod that the next try finds and goes on watching, or a
+  result that it collects; nothing is trained twice;
+* a pod that was taken away (preempted, evicted, node lost) is followed by one that goes on from the newest checkpoint;
+* a pod is removed only after it was read why it ended.
+
+A person's cancel ends the pod: Airflow's triggerer tells the provider's trigger, which deletes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+
+from windtunnel.errors import TransientError, WindtunnelError
+from windtunnel_airflow.base import run_coordinates
+from windtunnel_airflow.operators.running import RunnerOperator, _cleared, ended_by_person, failure
+from windtunnel_airflow.podflight import CANCEL_GRACE, PodFlight, problem
+
+if TYPE_CHECKING:
+    from windtunnel.tracking.contract import RunSpec, RunStatus
+    from windtunnel.tracking.pods.depot import Depot
+    from windtunnel.tracking.pods.ends import PodEnd
+
+#: Ends of a pod that explain why the run in it was told to stop.
+_BY_CLUSTER = frozenset({"evicted", "preempted", "node-lost", "deadline", "disk-full"})
+
+COMMAND = ("python", "-P", "-m", "windtunnel.tracking.pods.entry")
+
+
+class PodOperator(RunnerOperator):
+    """Base of operators whose run may be a pod.
+
+    Args:
+        kubernetes_conn_id: Airflow connection to the cluster.
+    """
+
+    pod_state_key = "windtunnel_pod"
+
+    def __init__(self, *, kubernetes_conn_id: str = "kubernetes_default", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.kubernetes_conn_id = kubernetes_conn_id
+
+    # -- Airflow
+    def execute_in_pod(self, context: Any) -> Any:
+        """Make the pod or find it, and wait for it; collect what an earlier try did not live to see."""
+        self.begin(context)
+        self.stop_asked = False
+        record = self._record(context)
+        spec, depot = self._spec(record, context), self._depot(record)
+        flight = self._flight(spec, record)
+        with self._problems(flight, context):
+            outcome = depot.outcome(record["attempt"])
+            pod = flight.find(spec.run_id, record["attempt"])
+            if outcome is None and pod is not None and not flight.end()[0].ended:
+                self.log.info("Attached to pod %s of run %s", flight.name, spec.run_id)
+                flight.watch(context, pod)
+            if outcome is not None or pod is not None or record["made"]:
+                status, end = self._over(flight, depot, record)
+                if status.state == "succeeded" or status.failure != "transient":
+                    return self._settle(context, flight, depot, record, status, end)
+                # An earlier try ended here; this one goes on in another pod, from the newest checkpoint.
+                self._settle_quietly(flight, depot, record, end)
+                record = {**record, "attempt": record["attempt"] + 1, "made": False}
+                self._keep(context, record)
+                spec = self._spec(record, context)
+                flight = self._flight(spec, record)
+        with self._problems(flight, context):
+            digest = depot.deposit(self.home, spec)
+            flight = self._flight(spec, record, digest)
+            self.log.info("Making pod %s/%s, attempt %s", flight.namespace, flight.name, record["attempt"])
+            flight.watch(context)
+        return None  # never: waiting is raised
+
+    def resume_pod(self, context: Any, event: dict[str, Any]) -> Any:
+        """Go on when the trigger has seen the pod end, or has given it up."""
+        with self.hook.mlflow_environment():
+            self.begin(context)
+            self.stop_asked = False
+            record = self._record(context)
+            depot = self._depot(record)
+            flight = self._flight(self._spec(record, context), record)
+            with self._problems(flight, context):
+                flight.resume(context, event)
+                status, end = self._over(flight, depot, record, given_up=event.get("status") == "timeout")
+                return self._settle(context, flight, depot, record, status, end)
+
+    # -- inside
+    def _record(self, context: Any) -> dict[str, Any]:
+        """What is known of the run: its id, which attempt, whether that attempt's pod was made."""
+        store = context.get("task_state_store")
+        before = store.get(self.pod_state_key) if store is not None else None
+        now = {"inputs": self.inputs_digest(), "cleared": _cleared(context)}
+        if isinstance(before, dict):
+            if all(before.get(key) == value for key, value in now.items()):
+                return dict(before)
+            self._abandon(before, context)
+        previous = before["run_id"] if isinstance(before, dict) else "first"
+        where = run_coordinates(context)
+        key = "{dag_id}/{dag_run_id}/{task_id}/{map_index}".format(**where) + f"/after:{previous}"
+        record = {"run_id": self.make_run_id(key, context), "attempt": 1, "made": False, **now}
+        self._keep(context, record)
+        return record
+
+    def _keep(self, context: Any, record: Mapping[str, Any]) -> None:
+        store = context.get("task_state_store")
+        if store is not None:
+            store.set(self.pod_state_key, dict(record))
+
+    def _abandon(self, record: Mapping[str, Any], context: Any) -> None:
+        """Somebody cleared the task, or its inputs are others now: the old pod's answer is not wanted."""
+        flight = self._flight(self._spec(record, context), record)
+        with self._problems(flight, context):
+            flight.remove(CANCEL_GRACE)
+
+    def _spec(self, record: Mapping[str, Any], context: Any) -> RunSpec:
+        spec = self.run_spec(str(record["run_id"]), context)
+        return replace(spec, tracking_uri=self.hook.cluster_url) if spec.tracking_uri else spec
+
+    def _depot(self, record: Mapping[str, Any]) -> Depot:
+        from windtunnel.tracking.pods.depot import Depot
+
+        return Depot(self.hook.objects, str(record["run_id"]))
+
+    def _flight(self, spec: RunSpec, record: Mapping[str, Any], digest: str = "") -> PodFlight:
+        from windtunnel.spec import Pod
+        from windtunnel.tracking.pods.manifest import Place, training_pod
+
+        pod = self.description.training.pod or Pod()
+        place = Place(
+            command=COMMAND,
+            namespace=self.hook.namespace_of(self.kubernetes_conn_id),
+            attempt=int(record["attempt"]),
+            variables={
+                **self.hook.store_environment,
+                "WINDTUNNEL_SPEC_DIGEST": digest,
+                "WINDTUNNEL_CHECKPOINT_EVERY": f"{pod.checkpoint_every.total_seconds():g}",
+            },
+        )
+        manifest = training_pod(spec, pod, place)
+        return PodFlight(self.task_id, self.kubernetes_conn_id, manifest, pod.start_within.total_seconds())
+
+    @contextmanager
+    def _problems(self, flight: PodFlight, context: Any) -> Iterator[None]:
+        """Errors of the cluster as ours; a deferral comes back to us; a person's cancel in between is obeyed."""
+        from airflow.sdk.exceptions import AirflowException
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield
+        except TaskDeferred as deferred:
+            self._obey(flight, context)
+            record = self._record(context)
+            self._keep(context, {**record, "made": True})
+            deferred.trigger.termination_grace_period = CANCEL_GRACE
+            raise TaskDeferred(trigger=deferred.trigger, method_name="resume_pod", timeout=deferred.timeout) from None
+        except (WindtunnelError, AirflowFailException):
+            raise
+        except (ApiException, HTTPError, AirflowException, OSError) as error:
+            raise problem(error, f"{flight.namespace}/{flight.name}") from error
+
+    def _obey(self, flight: PodFlight, context: Any) -> None:
+        """SIGTERM while no trigger watched: a person's act ends the pod, a worker that goes down does not."""
+        if not self.stop_asked:
+            return
+        state = self._state_in_airflow(context)
+        if ended_by_person(state):
+            flight.remove(CANCEL_GRACE)
+            raise AirflowFailException(f"pod {flight.name} was removed because the task was set to {state}")
+        raise TransientError(
+            f"this worker is going down (task is {state or 'unknown'} in Airflow); pod {flight.name} goes on by itself",
+            hint="the next try attaches to it",
+        )
+
+    def _over(
+        self, flight: PodFlight, depot: Depot, record: Mapping[str, Any], *, given_up: bool = False
+    ) -> tuple[RunStatus, PodEnd]:
+        """How the attempt ended: by the run's own word, else by what the cluster says of the pod."""
+        from windtunnel.tracking.contract import RunStatus
+
+        end, evidence = flight.end(given_up=given_up)
+        if evidence["pod"] is not None:
+            self._write_down(depot, record, end, evidence)
+        said = depot.outcome(int(record["attempt"]))
+        told_to_stop = said is not None and said.failure == "transient"
+        # A run that was told to stop does not know why; the cluster does, while there is a pod to ask about.
+        if said is not None and not (told_to_stop and end.kind in _BY_CLUSTER):
+            return said, end
+        if end.kind == "succeeded":
+            message = "the pod succeeded, but left no word in the object store"
+            return RunStatus(depot.run_id, "failed", failure="transient", message=message), end
+        if not end.ended:
+            message = f"the pod is still there ({end.kind}: {end.message})"
+            return RunStatus(depot.run_id, "failed", failure="transient", message=message), end
+        state: Any = "cancelled" if end.failure == "cancelled" else "failed"
+        return RunStatus(depot.run_id, state, failure=end.failure, message=f"{end.kind}: {end.message}"), end
+
+    def _write_down(self, depot: Depot, record: Mapping[str, Any], end: PodEnd, evidence: Mapping[str, Any]) -> None:
+        """Evidence first, then the pod may go: into the task's log and beside the run's log."""
+        from windtunnel import canonical
+
+        self.log.info("Pod: %s (%s): %s", end.kind, end.next, end.message)
+        for event in evidence["events"]:
+            self.log.info("Pod event: %s: %s", event.get("reason"), event.get("message"))
+        plain = {
+            "kind": end.kind,
+            "failure": end.failure,
+            "message": end.message,
+            "exit_code": end.exit_code,
+            **evidence,
+        }
+        depot.objects.put_bytes(f"{depot.key}/attempts/{record['attempt']}/evidence.json", canonical.dumps(plain))
+
+    def _settle(
+        self,
+        context: Any,
+        flight: PodFlight,
+        depot: Depot,
+        record: Mapping[str, Any],
+        status: RunStatus,
+        end: PodEnd,
+    ) -> Any:
+        """Remove the pod; return what the run made, or raise its failure."""
+        if status.state == "succeeded":
+            result = depot.collect(self.home)
+            flight.remove()
+            return self.finish(result, context)
+        self._close_run(status, end, depot.outcome(int(record["attempt"])) is not None)
+        flight.remove()
+        raise failure(status)
+
+    def _settle_quietly(self, flight: PodFlight, depot: Depot, record: Mapping[str, Any], end: PodEnd) -> None:
+        self.log.info("Attempt %s ended (%s): %s", record["attempt"], end.kind, end.message)
+        flight.remove()
+
+    def _close_run(self, status: RunStatus, end: PodEnd, said: bool) -> None:
+        """A pod that could not close its MLflow run itself is closed here, with the reason (TRK-8)."""
+        import time
+
+        from windtunnel.tracking.server import connect
+
+        hook = self.hook
+        tags = {
+            "wt.failure": status.failure or "none",
+            "wt.reason": status.message,
+            "wt.pod.end": end.kind,
+            "wt.pod.message": end.message,
+        }
+        try:
+            tracking = connect(hook.url, timeout=hook.timeout)
+            tracking.log_batch(status.run_id, [], {}, tags)
+            if not said:
+                state: Any = "KILLED" if status.failure == "cancelled" else "FAILED"
+                tracking.set_state(status.run_id, state, int(time.time() * 1000))
+        except WindtunnelError as error:  # the reason is in the task's log as well
+            self.log.warning("The MLflow run does not say why it ended: %s", error)

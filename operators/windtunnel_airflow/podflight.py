@@ -1,0 +1,212 @@
+"""One training pod on a cluster, by KubernetesPodOperator: made once, watched by its trigger, looked at, removed.
+
+The provider's operator is composed here, when a task runs, and nothing of it is imported before: a subclass would
+double what a DAG file costs. It makes the pod, follows its log and waits in its own trigger. What it does not do as we
+need it is done here by its own client: finding the pod of a run by label, whatever task or try made it; reading why a
+pod ended before it is gone; removing it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from windtunnel.errors import TrainingError, UnavailableError
+from windtunnel.tracking.pods import naming
+from windtunnel.tracking.pods.ends import PodEnd, classify
+from windtunnel.tracking.pods.manifest import CONTAINER
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks of the trigger: six requests a minute.
+POLL = 10.0
+#: Seconds between two readings of the log while it runs.
+LOGS = 30
+#: A person's cancel is over within 30 s (TRN-7).
+CANCEL_GRACE = 20
+
+
+class PodFlight:
+    """The pod of one attempt at a run.
+
+    Args:
+        manifest: as ``training_pod`` makes it.
+        start_within: seconds until it must run.
+    """
+
+    def __init__(self, task_id: str, kubernetes_conn_id: str, manifest: Mapping[str, Any], start_within: float) -> None:
+        self.task_id = task_id
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.manifest = dict(manifest)
+        self.start_within = int(start_within)
+        self.name = str(manifest["metadata"]["name"])
+        self.namespace = str(manifest["metadata"]["namespace"])
+
+    @cached_property
+    def operator(self) -> Any:
+        """The provider's operator for this pod."""
+        from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+
+        labels = self.manifest["metadata"]["labels"]
+        return KubernetesPodOperator(
+            task_id=self.task_id,
+            kubernetes_conn_id=self.kubernetes_conn_id,
+            namespace=self.namespace,
+            name=self.name,
+            random_name_suffix=False,
+            pod_template_dict=self.manifest,
+            base_container_name=CONTAINER,
+            labels={key: labels[key] for key in (naming.RUN, naming.ATTEMPT)},
+            automount_service_account_token=False,
+            termination_message_policy="FallbackToLogsOnError",
+            # Its own re-attachment deletes a pod that has ended and makes another: that would train twice.
+            durable=False,
+            deferrable=True,
+            poll_interval=POLL,
+            startup_check_interval_seconds=POLL,
+            startup_timeout_seconds=self.start_within,
+            schedule_timeout_seconds=self.start_within,
+            logging_interval=LOGS,
+            # Removed here, after it was read why it ended.
+            on_finish_action="keep_pod",
+            on_kill_action="delete_pod",
+            log_pod_spec_on_failure=False,
+            do_xcom_push=False,
+        )
+
+    @property
+    def client(self) -> Any:
+        return self.operator.client
+
+    # -- with the provider's operator
+    def watch(self, context: Any, found: Any = None) -> None:
+        """Make the pod, or take the one that is there, and wait in the trigger; always raises.
+
+        Args:
+            found: the pod, where it is known to be there.
+
+        Raises:
+            TaskDeferred: it is waited for; ``resume`` goes on.
+            Exception: what ``problem`` turns into one of ours.
+        """
+        from kubernetes.client.exceptions import ApiException
+
+        if found is not None:
+            self.operator.pod = found
+        try:
+            self.operator.execute_async(context)
+        except ApiException as error:
+            if error.status != 409:
+                raise
+            # Made by a worker that died before it could say so: the same name is the same attempt.
+            self.operator.pod = self.client.read_namespaced_pod(self.name, self.namespace)
+            self.operator.execute_async(context)
+
+    def resume(self, context: Any, event: dict[str, Any]) -> None:
+        """Go on after the trigger: the rest of the log; returns when the pod has ended or is given up.
+
+        Raises:
+            TaskDeferred: it has not ended.
+        """
+        from airflow.sdk.exceptions import AirflowException
+
+        try:
+            self.operator.trigger_reentry(context, event)
+        except AirflowException as error:
+            # Why it ended is read from the pod itself, below; the provider's words would be the whole object.
+            log.info("KubernetesPodOperator: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+    # -- by its client
+    def find(self, run_id: str, attempt: int) -> Any:
+        """The pod of an attempt at a run, by label; None when there is none."""
+        found = self.client.list_namespaced_pod(self.namespace, label_selector=naming.selector(run_id, attempt)).items
+        return found[0] if found else None
+
+    def end(self, *, given_up: bool = False) -> tuple[PodEnd, dict[str, Any]]:
+        """How the pod stands, and the evidence: ``{"pod", "events"}`` as plain values."""
+        from kubernetes.client.exceptions import ApiException
+
+        try:
+            pod = self._plain(self.client.read_namespaced_pod(self.name, self.namespace))
+        except ApiException as error:
+            if error.status != 404:
+                raise
+            pod = None
+        events = self._events()
+        waiting = pod is not None and pod.get("status", {}).get("phase") == "Pending"
+        waited = _age(pod) if pod is not None else 0.0
+        found = classify(pod, events, self._nodes() if waiting else None, waited=waited, given_up=given_up)
+        return found, {"pod": pod, "events": events}
+
+    def remove(self, grace: int | None = None) -> None:
+        """Delete the pod; one that is gone does not matter."""
+        from kubernetes.client.exceptions import ApiException
+
+        try:
+            self.client.delete_namespaced_pod(self.name, self.namespace, grace_period_seconds=grace)
+        except ApiException as error:
+            if error.status != 404:
+                raise
+
+    def _plain(self, found: Any) -> dict[str, Any]:
+        plain: dict[str, Any] = self.client.api_client.sanitize_for_serialization(found)
+        return plain
+
+    def _events(self) -> list[dict[str, Any]]:
+        from kubernetes.client.exceptions import ApiException
+
+        try:
+            selector = f"involvedObject.name={self.name}"
+            found = self.client.list_namespaced_event(self.namespace, field_selector=selector).items
+        except ApiException as error:
+            log.warning("Events of pod %s cannot be read: %s %s", self.name, error.status, error.reason)
+            return []
+        return [self._plain(event) for event in found]
+
+    def _nodes(self) -> list[dict[str, Any]] | None:
+        """Every node, where we may list them: it takes a cluster-wide permission."""
+        from kubernetes.client.exceptions import ApiException
+
+        try:
+            return [self._plain(node) for node in self.client.list_node().items]
+        except ApiException as error:
+            log.info("Nodes cannot be listed (%s): what the cluster has is not told", error.status)
+            return None
+
+
+def _age(pod: Mapping[str, Any]) -> float:
+    made = (pod.get("metadata") or {}).get("creationTimestamp")
+    return (datetime.now(UTC) - datetime.fromisoformat(str(made))).total_seconds() if made else 0.0
+
+
+def problem(error: Exception, what: str) -> Exception:
+    """An error of the Kubernetes API as one of ours: whether another try can help, and what to do.
+
+    Args:
+        what: the pod, by namespace and name.
+    """
+    status = getattr(error, "status", None)
+    said = _said(error)
+    if status in (401, 403):
+        return TrainingError(
+            f"pod {what}: the cluster refuses ({status}): {said}",
+            hint="the Airflow connection's identity needs create, get, list, watch, patch and delete on pods, get on "
+            "pods/log, and list on events, in that namespace",
+        )
+    if status in (400, 404, 422):
+        return TrainingError(f"pod {what}: the cluster does not take it ({status}): {said}", hint="see training.pod")
+    return UnavailableError(
+        f"pod {what}: the Kubernetes API does not answer ({status or type(error).__name__}): {said}"
+    )
+
+
+def _said(error: Exception) -> str:
+    import json
+
+    try:
+        return str(json.loads(getattr(error, "body", "") or "{}")["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(getattr(error, "reason", None) or error)[:500]

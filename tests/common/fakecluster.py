@@ -1,0 +1,262 @@
+"""A Kubernetes API on loopback (kmock, over real HTTP) with nodes, pods, events, logs; lives by a script."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kmock
+import yaml
+
+Status = dict[str, Any]
+RUNNING: Status = {
+    "phase": "Running",
+    "containerStatuses": [{"name": "training", "image": "x", "imageID": "x", "ready": True, "restartCount": 0,
+                           "state": {"running": {"startedAt": "2026-11-21T10:00:00Z"}}}],
+}  # fmt: skip
+_POD = r"/api/v1/namespaces/([^/]+)/pods"
+
+
+def over(code: int, reason: str = "Error", phase: str = "Failed", **more: Any) -> Status:
+    """The status of a pod whose container has ended."""
+    state = {"terminated": {"exitCode": code, "reason": reason}}
+    container = {"name": "training", "image": "x", "imageID": "x", "ready": False, "restartCount": 0, "state": state}
+    return {"phase": phase, "containerStatuses": [container], **more}
+
+
+class Cluster:
+    """Pods live as their script says: one status for each time the pod is read, the last one for ever.
+
+    Attributes:
+        requests: method and path of every request, in order.
+        pods: name -> the pod as it was made.
+        events: name -> its events.
+        nodes: None: nobody may list them.
+        failing: answers to give instead, each once: (method, part of the path, HTTP status).
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str]] = []
+        self.pods: dict[str, dict[str, Any]] = {}
+        self.removed: list[tuple[str, int | None]] = []
+        self.events: dict[str, list[dict[str, Any]]] = {}
+        self.nodes: list[dict[str, Any]] | None = None
+        self.logs: dict[str, str] = {}
+        self.scripts: dict[str, list[Status | Callable[[], Status]]] = {}
+        self.script: list[Status | Callable[[], Status]] = [{"phase": "Pending"}]
+        self.made: Callable[[dict[str, Any]], None] = lambda pod: None
+        self.failing: list[tuple[str, str, int]] = []
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._end: asyncio.Event | None = None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self.url = ""
+
+    def __enter__(self) -> Cluster:
+        self._thread.start()
+        assert self._ready.wait(60)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._loop is not None and self._end is not None
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(60)
+
+    def kubeconfig(self, path: Path) -> Path:
+        """Written to ``path``: a file with which any Kubernetes client finds this API."""
+        made = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "fake",
+            "clusters": [{"name": "fake", "cluster": {"server": self.url}}],
+            "users": [{"name": "fake", "user": {"token": "a-token"}}],
+            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake"}}],
+        }
+        path.write_text(yaml.safe_dump(made))
+        return path
+
+    async def _serve(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        async with kmock.KubernetesScaffold() as api, kmock.Server(api) as server:
+            for method, path, answer in (
+                ("get", rf"{_POD}/[^/]+/log", self._log),
+                ("get", rf"{_POD}/[^/]+", self._read),
+                ("get", _POD, self._list),
+                ("post", _POD, self._create),
+                ("delete", rf"{_POD}/[^/]+", self._delete),
+                ("patch", rf"{_POD}/[^/]+", self._patch),
+                ("get", r"/api/v1/namespaces/[^/]+/events", self._list_events),
+                ("get", r"/api/v1/nodes", self._list_nodes),
+            ):
+                api[method, re.compile(f"^{path}$")] << self._answering(answer)
+            self.url = str(server.url).rstrip("/")
+            self._ready.set()
+            await self._end.wait()
+
+    def _answering(self, answer: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def respond(request: Any) -> Any:
+            method, path = str(request.method).rpartition(".")[2].upper(), str(request.url.path)
+            self.requests.append((method, path))
+            for at, (verb, part, status) in enumerate(self.failing):
+                if verb == method and part in path:
+                    del self.failing[at]
+                    raise _error(status, "as the script says")
+            return answer(request)
+
+        return respond
+
+    @staticmethod
+    def _name(request: Any) -> str:
+        return str(request.url.path).split("/pods/")[1].split("/")[0]
+
+    def status(self, name: str) -> Status:
+        script = self.scripts[name]
+        found = script.pop(0) if len(script) > 1 else script[0]
+        return found() if callable(found) else found
+
+    def _whole(self, name: str) -> dict[str, Any]:
+        return {**self.pods[name], "status": self.status(name)}
+
+    def _read(self, request: Any) -> Any:
+        name = self._name(request)
+        if name not in self.pods:
+            raise _error(404, f'pods "{name}" not found')
+        return self._whole(name)
+
+    def _list(self, request: Any) -> Any:
+        wanted = str(request.params.get("labelSelector", ""))
+        found = [name for name, pod in self.pods.items() if _selected(pod["metadata"]["labels"], wanted)]
+        return {"kind": "PodList", "metadata": {}, "items": [self._whole(name) for name in found]}
+
+    def _create(self, request: Any) -> Any:
+        pod = dict(request.data)
+        name = str(pod["metadata"]["name"])
+        if name in self.pods:
+            raise _error(409, f'pods "{name}" already exists')
+        self.pods[name] = pod
+        self.scripts[name] = list(self.script)
+        self.made(pod)
+        return self._whole(name)
+
+    def _delete(self, request: Any) -> Any:
+        name = self._name(request)
+        if name not in self.pods:
+            raise _error(404, f'pods "{name}" not found')
+        said = request.data if isinstance(request.data, dict) else {}
+        grace = request.params.get("gracePeriodSeconds") or said.get("gracePeriodSeconds")
+        self.removed.append((name, int(grace) if grace else None))
+        return self.pods.pop(name)
+
+    def _patch(self, request: Any) -> Any:
+        name = self._name(request)
+        if name not in self.pods:
+            raise _error(404, f'pods "{name}" not found')
+        self.pods[name]["metadata"]["labels"].update(request.data["metadata"].get("labels") or {})
+        return self._whole(name)
+
+    def _log(self, request: Any) -> Any:
+        return self.logs.get(self._name(request), "the pod's log\n").encode()
+
+    def _list_events(self, request: Any) -> Any:
+        name = str(request.params.get("fieldSelector", "")).rpartition("=")[2]
+        made = [
+            {
+                "metadata": {
+                    "name": f"{name}.{at}",
+                    "uid": f"{name}.{at}",
+                    "namespace": "training",
+                    "resourceVersion": "1",
+                },
+                "involvedObject": {"name": name},
+                "type": "Warning",
+                **event,
+            }
+            for at, event in enumerate(self.events.get(name, []))
+        ]
+        return {"kind": "EventList", "metadata": {"resourceVersion": "1"}, "items": made}
+
+    def _list_nodes(self, request: Any) -> Any:
+        if self.nodes is None:
+            raise _error(403, "nodes is forbidden")
+        return {"kind": "NodeList", "metadata": {}, "items": self.nodes}
+
+
+def _selected(labels: dict[str, str], selector: str) -> bool:
+    for term in filter(None, selector.split(",")):
+        if term.startswith("!"):
+            if term[1:] in labels:
+                return False
+        elif "!=" in term:
+            key, value = term.split("!=")
+            if labels.get(key) == value:
+                return False
+        else:
+            key, _, value = term.partition("=")
+            if labels.get(key) != value:
+                return False
+    return True
+
+
+def _error(status: int, message: str) -> Exception:
+    found: Exception = kmock.KubernetesError(status=status, reason=f"Status{status}", message=message)
+    return found
+
+
+class Kubelet:
+    """Runs the pods of a cluster as processes: their command, their environment and nothing else, folders of their own.
+
+    Args:
+        folder: stands for the node's disk.
+        code: what the image holds beside Python's packages, as a folder to import from.
+        secrets: ``SECRET/KEY`` -> value.
+    """
+
+    def __init__(self, cluster: Cluster, folder: Path, code: Path, secrets: dict[str, str] | None = None) -> None:
+        self.cluster, self.folder, self.code, self.secrets = cluster, folder, code, secrets or {}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        cluster.made = self.run
+
+    def _variable(self, given: dict[str, Any], mounted: dict[str, Path]) -> str | None:
+        if "value" in given:
+            return str(mounted.get(given["value"], given["value"]))
+        reference = given["valueFrom"].get("secretKeyRef")
+        return self.secrets[f"{reference['name']}/{reference['key']}"] if reference else None
+
+    def run(self, pod: dict[str, Any]) -> None:
+        name, container = str(pod["metadata"]["name"]), pod["spec"]["containers"][0]
+        paths = [str(each["mountPath"]) for each in container["volumeMounts"]]
+        mounted = {path: self.folder / name / path.strip("/") for path in paths}
+        for path in mounted.values():
+            path.mkdir(parents=True)
+        found = {each["name"]: self._variable(each, mounted) for each in container["env"]}
+        environment = {key: value for key, value in found.items() if value is not None}
+        log = self.folder / name / "log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, *container["command"][1:]], stdout=out, stderr=out, cwd=mounted["/windtunnel"],
+                env={**environment, "PATH": os.environ["PATH"], "PYTHONPATH": str(self.code)},
+            )  # fmt: skip
+        self.processes[name] = process
+
+        def status() -> Status:
+            code = process.poll()
+            self.cluster.logs[name] = log.read_text()
+            if code is None:
+                return RUNNING
+            return over(code, "Completed", "Succeeded") if code == 0 else over(code)
+
+        self.cluster.scripts[name] = [status]
+
+    def stop(self) -> None:
+        """End what still runs."""
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.terminate()
+            process.wait(100)

@@ -1,0 +1,427 @@
+"""Training in a pod: the real operators, the real Kubernetes client and provider, a Kubernetes API over HTTP.
+
+A pod that is made runs as a plain process with the pod's own environment; what the API says of it is the test's script.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+
+from windtunnel.data import steps
+from windtunnel.errors import (
+    DataError,
+    DescriptionError,
+    ResourceError,
+    TrainingError,
+    TransientError,
+    UnavailableError,
+)
+from windtunnel.evidence import manifest
+from windtunnel.home import Home
+from windtunnel.tracking.pods import naming
+
+pytest.importorskip("kmock")
+from fakecluster import RUNNING, Cluster, Kubelet, Status, over
+
+CASES = Path(__file__).parents[1] / "kube" / "cases"
+
+
+class Store(dict[str, Any]):
+    """Airflow's task state store, as far as it is used."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+@pytest.fixture(scope="session")
+def mlflow(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from mlflow.tracking import MlflowClient
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    MlflowClient(tracking_uri=uri).create_experiment("sea", artifact_location=(folder / "artifacts").as_uri())
+    return uri
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with Cluster() as found:
+        yield found
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def train(
+    tmp_path: Path,
+    home: Home,
+    cluster: Cluster,
+    mlflow: str,
+    describe: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., Any]:
+    """A fresh TrainOperator, as each try makes one, with real hooks and connections."""
+    import tenacity
+    from airflow.providers.cncf.kubernetes.utils.pod_manager import PodManager
+
+    from windtunnel_airflow import TrainOperator, podflight
+
+    monkeypatch.setattr(podflight, "POLL", 0.2)
+    # The provider asks five times, with pauses that double: without the pauses the answers are the same.
+    monkeypatch.setattr(PodManager.create_pod.retry, "wait", tenacity.wait_none())
+    cluster_extra = {"kube_config_path": str(cluster.kubeconfig(tmp_path / "kubeconfig")), "namespace": "training"}
+    ours = {"home": str(home.root), "store": (tmp_path / "store").as_uri()}
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": cluster_extra})
+    )
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_WINDTUNNEL_DEFAULT", json.dumps({"conn_type": "windtunnel", "host": mlflow, "extra": ours})
+    )
+    frame = pd.DataFrame({"t": range(20), "a": range(20), "y": range(20)})
+    path = tmp_path / "rows.parquet"
+    frame.to_parquet(path)
+    rows = steps.write_output(home, "sea.train", "run", "data", "rows", path)
+
+    def make(function: str = "train", **pod: Any) -> Any:
+        model = describe(
+            name="sea",
+            data={"source": "rows.csv", "time": "t", "target": "y", "features": ["a"]},
+            training={
+                "entry_point": f"wt_pod_cases:{function}", "target": "kubernetes", "time_limit": "5m",
+                "resources": {"cpu": 1, "memory": "2Gi", "disk": "1Gi"}, "pod": {"image": "here", **pod},
+            },
+        )  # fmt: skip
+        data = {"outputs": {"rows": rows.to_dict()}, "digest": rows.digest}
+        return TrainOperator(task_id="train", model=model, data=data)
+
+    return make
+
+
+def context(store: Store, *, state: str = "running", cleared: int = 0, tries: int = 1) -> dict[str, Any]:
+    pushed: dict[str, Any] = {}
+    ti = SimpleNamespace(
+        dag_id="sea.train", run_id="run", task_id="train", map_index=-1, try_number=tries, stats_tags={},
+        get_task_states=lambda **_: {"run": {"train": state}}, xcom_push=lambda key, value: pushed.update({key: value}),
+    )  # fmt: skip
+    run = SimpleNamespace(dag_id="sea.train", run_id="run", conf={}, run_type="manual", clear_number=cleared)
+    return {
+        "ti": ti,
+        "dag_run": run,
+        "dag": SimpleNamespace(),
+        "run_id": "run",
+        "params": {},
+        "task_state_store": store,
+    }
+
+
+def deferred(work: Callable[[], Any]) -> TaskDeferred:
+    with pytest.raises(TaskDeferred) as found:
+        work()
+    assert found.value.method_name == "resume_pod"
+    return found.value
+
+
+def event_of(trigger: Any) -> dict[str, Any]:
+    """Run the provider's trigger, as it comes back from Airflow's database, until it says something."""
+    from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
+
+    path, arguments = trigger.serialize()
+    assert path.endswith("KubernetesPodTrigger")
+
+    async def first() -> dict[str, Any]:
+        async for event in KubernetesPodTrigger(**arguments).run():
+            return dict(event.payload)
+        raise AssertionError("the trigger said nothing")
+
+    return asyncio.run(asyncio.wait_for(first(), 100))
+
+
+def through(make: Callable[[], Any], store: Store, **more: Any) -> Any:
+    """One try of the task, with a new operator each time Airflow makes one."""
+    at = deferred(lambda: make().execute(context(store, **more)))
+    for _ in range(5):
+        event = event_of(at.trigger)
+        operator = make()
+        try:
+            return operator.resume_execution(at.method_name, {"event": event}, context(store, **more))
+        except TaskDeferred as again:
+            at = again
+    raise AssertionError("deferred again and again")
+
+
+def run_of(store: Store) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient().get_run(store["windtunnel_pod"]["run_id"])
+
+
+def test_a_training_flies_in_a_pod(
+    train: Callable[..., Any], store: Store, cluster: Cluster, home: Home, tmp_path: Path, mlflow: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """DEMAND TRN-1, TRN-2, PIP-2, PIP-5: from the task to the pod and back, as the local training answers."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
+    kubelet = Kubelet(cluster, tmp_path / "node", CASES)
+    try:
+        answer = through(train, store)
+    finally:
+        kubelet.stop()
+    assert manifest.build(Path(answer["model_path"])).content == answer["digest"]
+    assert Path(answer["model_path"]).is_relative_to(home.runs)
+    assert answer["metrics"]["epoch"] == 2.0
+    assert answer["model_uri"] == f"runs:/{answer['run_id']}/model"
+    assert steps.verify_input(steps.Output.from_dict(answer["outputs"]["model"]))
+    found = run_of(store)
+    assert found.info.status == "FINISHED"
+    assert found.data.tags["wt.failure"] == "none" and found.data.tags["wt.image"] == "here"
+    assert not cluster.pods, "no pod is left"
+    # A worker that died before it could return this: the next try collects what is there, and trains nothing (PIP-5).
+    again = train().execute(context(store, tries=2))
+    assert (again["run_id"], again["digest"]) == (answer["run_id"], answer["digest"])
+    created = [path for method, path in cluster.requests if method == "POST"]
+    assert created == ["/api/v1/namespaces/training/pods"], "one pod for one run"
+
+
+def test_the_pod_is_the_manifest_and_nothing_more(train: Callable[..., Any], store: Store, cluster: Cluster) -> None:
+    """What the provider adds are labels; nothing of the description gets lost on the way."""
+    made: list[dict[str, Any]] = []
+    cluster.made = made.append
+    operator = train(
+        "train", tolerations=[{"key": "a", "operator": "Exists"}], node_selector={"zone": "a"}, labels={"team": "sea"},
+        affinity={"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}, pull_secrets=["x"], user=7,
+        secrets={"TOKEN": "a/b"}, volumes=[{"path": "/data", "claim": "c"}],
+    )  # fmt: skip
+    deferred(lambda: operator.execute(context(store)))
+    [pod] = made
+    record = store["windtunnel_pod"]
+    digest = next(e["value"] for e in pod["spec"]["containers"][0]["env"] if e["name"] == "WINDTUNNEL_SPEC_DIGEST")
+    flight = operator._flight(operator._spec(record, context(store)), record, digest)
+    wanted = flight.manifest
+    labels = pod["metadata"].pop("labels")
+    assert wanted["metadata"].pop("labels").items() <= labels.items()
+    assert pod["spec"].pop("hostNetwork") is False
+    assert _pruned(pod) == _pruned(wanted)
+    assert labels[naming.RUN] == record["run_id"]
+
+
+def _pruned(value: Any) -> Any:
+    """Without what is empty: the provider sends empty lists and objects along."""
+    if isinstance(value, dict):
+        return {key: found for key, item in value.items() if (found := _pruned(item)) not in (None, {}, [], "")}
+    return [_pruned(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(
+    ("last", "error", "said", "tag"),
+    [
+        (over(137, "OOMKilled"), ResourceError, "OOMKilled", "oom-killed"),
+        ({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory. ",
+          "containerStatuses": over(137)["containerStatuses"]}, TransientError, "low on resource", "evicted"),
+        (over(143, conditions=[{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]),
+         TransientError, "PreemptionByScheduler", "preempted"),
+        (over(137, "ContainerStatusUnknown"), TransientError, "ContainerStatusUnknown", "node-lost"),
+        (over(65), DataError, "exit code 65", "exited"),
+        (over(1), TrainingError, "exit code 1", "exited"),
+        ({"phase": "Failed", "reason": "DeadlineExceeded", "containerStatuses": over(137)["containerStatuses"]},
+         ResourceError, "time_limit", "deadline"),
+        ({"phase": "Pending", "containerStatuses": [{"name": "training", "image": "x", "imageID": "", "ready": False,
+          "restartCount": 0, "state": {"waiting": {"reason": "ErrImagePull", "message": "manifest unknown"}}}]},
+         TrainingError, "manifest unknown", "image"),
+    ],
+    ids=["oom", "evicted", "preempted", "node lost", "data", "code", "deadline", "image"],
+)  # fmt: skip
+def test_ends_are_told_apart_and_leave_no_pod(
+    last: Status, error: type[Exception], said: str, tag: str, train: Callable[..., Any], store: Store,
+    cluster: Cluster, mlflow: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    """DEMAND PIP-3, TRN-2, TRN-5, TRK-8"""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
+    cluster.script = [last] if last["phase"] == "Pending" else [{"phase": "Pending"}, RUNNING, RUNNING, last]
+    with pytest.raises(error, match=said) as found:
+        through(train, store)
+    assert type(found.value) is error
+    assert not cluster.pods, "no pod is left"
+    run = run_of(store)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["wt.pod.end"] == tag
+    [evidence] = list((tmp_path / "store").rglob("evidence.json"))
+    assert json.loads(evidence.read_text())["kind"] == tag
+
+
+def test_a_pod_nobody_can_place_is_given_up_with_the_amounts(
+    train: Callable[..., Any], store: Store, cluster: Cluster
+) -> None:
+    """DEMAND TRN-5"""
+    unscheduled = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/1 nodes available",
+    }
+    cluster.script = [{"phase": "Pending", "conditions": [unscheduled]}]
+    cluster.nodes = [{"metadata": {"name": "a"}, "spec": {}, "status": {"allocatable": {"cpu": "8", "memory": "1Gi"}}}]
+    with pytest.raises(ResourceError, match=r"no node has 2\.\d GiB memory: the most is 1\.0 GiB"):
+        through(lambda: train(start_within="1s"), store)
+    assert not cluster.pods
+
+
+def test_a_task_that_died_finds_its_pod_again(train: Callable[..., Any], store: Store, cluster: Cluster) -> None:
+    """DEMAND PIP-5, TRN-2: whatever was lost, the same run is attached to and no second pod is made."""
+    cluster.script = [RUNNING]
+    deferred(lambda: train().execute(context(store)))
+    name = next(iter(cluster.pods))
+    deferred(lambda: train().execute(context(store, tries=2)))
+    forgotten = Store()  # the worker died before it could write down that the pod is made, or the store was lost
+    deferred(lambda: train().execute(context(forgotten, tries=2)))
+    assert list(cluster.pods) == [name]
+    assert [path for method, path in cluster.requests if method == "POST"] == ["/api/v1/namespaces/training/pods"]
+
+
+def test_two_workers_at_once_make_one_pod(train: Callable[..., Any], store: Store, cluster: Cluster) -> None:
+    """DEMAND PIP-5: what the list did not show yet, the name still finds."""
+    cluster.script = [RUNNING]
+    deferred(lambda: train().execute(context(store)))
+    [(name, pod)] = cluster.pods.items()
+    hidden = pod["metadata"]["labels"].pop(naming.RUN)
+    again = Store(windtunnel_pod={**store["windtunnel_pod"], "made": False})
+    deferred(lambda: train().execute(context(again)))
+    pod["metadata"]["labels"][naming.RUN] = hidden
+    assert list(cluster.pods) == [name]
+
+
+def test_after_a_preemption_the_next_try_makes_the_next_attempt(
+    train: Callable[..., Any], store: Store, cluster: Cluster
+) -> None:
+    """DEMAND TRN-3: which goes on from the checkpoint (tests/kube/test_pod_entry.py)."""
+    cluster.script = [
+        over(143, conditions=[{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}])
+    ]
+    with pytest.raises(TransientError):
+        through(train, store)
+    cluster.script = [RUNNING]
+    deferred(lambda: train().execute(context(store, tries=2)))
+    [pod] = cluster.pods.values()
+    assert pod["metadata"]["labels"][naming.ATTEMPT] == "2"
+    assert store["windtunnel_pod"]["attempt"] == 2
+
+
+def test_a_pod_somebody_deleted_is_followed_by_another_attempt(
+    train: Callable[..., Any], store: Store, cluster: Cluster
+) -> None:
+    cluster.script = [RUNNING]
+    deferred(lambda: train().execute(context(store)))
+    cluster.pods.clear()
+    deferred(lambda: train().execute(context(store, tries=2)))
+    [pod] = cluster.pods.values()
+    assert pod["metadata"]["labels"][naming.ATTEMPT] == "2"
+
+
+def test_a_persons_cancel_ends_the_pod(train: Callable[..., Any], store: Store, cluster: Cluster) -> None:
+    """DEMAND TRN-7: Airflow's triggerer calls the trigger's on_kill for a person's act, and for nothing else."""
+    from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
+
+    cluster.script = [RUNNING]
+    at = deferred(lambda: train().execute(context(store)))
+    _, arguments = at.trigger.serialize()
+    trigger = KubernetesPodTrigger(**arguments)
+    asyncio.run(trigger.cleanup())
+    assert cluster.pods, "a triggerer that goes down ends no pod"
+    asyncio.run(trigger.on_kill())
+    [(_, grace)] = cluster.removed
+    assert grace is not None and grace < 30
+    assert not cluster.pods
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "left"), [("failed", AirflowFailException, 0), ("running", TransientError, 1)]
+)
+def test_a_signal_while_the_pod_is_made(
+    state: str, error: type[Exception], left: int, train: Callable[..., Any], store: Store, cluster: Cluster
+) -> None:
+    """DEMAND TRN-7: a person's act ends the pod, a worker that goes down does not."""
+    cluster.script = [RUNNING]
+    operator = train()
+    cluster.made = lambda pod: operator.on_kill()
+    with pytest.raises(error):
+        operator.execute(context(store, state=state))
+    assert len(cluster.pods) == left
+
+
+def test_a_cleared_task_is_a_new_run(train: Callable[..., Any], store: Store, cluster: Cluster) -> None:
+    cluster.script = [RUNNING]
+    deferred(lambda: train().execute(context(store)))
+    before = store["windtunnel_pod"]["run_id"]
+    deferred(lambda: train().execute(context(store, cleared=1)))
+    assert store["windtunnel_pod"]["run_id"] != before
+    [pod] = cluster.pods.values()
+    assert pod["metadata"]["labels"][naming.RUN] != before, "the old run's pod is removed"
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (403, TrainingError),
+        (422, TrainingError),
+        (401, TrainingError),
+        (500, UnavailableError),
+        (429, UnavailableError),
+    ],
+)
+def test_what_the_api_refuses(
+    status: int, error: type[Exception], train: Callable[..., Any], store: Store, cluster: Cluster
+) -> None:
+    """DEMAND PIP-3: told by whether another try can help."""
+    cluster.failing = [("POST", "/pods", status)] * 12
+    with pytest.raises(error, match=str(status)) as found:
+        train().execute(context(store))
+    assert type(found.value) is error
+    assert not cluster.pods
+
+
+def test_a_run_that_somebody_cancelled_is_told_as_such(
+    train: Callable[..., Any], store: Store, cluster: Cluster
+) -> None:
+    cluster.script = [over(130)]
+    with pytest.raises(AirflowFailException, match="cancelled"):
+        through(train, store)
+    assert not cluster.pods
+
+
+def test_a_dag_file_may_ask_for_pods(describe: Callable[..., Any]) -> None:
+    """DEMAND PIP-1: what cannot fly is refused when the file is parsed."""
+    from windtunnel_airflow import lifecycle
+
+    def training(**more: Any) -> dict[str, Any]:
+        return {"entry_point": "sea.model:train", "target": "kubernetes", **more}
+
+    dags = lifecycle(describe(training=training(pod={"image": "here"})))
+    assert dags["small.train"].task_dict["train"].kubernetes_conn_id == "kubernetes_default"
+    with pytest.raises(DescriptionError, match=r"training\.pod\.image"):
+        lifecycle(describe(training=training()))
+    with pytest.raises(DescriptionError, match="serves locally only"):
+        lifecycle(describe(target="kubernetes", training=training(pod={"image": "here"})))
+
+
+def test_no_store_is_said(
+    train: Callable[..., Any], store: Store, monkeypatch: pytest.MonkeyPatch, mlflow: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_WINDTUNNEL_DEFAULT", json.dumps({"conn_type": "windtunnel", "host": mlflow}))
+    with pytest.raises(DescriptionError, match="store"):
+        train().execute(context(store))
