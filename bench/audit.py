@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.quiet import Measured, measure
+from bench.rig import process, wait_until
 from bench.table import Table
 
 ENTRIES = 1_000_000
@@ -101,13 +102,16 @@ def postgres() -> Iterator[str]:
 
     try:
         run("initdb", "-D", data, "-A", "trust", "-U", "wt")
-        options = f"-p {port} -h 127.0.0.1 -k {folder}"
-        run("pg_ctl", "-D", data, "-w", "-l", f"{folder}/log", "-o", options, "start")
-        yield f"postgresql+psycopg2://wt@127.0.0.1:{port}/postgres"
+        # Our own child, so that what it uses counts as ours.
+        argv = ["postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", str(folder)]
+        with process([*user, *argv], cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+            ready = ["pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+            try:
+                wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, 60.0, "PostgreSQL")
+                yield f"postgresql+psycopg2://wt@127.0.0.1:{port}/postgres"
+            finally:
+                run("pg_ctl", "-D", data, "-m", "immediate", "stop")
     finally:
-        subprocess.run(
-            [*user, "pg_ctl", "-D", data, "-m", "immediate", "stop"], capture_output=True, cwd="/", check=False
-        )
         shutil.rmtree(folder, ignore_errors=True)
 
 

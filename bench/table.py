@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 
@@ -24,6 +25,8 @@ class Table:
         if len(row) != len(self.columns):
             raise ValueError(f"{self.title}: a row has {len(self.columns)} cells, found {row}")
         self.rows.append(row)
+        if os.environ.get("BENCH_TELL"):
+            print(" | ".join(row), flush=True)
 
     def demand(self, wanted: str, found: str, met: bool | None) -> None:
         """What was to be shown, and whether it was; None when it could not be measured."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModelAlias
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
-from sqlalchemy import Row, Select, and_, select
+from sqlalchemy import Row, Select, and_, func, select
 from sqlalchemy.orm import Session
 
 from windtunnel_mlflow import tables
@@ -73,7 +73,15 @@ def champion_version(session: Session, model: str) -> dict[str, Any] | None:
     return None if row is None else _version(row)
 
 
-def _reigning(model: str) -> Select[tuple[int]]:
+def parent(session: Session, model: str, but: str) -> dict[str, Any] | None:
+    """What a new version is compared with: the champion, else the newest version whose status is not ``but``."""
+    newest = select(func.max(_V.c.version)).where(_V.c.model == model, _V.c.deleted_at.is_(None), _V.c.status != but)
+    number = func.coalesce(_reigning(model).scalar_subquery(), newest.scalar_subquery())
+    row = session.execute(_joined().where(_V.c.model == model, _V.c.version == number)).first()
+    return None if row is None else _version(row)
+
+
+def _reigning(model: str) -> Select[int]:
     table = tables.champions
     return (
         select(table.c.version)
@@ -83,7 +91,7 @@ def _reigning(model: str) -> Select[tuple[int]]:
     )
 
 
-def rollout(row: Row[Any]) -> dict[str, Any]:
+def rollout(row: Any) -> dict[str, Any]:
     """A rollout as clients see it."""
     plain = dict(row._mapping)
     plain["version"] = str(plain["version"])
@@ -92,7 +100,7 @@ def rollout(row: Row[Any]) -> dict[str, Any]:
     return plain
 
 
-def verdict(row: Row[Any]) -> dict[str, Any]:
+def verdict(row: Any) -> dict[str, Any]:
     """A kept verdict as clients see it."""
     return {**json.loads(row.body), "id": row.id, "claimed": bool(row.claimed), "seq": row.seq}
 

@@ -12,7 +12,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DEN
 _MLFLOW_CODE = {403: PERMISSION_DENIED, 409: RESOURCE_CONFLICT, 400: INVALID_PARAMETER_VALUE}
 
 
-class Refusal(MlflowException):
+class Refusal(MlflowException):  # type: ignore[misc]
     """Refused, and audited by whoever opened the change.
 
     Args:

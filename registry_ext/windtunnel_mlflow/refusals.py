@@ -146,7 +146,7 @@ def refuse_writes_around_the_proxy(flask_app: Any, store: Any) -> None:
 
     from windtunnel_mlflow.refusal import Refusal
 
-    @catch_mlflow_exception
+    @catch_mlflow_exception  # type: ignore[untyped-decorator]
     def check() -> None:
         if request.method != "POST" or not request.path.endswith("/mlflow/upload-artifact"):
             return

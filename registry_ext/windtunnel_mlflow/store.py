@@ -132,11 +132,13 @@ class GovernedStore(Webhooks, Registering, Sealing, Crowning):
                 found = super().create_model_version(name, source, run_id, tags, run_link, description, None, model_id)
                 change.version = str(found.version)
                 return found
-        number, _ = self.register(
+        found = self.register(
             name, source=source, run_id=run_id, model_id=model_id, tags=tags, run_link=run_link, description=description
         )
+        if found.made is not None:
+            return found.made
         with self.reading():
-            return self.get_model_version(name, number)
+            return self.get_model_version(name, found.number)
 
     def update_model_version(self, name: str, version: Any, description: Any = None) -> Any:
         with self.change(name, "describe-version", version=version, description=description):

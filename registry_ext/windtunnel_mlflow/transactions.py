@@ -30,6 +30,8 @@ class Change:
     correlation_id: str | None = None
     # A call that turned out to change nothing (an idempotent repetition) leaves no audit row.
     silent: bool = False
+    # The version is new, so nothing of it is in the tables yet that its events could tell.
+    fresh: bool = False
 
 
 class ChangingStore(SqlAlchemyStore):  # type: ignore[misc]
@@ -47,7 +49,7 @@ class ChangingStore(SqlAlchemyStore):  # type: ignore[misc]
         upgrade(self.engine)
         self._refusals = Together(self._write_refusals)
         self._session: ContextVar[Session | None] = ContextVar("windtunnel_session", default=None)
-        self._own_session = self.ManagedSessionMaker
+        self._own_session: Any = self.ManagedSessionMaker  # type: ignore[has-type]
         self.ManagedSessionMaker = self._joining_session
 
     @contextmanager
@@ -112,8 +114,9 @@ class ChangingStore(SqlAlchemyStore):  # type: ignore[misc]
                             "detail": opened.detail,
                             "correlation_id": opened.correlation_id,
                         }
-                        audit.append(session, **told)
-                        outbox.write(session, **told)
+                        # One round trip for both locks.
+                        audit.append(session, also=(outbox.LOCK,), **told)
+                        outbox.write(session, **told, locked=True, fresh=opened.fresh)
                 finally:
                     self._session.reset(token)
         except Refusal as refusal:

@@ -43,7 +43,12 @@ def news(model: str, action: str, version: str | None, detail: Mapping[str, Any]
     if ours and action == "create-model":
         found.append(News("registered_model", "created", {"name": model, "tags": {}, "description": None}))
     if ours and action == "register" and not detail.get("again"):
-        told = {"source": str(detail.get("source")), "run_id": detail.get("run_id"), "tags": {}, "description": None}
+        told: dict[str, Any] = {
+            "source": str(detail.get("source")),
+            "run_id": detail.get("run_id"),
+            "tags": {},
+            "description": None,
+        }
         found.append(News("model_version", "created", {"name": model, "version": str(version), **told}))
     # A stage call that makes a champion sets the alias as well, and MLflow has no webhook for stages.
     if "champion" in detail and (ours or action != "set-alias"):

@@ -83,7 +83,7 @@ def a_run(files: dict[str, bytes]) -> str:
 
 
 def register(store: GovernedStore, run_id: str) -> int:
-    number, _ = store.register(
+    return store.register(
         MODEL,
         source=f"runs:/{run_id}/model",
         run_id=run_id,
@@ -92,8 +92,7 @@ def register(store: GovernedStore, run_id: str) -> int:
         description="one",
         correlation_id="c1",
         cause="test",
-    )
-    return number
+    ).number
 
 
 # -- what is registered, and what must be there in the end

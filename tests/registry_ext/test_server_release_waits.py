@@ -434,7 +434,7 @@ def test_whose_answer_does_not_count_the_release_waits_on(
 
 
 def test_an_answer_while_the_registry_is_down_is_told_later(
-    entered: Any, begun: Any, airflow: Airflow, service: RegistryClient, monkeypatch: pytest.MonkeyPatch
+    entered: Any, begun: Any, airflow: Airflow, ella: RegistryClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = entered()
     sensor, run = begun(record)

@@ -67,9 +67,9 @@ def answered(ask: Ask, task: Mapping[str, Any], wanted: Mapping[str, str], *, da
     if task.get("dag_id") not in dags:
         raise _refused(f"the answer is of DAG {task.get('dag_id')!r}, expected {' or '.join(map(repr, dags))}")
     detail = ask(task)
-    asked = detail.get("subject")
+    asked = str(detail.get("subject"))
     if asked not in wanted:
-        raise _refused(f"the question was {str(asked)[:200]!r}, expected {' or '.join(map(repr, wanted))}")
+        raise _refused(f"the question was {asked[:200]!r}, expected {' or '.join(map(repr, wanted))}")
     if detail.get("chosen_options") != [wanted[asked]]:
         raise _refused(f"the answer is {detail.get('chosen_options')!r}, expected {wanted[asked]!r}")
     person = detail.get("responded_by_user")

@@ -90,7 +90,13 @@ class Door:
                 token,
                 key,
                 algorithms=[str(header["alg"])],
-                options=dict.fromkeys(("verify_exp", "verify_iat", "verify_nbf", "verify_aud", "verify_iss"), False),
+                options={
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "verify_nbf": False,
+                    "verify_aud": False,
+                    "verify_iss": False,
+                },
             )
         except (jwt.PyJWTError, ValueError, TypeError):
             return "its signature is not the issuer's"
@@ -162,17 +168,25 @@ def door() -> Door | None:
         return _door
 
 
+def _by_password() -> Authorization | Response:
+    """What MLflow says of a user's name and password."""
+    from mlflow.server import auth
+
+    found: Authorization | Response = auth.authenticate_request_basic_auth()
+    return found
+
+
 def authenticate() -> Authorization | Response:
     """MLflow's ``authorization_function``: a bearer token, else MLflow's own password."""
     from mlflow.server import auth
 
     given, here = request.authorization, door()
     if here is None:
-        return auth.authenticate_request_basic_auth()
+        return _by_password()
     if given is None or given.type != "bearer":
         if given is not None and not here.told.passwords and (given.username or "") not in ("admin", "service"):
             return _no("people sign in at the identity provider here, not with a password", here)
-        return auth.authenticate_request_basic_auth()
+        return _by_password()
     try:
         found = here.person(given.token or "")
     except KeysUnknown as error:
@@ -224,7 +238,7 @@ def _no(why: str, here: Door, hint: str | None = None) -> Response:
 
 
 def _answer(status: int, why: str, headers: dict[str, str], hint: str | None = None) -> Response:
-    body = {"error_code": "WT_CREDENTIAL", "message": why, "missing": [], "hint": hint}
+    body: dict[str, Any] = {"error_code": "WT_CREDENTIAL", "message": why, "missing": [], "hint": hint}
     return Response(json.dumps(body), status=status, mimetype="application/json", headers=headers)
 
 

@@ -124,6 +124,7 @@ _REFUSED = {
     "401": "unknown user, password or token",
     "403": "refused; `missing` says what it needs",
     "404": "no such thing",
+    "405": "a name in the path leads elsewhere",
     "409": "another change is in the way",
 }
 

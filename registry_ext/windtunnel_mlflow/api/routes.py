@@ -87,7 +87,7 @@ def _mlflow_error(error: MlflowException) -> tuple[Response, int]:
 
 
 def _http_error(error: HTTPException) -> tuple[Response, int]:
-    body = {"error_code": "WT_REQUEST", "message": str(error.description), "missing": [], "hint": None}
+    body: dict[str, Any] = {"error_code": "WT_REQUEST", "message": str(error.description), "missing": [], "hint": None}
     return jsonify(body), error.code or 500
 
 
@@ -129,7 +129,7 @@ def _blueprint(service: Service, orders: Orders) -> Blueprint:
                 raise
         else:
             _create_model(model)
-        number, new = store.register(
+        registered = store.register(
             model,
             source=body["source"],
             run_id=body.get("run_id"),
@@ -143,11 +143,11 @@ def _blueprint(service: Service, orders: Orders) -> Blueprint:
         )
         if store.sealer is not None:
             try:
-                store.sealer.submit(model, number).result(timeout=SEAL_WAIT)
+                store.sealer.submit(model, registered.number).result(timeout=SEAL_WAIT)
             except FutureTimeout:
                 pass
-        found = service.version(model, number)
-        return found, 202 if found["status"] == PENDING else 201 if new else 200
+        found = service.version(model, registered.number)
+        return found, 202 if found["status"] == PENDING else 201 if registered.made else 200
 
     def _create_model(model: str) -> None:
         try:

@@ -118,8 +118,9 @@ def _standing(engine: Engine) -> list[tuple[str, str]]:
     with engine.connect() as connection:
         for table in ("alembic_version", "alembic_version_auth", migrate.VERSION_TABLE):
             there = connection.execute(text("SELECT to_regclass(:name)"), {"name": table}).scalar()
-            rows = connection.execute(text(f"SELECT version_num FROM {table}")).scalars() if there else []
-            found += [(table, str(row)) for row in rows]
+            if there:
+                rows = connection.execute(text(f"SELECT version_num FROM {table}")).scalars()
+                found += [(table, str(row)) for row in rows]
     return found
 
 

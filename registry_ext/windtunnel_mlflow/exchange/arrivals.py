@@ -130,7 +130,7 @@ class Arrivals(Imports):
             tags=None,
             run_link=None,
             description=described[0]["description"] if described else None,
-        )
+        ).number
         _carry(change, record, number, origin["installation"])
         told = ("installation", "key", "version", "semver", "digest")
         change.detail |= {"from": {field: origin[field] for field in told}}

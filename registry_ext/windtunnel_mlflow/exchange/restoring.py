@@ -96,5 +96,5 @@ def _write(session: Session, table: Table, rows: Any, **more: Any) -> int:
             )
         done = session.execute(insert(table).values(**row, **more))
         if dumping.numbered(table):
-            number = int(done.inserted_primary_key[0])
+            number = int(done.inserted_primary_key[0])  # type: ignore[attr-defined]
     return number

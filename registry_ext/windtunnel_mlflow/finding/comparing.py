@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Comparing:
             params = {row.key: row.value for row in rows}
         return Side(record, metrics, params, {}, _verdicts(session, model, record))
 
-    def _files(self, record: dict[str, Any]) -> dict[str, str]:
+    def _files(self, record: Mapping[str, Any]) -> dict[str, str]:
         """Text of the files that say what a version needs; of a sealed version the manifest names them."""
         repo, found = self.store._repo(), {}
         listed, location = (record.get("manifest") or {}).get("files") or {}, record.get("location")

@@ -93,7 +93,7 @@ def _opened(cursor: str, name: str, order: Order) -> Place:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         found = json.loads(raw)
         of, *place = found
-        kinds = (str, int) if order.field == "name" else ((int, float), str, int)
+        kinds: tuple[Any, ...] = (str, int) if order.field == "name" else ((int, float), str, int)
         known = of == name and len(place) == len(kinds) and all(map(isinstance, place, kinds))
         if not known or any(isinstance(one, bool) for one in place) or not 0 <= place[-1] < 2**31:
             raise ValueError

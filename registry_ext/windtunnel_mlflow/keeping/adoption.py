@@ -36,7 +36,8 @@ from windtunnel_mlflow.replicas import tracking_store
 from windtunnel_mlflow.service import Service
 from windtunnel_mlflow.transactions import Change
 from windtunnel_mlflow.versions import locations, semver
-from windtunnel_mlflow.versions.registration import file_exists, run_of, trainer_of
+from windtunnel_mlflow.versions.registration import file_exists
+from windtunnel_mlflow.versions.runs import Runs
 from windtunnel_mlflow.versions.sealer import read_facts
 
 #: Versions in one request, so that an answer comes in time.
@@ -203,6 +204,7 @@ class Adoption:
                 row.run_id,
                 None,
                 tracking=tracking_store(),
+                get_run=Runs().get,
                 exists=lambda path: file_exists(repo, path),
                 location_of=self.store.location,
             )
@@ -210,7 +212,8 @@ class Adoption:
         return locations.repo_path(source)
 
     def _take(self, model: str, row: Any, place: str, formats: dict[str, Any] | None) -> None:
-        facts, who = read_facts(self.store._repo(), place), trainer_of(row.run_id)
+        run = Runs().of(row.run_id)
+        facts, who = read_facts(self.store._repo(), place), None if run is None else run.trainer
         with self.store.change(model, "adopt", version=row.version, source=row.source) as change:
             permission.need(change.actor, "adopt", "adopt versions of a plain registry")
             session = change.session
@@ -253,8 +256,9 @@ class Adoption:
                     adopted=mark,
                 )
             )
-            origins = recording.of_registration({}, row.run_id, row.source or place, run_of(row.run_id))
-            recording.begin(session, model, row.version, origins, {}, parent)
+            origins = recording.of_registration({}, row.run_id, row.source or place, run)
+            recording.begin(session, model, row.version, origins)
+            recording.show(session, model, row.version, origins, {}, parent)
             change.detail |= {"semver": assigned.semver, "semver_reason": assigned.reason, "location": place}
 
     def _champion(self, model: str, *, dry_run: bool) -> tuple[str | None, str]:

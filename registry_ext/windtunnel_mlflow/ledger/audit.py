@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import func, insert, select, text
@@ -60,12 +60,16 @@ def entry(
     }
 
 
-def append(session: Session, **said: Any) -> None:
-    """Add one row (``entry`` has the arguments). The caller holds the model's lock, so the chain has no fork."""
-    append_all(session, [entry(**said)])
+def append(session: Session, *, also: Sequence[int] = (), **said: Any) -> None:
+    """Add one row (``entry`` has the arguments). The caller holds the model's lock, so the chain has no fork.
+
+    Args:
+        also: other locks to take shared until the commit, as PostgreSQL numbers them.
+    """
+    append_all(session, [entry(**said)], also)
 
 
-def append_all(session: Session, entries: Iterable[dict[str, Any]]) -> None:
+def append_all(session: Session, entries: Iterable[dict[str, Any]], also: Sequence[int] = ()) -> None:
     """Add rows in this order. The caller holds the lock of each of their models."""
     settling = session.get_bind().dialect.name != "sqlite"
     heads: dict[str, str] = {}
@@ -75,8 +79,9 @@ def append_all(session: Session, entries: Iterable[dict[str, Any]]) -> None:
         if model not in heads:
             newest = select(_A.c.hash).where(_A.c.model == model).order_by(_A.c.seq.desc()).limit(1)
             if settling:
-                # One round trip for both; the model's lock makes the answer true whichever is looked at first.
-                newest = select(newest.scalar_subquery(), func.pg_advisory_xact_lock_shared(_LOCK))
+                # One round trip for all; the model's lock makes the answer true whichever is looked at first.
+                locks = (func.pg_advisory_xact_lock_shared(lock) for lock in (_LOCK, *also))
+                newest = select(newest.scalar_subquery(), *locks)
                 settling = False
             heads[model] = session.execute(newest).scalar() or GENESIS
         row = {**plain, "at": time.time(), "prev": heads[model]}

@@ -22,7 +22,7 @@ KEPT = 30 * 86_400.0
 #: One write in so many removes at most ``_PRUNED`` old events: cheap, and faster than they come.
 _PRUNE_EVERY, _PRUNED = 100, 1_000
 #: Writers hold this lock shared until they commit, a reader at a hole takes it alone for a moment.
-_LOCK = 7752
+LOCK = 7752
 
 CHAMPION = "champion"
 _KINDS = {
@@ -74,12 +74,19 @@ def write(
     version: str | None,
     detail: Mapping[str, Any],
     correlation_id: str | None,
+    locked: bool = False,
+    fresh: bool = False,
 ) -> None:
-    """Add the events of one change, in its transaction."""
-    if session.get_bind().dialect.name != "sqlite":
-        session.execute(text("SELECT pg_advisory_xact_lock_shared(:lock)"), {"lock": _LOCK})
+    """Add the events of one change, in its transaction.
+
+    Args:
+        locked: the caller holds ``LOCK`` already.
+        fresh: the version has neither seal nor story yet.
+    """
+    if not locked and session.get_bind().dialect.name != "sqlite":
+        session.execute(text("SELECT pg_advisory_xact_lock_shared(:lock)"), {"lock": LOCK})
     digest = None
-    if version is not None and version.isdecimal():
+    if not fresh and version is not None and version.isdecimal():
         table = tables.versions
         known = session.execute(
             select(table.c.digest, table.c.correlation_id).where(
@@ -166,4 +173,4 @@ def read(session: Session, after: int | None, limit: int) -> dict[str, Any]:
 
 def _settle(session: Session) -> None:
     """Wait until no change that has a number already is still uncommitted; it takes what one commit takes."""
-    session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})

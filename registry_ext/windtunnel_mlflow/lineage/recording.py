@@ -18,24 +18,27 @@ from sqlalchemy.orm import Session
 from windtunnel_mlflow import tables
 from windtunnel_mlflow.lineage import origins
 from windtunnel_mlflow.lineage.origins import Origin
+from windtunnel_mlflow.versions.runs import Run
 
 _O = tables.origins
 
 
-def of_registration(recipe: Mapping[str, Any], run_id: str | None, source: str, run: Any) -> list[Origin]:
+def of_registration(recipe: Mapping[str, Any], run_id: str | None, source: str, run: Run | None) -> list[Origin]:
     """Everything that is known of a version when it is registered.
 
     Args:
         run: MLflow's run, None where there is none.
     """
     told = origins.of_recipe(recipe, run_id, source)
-    if run is None:
-        return told
-    inputs = [] if run.inputs is None else [one.dataset for one in run.inputs.dataset_inputs]
-    return origins.merged(told, origins.of_run(run.data.tags, [(one.name, one.digest, one.source) for one in inputs]))
+    return told if run is None else origins.merged(told, origins.of_run(run.tags, list(run.datasets)))
 
 
-def begin(
+def begin(session: Session, model: str, version: int, found: Iterable[Origin]) -> None:
+    """Write down what a version was made of."""
+    _keep(session, model, version, found)
+
+
+def show(
     session: Session,
     model: str,
     version: int,
@@ -43,10 +46,10 @@ def begin(
     recipe: Mapping[str, Any],
     parent: int | None,
 ) -> None:
-    """Write down what a new version was made of, and show it on MLflow's pages."""
-    found = list(found)
-    _keep(session, model, version, found)
-    # Clients cannot change these tags (``marks``); a plain registry that is taken over may have had them.
+    """Show it on MLflow's pages, as tags of a version that is there already.
+
+    Clients cannot change these tags (``marks``); a plain registry that is taken over may have had them.
+    """
     shown = origins.tags(found, recipe, parent)
     table = SqlModelVersionTag
     session.execute(

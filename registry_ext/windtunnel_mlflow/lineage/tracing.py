@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, cast
 
-from sqlalchemy import String, and_, func, literal, or_, select
+from sqlalchemy import ColumnElement, String, and_, func, literal, or_, select
 from sqlalchemy import cast as cast_to
 from sqlalchemy.orm import Session
 
@@ -157,7 +157,7 @@ def _resolve(session: Session, model: str, which: str, as_of: float | None) -> i
         query = rows.where(_V.c.semver == which)
     elif which == "champion":
         query = select(_C.c.version).where(_C.c.model == model)
-        until = _C.c.until.is_(None)
+        until: ColumnElement[bool] = _C.c.until.is_(None)
         if as_of is not None:
             query = query.where(_C.c.since <= as_of)
             until = or_(until, _C.c.until > as_of)

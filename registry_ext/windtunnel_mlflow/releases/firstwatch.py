@@ -49,7 +49,7 @@ def watched(session: Session, model: str, now: float) -> dict[str, Any] | None:
 
 def longest(plan: Mapping[str, Any]) -> float:
     """Seconds that a plan's one step may take while all is well; 0 for a plan that does not say."""
-    step = next(iter(plan.get("steps") or ()), {})
+    step: Mapping[str, Any] = next(iter(plan.get("steps") or ()), {})
     hold = float(step.get("hold_s") or 0.0)
     patience = plan.get("patience_s")
     return hold + float(hold if patience is None else patience)

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from windtunnel_mlflow.refusal import Refusal
+from windtunnel_mlflow.versions.runs import Run
 
 _HTTP_ANCHOR = "/api/2.0/mlflow-artifacts/artifacts/"
 MLMODEL = "MLmodel"
@@ -88,6 +89,7 @@ def resolve(
     model_id: str | None,
     *,
     tracking: Any,
+    get_run: Callable[[str], Run],
     exists: Callable[[str], bool],
     location_of: Callable[[str, int], str | None],
 ) -> str:
@@ -98,7 +100,7 @@ def resolve(
             below the root.
         run_id: the run the version is said to come from.
         model_id: the logged model it is said to come from.
-        tracking: MLflow's tracking store.
+        tracking: MLflow's tracking store; ``get_run``: a run of it by id.
         exists: whether a path below the root is a file.
         location_of: location of an already sealed version.
 
@@ -119,8 +121,8 @@ def resolve(
         return location
     if scheme == "runs":
         source_run, path = RunsArtifactRepository.parse_runs_uri(source)
-        run = tracking.get_run(source_run)
-        found = clean(posixpath.join(repo_path(run.info.artifact_uri), path or ""))
+        run = get_run(source_run)
+        found = clean(posixpath.join(repo_path(run.place), path or ""))
         if not exists(posixpath.join(found, MLMODEL)):
             # MLflow 3 keeps a run's models apart from its other artifacts, under an id of their own.
             logged = _logged_model(tracking, run, path or "")
@@ -130,23 +132,23 @@ def resolve(
     found = repo_path(source)
     owners = []
     if run_id:
-        owners.append(repo_path(tracking.get_run(run_id).info.artifact_uri))
+        owners.append(repo_path(get_run(run_id).place))
     if model_id:
         owners.append(repo_path(tracking.get_logged_model(model_id).artifact_location))
     if run_id and not any(_inside(found, owner) for owner in owners):
-        owners += [repo_path(model.artifact_location) for model in _logged_models(tracking, tracking.get_run(run_id))]
+        owners += [repo_path(model.artifact_location) for model in _logged_models(tracking, get_run(run_id))]
     if not any(_inside(found, owner) for owner in owners):
         raise _refuse(source, f"it is not among the artifacts of run {run_id}")
     return found
 
 
-def _logged_models(tracking: Any, run: Any) -> list[Any]:
+def _logged_models(tracking: Any, run: Run) -> list[Any]:
     found = tracking.search_logged_models(
-        experiment_ids=[run.info.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
+        experiment_ids=[run.experiment_id], filter_string=f"source_run_id = '{run.run_id}'"
     )
     return list(found)
 
 
-def _logged_model(tracking: Any, run: Any, name: str) -> Any:
+def _logged_model(tracking: Any, run: Run, name: str) -> Any:
     named = [model for model in _logged_models(tracking, run) if model.name == name]
     return max(named, key=lambda model: model.creation_timestamp, default=None)

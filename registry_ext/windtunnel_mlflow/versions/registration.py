@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, update
+from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
+from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
+from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModel, SqlRegisteredModelTag
+from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from windtunnel import canonical
 from windtunnel_mlflow import marks, records, rows, tables
 from windtunnel_mlflow.access import permission
 from windtunnel_mlflow.law import policybook
-from windtunnel_mlflow.lineage import recording
+from windtunnel_mlflow.lineage import origins, recording
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.replicas import tracking_store
 from windtunnel_mlflow.transactions import Change, ChangingStore
 from windtunnel_mlflow.versions import locations, semver
+from windtunnel_mlflow.versions.runs import Runs
 from windtunnel_mlflow.versions.sealer import Sealer, read_facts
 
 _V = tables.versions
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A version that is registered.
+
+    Attributes:
+        number: MLflow's.
+        made: MLflow's version where it is new; None where it was there already.
+    """
+
+    number: int
+    made: ModelVersion | None
 
 
 class Registering(ChangingStore):
@@ -44,24 +64,22 @@ class Registering(ChangingStore):
         tags: Any = None,
         run_link: str | None = None,
         description: str | None = None,
-    ) -> tuple[int, bool]:
+    ) -> Registered:
         """Create a version, PENDING_REGISTRATION, and hand it to the sealer; the same key gives the same version.
-
-        Returns:
-            Its number, and whether it is new.
 
         Raises:
             Refusal: the source is not the run's own, or the semantic version asked for is too low or taken.
         """
+        runs = Runs()
         try:
-            location, facts = self._inspect(source, run_id, model_id)
+            location, facts = self._inspect(source, run_id, model_id, runs)
         except Refusal as refusal:
             self.note_refusal(model, "register", refusal.code, detail={"source": source, "message": refusal.plain})
             raise
         run_id = run_id or None
-        run = run_of(run_id)
-        trainer = _trainer(run)
-        origins = recording.of_registration(recipe or {}, run_id, source, run)
+        run = runs.of(run_id)
+        trainer = None if run is None else run.trainer
+        made_of = recording.of_registration(recipe or {}, run_id, source, run)
         own_key, key = key, key or run_id or model_id
         with self.change(
             model, "register", correlation_id=correlation_id, source=source, run_id=run_id, cause=cause
@@ -70,8 +88,7 @@ class Registering(ChangingStore):
             permission.need(change.actor, "register", "register a version")
             tags = recording.without_copied(session, source, tags)
             marks.refuse_tags(tags)
-            if self._get_registered_model(session, model).to_mlflow_entity([])._is_prompt():
-                raise Refusal("WT_PROMPT", f"{model!r} is a prompt and takes no model version")
+            self._refuse_prompt(session, model)
             if not key:
                 raise Refusal(
                     "WT_KEY",
@@ -79,18 +96,13 @@ class Registering(ChangingStore):
                     hint="register the model of a run, or pass key=",
                     status=400,
                 )
-            known = session.execute(select(_V).where(_V.c.model == model, _V.c.key == key)).first()
-            if known is None and own_key is None:
-                # The same files under another name (models:/m-... for a run's model) are the same version.
-                known = session.execute(
-                    select(_V).where(_V.c.model == model, _V.c.location == location, _V.c.deleted_at.is_(None))
-                ).first()
+            known = _same(session, model, key, location if own_key is None else None)
             if known is not None:
                 change.version = str(known.version)
-                new = self._same_key(change, known, location, source)
-                number = int(known.version)
+                self._same_key(change, known, location, source)
+                made = Registered(int(known.version), None)
             else:
-                number = self._create(
+                made = self._create(
                     change,
                     model,
                     key=key,
@@ -99,7 +111,7 @@ class Registering(ChangingStore):
                     facts=facts,
                     run_id=run_id,
                     trainer=trainer,
-                    origins=origins,
+                    origins=made_of,
                     model_id=model_id,
                     recipe=recipe or {},
                     wanted=wanted,
@@ -109,12 +121,11 @@ class Registering(ChangingStore):
                     run_link=run_link,
                     description=description,
                 )
-                new = True
         if self.sealer is not None:
-            self.sealer.submit(model, number)
-        return number, new
+            self.sealer.submit(model, made.number)
+        return made
 
-    def _inspect(self, source: str, run_id: str | None, model_id: str | None) -> tuple[str, dict[str, Any]]:
+    def _inspect(self, source: str, run_id: str | None, model_id: str | None, runs: Runs) -> tuple[str, dict[str, Any]]:
         locations.destination()
         repo = self._repo()
         location = locations.resolve(
@@ -122,6 +133,7 @@ class Registering(ChangingStore):
             run_id,
             model_id,
             tracking=tracking_store(),
+            get_run=runs.get,
             exists=lambda path: file_exists(repo, path),
             location_of=self.location,
         )
@@ -136,7 +148,26 @@ class Registering(ChangingStore):
             self.artifact_repo = _get_artifact_repo_mlflow_artifacts()
         return self.artifact_repo
 
-    def _same_key(self, change: Change, known: Any, location: str, source: str) -> bool:
+    def _refuse_prompt(self, session: Session, model: str) -> None:
+        """Raises: Refusal: WT_PROMPT; MLflow's own error where there is no such model."""
+        mark = session.execute(
+            select(SqlRegisteredModel.name, SqlRegisteredModelTag.value)
+            .outerjoin(
+                SqlRegisteredModelTag,
+                and_(
+                    SqlRegisteredModelTag.workspace == SqlRegisteredModel.workspace,
+                    SqlRegisteredModelTag.name == SqlRegisteredModel.name,
+                    SqlRegisteredModelTag.key == IS_PROMPT_TAG_KEY,
+                ),
+            )
+            .where(SqlRegisteredModel.workspace == DEFAULT_WORKSPACE_NAME, SqlRegisteredModel.name == model)
+        ).first()
+        if mark is None:
+            self._get_registered_model(session, model)
+        elif str(mark.value).lower() == "true":
+            raise Refusal("WT_PROMPT", f"{model!r} is a prompt and takes no model version")
+
+    def _same_key(self, change: Change, known: Any, location: str, source: str) -> None:
         """The version that has this key already. A failed one is given another try."""
         if known.status == rows.FAILED:
             change.detail["again"] = True
@@ -149,19 +180,16 @@ class Registering(ChangingStore):
             if known.source != source:
                 # MLflow's readers go where the sealed files are.
                 rows.set_source(change.session, known.model, known.version, source, location)
-            return False
-        if known.location != location:
+        elif known.location != location:
             # A task that was retried logged its model anew, under a new path: still the same version. It is noted.
             change.detail["kept"] = known.source
-            return False
-        change.silent = True
-        return False
+        else:
+            change.silent = True
 
-    def _create(self, change: Change, model: str, **given: Any) -> int:
+    def _create(self, change: Change, model: str, **given: Any) -> Registered:
         session = change.session
         content = semver.Content(given["recipe"], given["facts"])
         parent = self._parent(session, model, given["parent"])
-        taken = set(session.execute(select(_V.c.semver).where(_V.c.model == model)).scalars())
         compare = (
             None
             if parent is None
@@ -172,23 +200,26 @@ class Registering(ChangingStore):
         )
         try:
             rule = policybook.in_force(session, model).document.numbering
-            assigned = semver.assign(compare, content, taken, given["wanted"], rule)
+            assigned = semver.assign(compare, content, Taken(session, model), given["wanted"], rule)
         except ValueError as error:
             raise Refusal(
                 "WT_SEMVER", f"semantic version of {model!r}: {error}", hint="leave it out, or raise it", status=409
             ) from error
+        before = None if parent is None else int(parent["version"])
+        shown = origins.tags(given["origins"], given["recipe"], before)
         found = super().create_model_version(
             model,
             given["source"],
             given["run_id"],
-            given["tags"],
+            [*(given["tags"] or ()), *(ModelVersionTag(key, value) for key, value in shown.items())],
             given["run_link"],
             given["description"],
             None,
             given["model_id"],
         )
-        number = int(found.version)
+        number, change.fresh = int(found.version), True
         rows.set_status(session, model, number, rows.PENDING, None)
+        found._status = rows.PENDING
         session.execute(
             _V.insert().values(
                 model=model,
@@ -204,17 +235,17 @@ class Registering(ChangingStore):
                 trainer=given["trainer"],
                 recipe=canonical.dumps(given["recipe"]).decode(),
                 facts=canonical.dumps(given["facts"]).decode(),
-                parent=None if parent is None else int(parent["version"]),
+                parent=before,
                 actor=change.actor.name,
                 cause=given["cause"],
                 correlation_id=change.correlation_id,
                 created_at=time.time(),
             )
         )
-        recording.begin(session, model, number, given["origins"], given["recipe"], parent and int(parent["version"]))
+        recording.begin(session, model, number, given["origins"])
         change.version = str(number)
         change.detail |= {"semver": assigned.semver, "semver_reason": assigned.reason, "key": given["key"]}
-        return number
+        return Registered(number, found)
 
     def _parent(self, session: Session, model: str, wanted: str | None) -> dict[str, Any] | None:
         if wanted is not None:
@@ -222,15 +253,19 @@ class Registering(ChangingStore):
             if found is None:
                 raise Refusal("WT_PARENT", f"model {model!r} has no version {wanted} to be the parent", status=400)
             return found
-        current = records.champion(session, model)
-        if current is not None:
-            return records.version(session, model, current)
-        newest = session.execute(
-            select(func.max(_V.c.version)).where(
-                _V.c.model == model, _V.c.deleted_at.is_(None), _V.c.status != rows.FAILED
-            )
-        ).scalar()
-        return None if newest is None else records.version(session, model, newest)
+        return records.parent(session, model, but=rows.FAILED)
+
+
+def _same(session: Session, model: str, key: str, location: str | None) -> Any:
+    """The row of the version that has this key; else, with ``location``, the newest that has these files.
+
+    The same files under another name (models:/m-... for a run's model) are the same version.
+    """
+    same = _V.c.key == key
+    if location is not None:
+        same = or_(same, and_(_V.c.location == location, _V.c.deleted_at.is_(None)))
+    order = (_V.c.key == key).desc(), _V.c.version.desc()
+    return session.execute(select(_V).where(_V.c.model == model, same).order_by(*order).limit(1)).first()
 
 
 def file_exists(repo: Any, path: str) -> bool:
@@ -245,22 +280,18 @@ def file_exists(repo: Any, path: str) -> bool:
     return any(info.path.rpartition("/")[2] == name for info in repo.list_artifacts(folder))
 
 
-def run_of(run_id: str | None) -> Any:
-    """MLflow's run as it is now: it may be edited or deleted later. None where there is none."""
-    if run_id is None:
-        return None
-    from mlflow.exceptions import MlflowException
+class Taken(Collection[str]):
+    """Semantic versions that a model ever had; one by one, for a model may have very many."""
 
-    try:
-        return tracking_store().get_run(run_id)
-    except MlflowException:
-        return None
+    def __init__(self, session: Session, model: str) -> None:
+        self.session, self.model = session, model
 
+    def __contains__(self, semver: object) -> bool:
+        same = select(_V.c.version).where(_V.c.model == self.model, _V.c.semver == semver)
+        return self.session.execute(same.limit(1)).first() is not None
 
-def trainer_of(run_id: str | None) -> str | None:
-    """The run's user, as it is said now; whoever may edit the run could say otherwise later."""
-    return _trainer(run_of(run_id))
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.session.execute(select(_V.c.semver).where(_V.c.model == self.model)).scalars().all())
 
-
-def _trainer(run: Any) -> str | None:
-    return None if run is None else str(run.data.tags.get("mlflow.user") or run.info.user_id or "")[:256] or None
+    def __len__(self) -> int:
+        return int(self.session.execute(select(func.count()).where(_V.c.model == self.model)).scalar() or 0)
