@@ -176,8 +176,10 @@ def test_a_version_may_be_asked_past_the_api(world: World) -> None:
     world.seldon.failing.add("v1")
     with pytest.raises(NotReadyError, match="answered 500"):
         world.backend(direct=f"{world.seldon.url}/direct/visits/v1").apply(release(100, arm(2), token=2))
-    nobody = world.backend(direct="http://127.0.0.1:1", gateway=None)
-    assert "does not answer at http://127.0.0.1:1" in nobody.check_target("visits")[0]
+    asked = release(100, arm(3), token=3)
+    asked.settings["3"] = {**asked.settings["3"], "serving": {"ready_within": "1s"}}
+    with pytest.raises(NotReadyError, match="does not answer at http://127"):
+        world.backend(direct="http://127.0.0.1:1").apply(asked)
 
 
 def test_what_is_not_there_in_time_is_not_ready(world: World) -> None:
