@@ -12,8 +12,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import httpx
+import podlike
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
@@ -69,30 +71,39 @@ class Pod:
 
     def __post_init__(self) -> None:
         self.secrets, self.tls, self.home = self.root / "secrets", self.root / "tls", Home(self.root / "home")
-        self.secrets.mkdir()
+        self.tmp, self.log = self.root / "tmp", self.root / "server.log"
+        for folder in (self.secrets, self.home.root, self.tmp):
+            folder.mkdir()
         for name in launch.SECRETS:
             (self.secrets / name).write_text(secrets.token_urlsafe(18))
         (self.secrets / mounted.DATABASE_URL).write_text(self.database)
-        for path in self.secrets.iterdir():
-            path.chmod(0o440)  # as the kubelet mounts it
-        self.home.root.mkdir()
         certificate(self.tls)
+        for path in (*self.secrets.iterdir(), *self.tls.iterdir()):
+            path.chmod(0o440)  # as the kubelet mounts it
         self.url = f"https://localhost:{self.port}"
 
-    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
-        said = {
+    def start(self, *words: str, log: Path | None = None) -> subprocess.Popen[str]:
+        env = {
             "WINDTUNNEL_HOME": str(self.home.root),
             "WINDTUNNEL_SECRETS": str(self.secrets),
+            "WINDTUNNEL_AUDIT_EVERY_S": "5",
             "MLFLOW_SERVER_ALLOWED_HOSTS": f"localhost:{self.port}",
-            "HOME": str(self.root),
+            "HOME": str(self.tmp),
+            "TMPDIR": str(self.tmp),
             "PATH": os.environ["PATH"],
-            **env,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **podlike.volumes(self.home.root, self.tmp),
         }
-        argv = [sys.executable, "-m", "windtunnel_mlflow.cluster", *words]
-        return subprocess.Popen(argv, env=said, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        argv = podlike.command([sys.executable, "-m", "windtunnel_mlflow.cluster", *words])
+        out: IO[str] | int = subprocess.PIPE if log is None else log.open("a")
+        try:
+            return subprocess.Popen(argv, env=env, cwd=self.home.root, stdout=out, stderr=subprocess.STDOUT, text=True)
+        finally:
+            if not isinstance(out, int):
+                out.close()
 
-    def run(self, *words: str, **env: str) -> tuple[int, str]:
-        process = self.start(*words, **env)
+    def run(self, *words: str) -> tuple[int, str]:
+        process = self.start(*words)
         out, _ = process.communicate(timeout=240)
         return process.returncode, out
 
@@ -140,31 +151,25 @@ def pod(database: Databases, migration: Pod, tmp_path_factory: pytest.TempPathFa
         "the schema was brought up to date",
     ]
     made = Pod(tmp_path_factory.mktemp("pod"), database.server)
-    log = (made.root / "server.log").open("w")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "windtunnel_mlflow.cluster", "serve", "--host=127.0.0.1", f"--port={made.port}",
-         f"--tls={made.tls}"],
-        env={**os.environ, "WINDTUNNEL_HOME": str(made.home.root), "WINDTUNNEL_SECRETS": str(made.secrets),
-             "MLFLOW_SERVER_ALLOWED_HOSTS": f"localhost:{made.port}", "WINDTUNNEL_AUDIT_EVERY_S": "5"},
-        stdout=log, stderr=log,
-    )  # fmt: skip
+    server = made.start("serve", "--host=127.0.0.1", f"--port={made.port}", f"--tls={made.tls}", log=made.log)
     try:
         yield made
     finally:
         server.terminate()
         server.wait(30)
-        log.close()
 
 
 @pytest.mark.real
 def test_the_check_of_helm_test_passes(pod: Pod) -> None:
     """DEMAND OPS-2, OPS-10: over TLS, with the mounted secrets and nothing else."""
     code, told = pod.run("check", f"--url={pod.url}", f"--ca={pod.tls / 'ca.crt'}", "--wait=200")
-    assert code == 0, told + (pod.root / "server.log").read_text()[-3000:]
+    assert code == 0, told + pod.log.read_text()[-3000:]
     assert told.count("ok  ") == 5
     assert not [path for path in (pod.home.mlflow / "artifacts").rglob("*") if path.is_file()]
     # Nobody but the server's user may read what it copied out of the mounted secret.
-    assert {path.stat().st_mode & 0o777 for path in pod.home.secrets.iterdir()} == {0o600}
+    found = [path.stat() for path in pod.home.secrets.iterdir()]
+    assert {one.st_mode & 0o777 for one in found} == {0o600}
+    assert {one.st_uid for one in found} == {podlike.USER if podlike.possible() else os.getuid()}
 
 
 @pytest.mark.real
@@ -270,7 +275,7 @@ def _ready(pod: Pod) -> None:
                     return
         except httpx.TransportError:
             pass
-        assert time.monotonic() < until, (pod.root / "server.log").read_text()[-3000:]
+        assert time.monotonic() < until, pod.log.read_text()[-3000:]
         time.sleep(0.2)
 
 
