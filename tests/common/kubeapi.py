@@ -192,8 +192,13 @@ class Cluster:
         with self.changed:
             before = self.objects.get((plural, name))
             asked = body["metadata"].get("resourceVersion")
-            if asked is not None and (before is None or asked != before["metadata"]["resourceVersion"]):
+            if asked is not None and before is not None and asked != before["metadata"]["resourceVersion"]:
                 return _status(409, "Conflict", f"{plural} {name!r}: the object has been modified")
+            uid = body["metadata"].get("uid")  # of what is not there, a version alone does not keep it from being made
+            if uid is not None and (before is None or uid != before["metadata"]["uid"]):
+                return _status(
+                    409, "Conflict", f"{plural} {name!r}: uid mismatch: the provided object specified uid {uid}"
+                )
             if problems := self._problems(plural, body):
                 return _status(400, "BadRequest", f"strict decoding error: {'; '.join(problems)}")
             owners = self.owners.setdefault((plural, name), {})

@@ -252,6 +252,9 @@ def test_an_object_that_is_deleted_meanwhile(world: World) -> None:
     with pytest.raises(ServingError, match="is being deleted"):
         backend.apply(release(80, arm(2, 20), stage=1))
     world.cluster.remove("seldondeployments", "visits")
+    # Decided by what was seen last, which is no more: it does not make it anew.
+    assert backend.abort("visits", "no", "me").arms == {}
+    assert world.cluster.get("seldondeployments", "visits") is None
     assert backend.observe("visits").arms == {}
     assert backend.abort("visits", "no", "me").arms == {}
     backend.apply(release(90, arm(2, 10), token=2))
@@ -262,6 +265,23 @@ def test_a_cluster_without_seldon_says_so(world: World) -> None:
     del world.cluster.kinds["seldondeployments"]
     with pytest.raises(ServingError, match="install Seldon Core 1"):
         world.backend().apply(release(100))
+
+
+def test_a_refusal_of_the_api_is_told_as_one_of_the_backend(world: World) -> None:
+    backend = world.backend(gateway=None)
+    backend.apply(release(100))
+    world.cluster.denied.append("PATCH .*/seldondeployments")
+    with pytest.raises(ServingError, match=r"(?s)cannot do this.*docs/reference/seldon\.md"):
+        backend.apply(release(90, arm(2, 10), stage=1))
+    world.cluster.denied[:] = ["GET .*/pods"]
+    world.fates["v2"] = "slow"
+    asked = release(90, arm(2, 10), stage=1)
+    asked.settings["2"] = {**asked.settings["2"], "serving": {"ready_within": "1s"}}
+    with pytest.raises(NotReadyError, match="cannot list objects of kind Pod"):
+        backend.apply(asked)
+    world.cluster.namespaces = {"others"}
+    with pytest.raises(ServingError, match="make the namespace first"):
+        world.backend().apply(replace(release(100, token=2), model="another"))
 
 
 def test_two_holders_at_once_never_mix(world: World) -> None:
@@ -349,6 +369,51 @@ def test_copies_are_counted_apart_and_a_new_epoch_begins_where_they_end(world: W
     second = backend.traffic("visits")
     assert (set(second.arms), set(second.shadow)) == ({"1", "2"}, set())
     assert first.epoch != second.epoch
+
+
+def test_two_hundred_rollouts_are_looked_at_by_one_list_and_one_watch(world: World) -> None:
+    backend = world.backend(gateway=None)
+    backend.apply(release(75, arm(2, 25)))
+    one = world.live()
+    for n in range(199):
+        other = {**one, "metadata": {**one["metadata"], "name": f"visits-{n}"}}
+        world.cluster.put("seldondeployments", other)
+    names = ["visits", *(f"visits-{n}" for n in range(199))]
+    began = len(world.cluster.requests)
+    with backend.following():
+        for _ in range(5):
+            assert all(backend.observe(name).arms["2"].weight == 25 for name in names)
+        assert [line.split()[0] for line in world.cluster.asked(began)] == ["GET", "GET"]
+        assert world.cluster.requests[-1].query["watch"] == "1"
+        # Its own writes are seen at once, others' as they happen.
+        assert backend.abort("visits", "no", "gate") == backend.observe("visits")
+        world.cluster.remove("seldondeployments", "visits-7")
+        until(lambda: backend.observe("visits-7").arms == {}, every_s=0.01)
+        # Cut, it goes on where it was; what it cannot know is asked for.
+        world.cluster.cut_watches.set()
+        world.backend(gateway=None).abort("visits", "no", "guard")
+        world.cluster.cut_watches.clear()
+        world.backend(gateway=None).apply(release(60, arm(2, 40), token=9))
+        until(lambda: backend.observe("visits").token == 9, every_s=0.01)
+    began = len(world.cluster.requests)
+    backend.observe("visits")
+    assert world.cluster.asked(began) == [f"GET {SDEP}/visits"]
+
+
+def test_a_feed_that_is_silent_is_not_believed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DEMAND ROL-3: silence is not news."""
+    from windtunnel.serving.seldon import feed
+
+    backend = world.backend(gateway=None)
+    backend.apply(release(100))
+    with backend.following():
+        monkeypatch.setattr(feed, "SILENT_S", 0.0)
+        began = len(world.cluster.requests)
+        backend.observe("visits")
+        assert f"GET {SDEP}/visits" in world.cluster.asked(began)
+    world.cluster.denied.append("GET .*/seldondeployments$")
+    with pytest.raises(UnavailableError, match="list and watch"), backend.following(0.3):
+        pass
 
 
 def test_no_prometheus_is_no_answer(world: World) -> None:

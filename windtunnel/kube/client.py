@@ -184,7 +184,8 @@ class Client:
     def stream(
         self, kind: Kind, resource_version: str, *, labels: str = "", fields: str = "", for_s: int = 240
     ) -> Iterator[bytes]:
-        """Lines of one watch request, from ``resource_version`` on; see ``watching.Watch`` for what to make of them.
+        """Lines of one watch request, from ``resource_version`` on: an empty one when it is open, then one per change;
+        see ``watching.Watch`` for what to make of them.
 
         Raises:
             ExpiredError: the version is too old.
@@ -205,6 +206,7 @@ class Client:
         ) as response:
             if response.status >= 400:
                 raise error_of(Answer.of(response.status, response.data, response.headers), doing)
+            yield b""
             rest = b""
             try:
                 for chunk in response.stream(None, decode_content=False):

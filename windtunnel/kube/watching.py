@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -40,6 +41,7 @@ class Watch:
 
     Attributes:
         objects: by name, what is known now.
+        heard: when the API last said anything, by a clock that nobody sets; None: not yet.
         stop: ends ``events`` at the next change, or when the present watch request ends.
     """
 
@@ -49,6 +51,7 @@ class Watch:
     fields: str = ""
     for_s: int = 240
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
+    heard: float | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
     def events(self) -> Iterator[Event]:
@@ -64,12 +67,15 @@ class Watch:
             if version is None:
                 listed = self.client.list(self.kind, labels=self.labels, fields=self.fields)
                 self.objects = {_name(item): item for item in listed.get("items") or []}
-                version = str(listed["metadata"]["resourceVersion"])
+                version, self.heard = str(listed["metadata"]["resourceVersion"]), time.monotonic()
                 yield Event("LISTED", dict(self.objects))
             try:
                 for line in self.client.stream(
                     self.kind, version, labels=self.labels, fields=self.fields, for_s=self.for_s
                 ):
+                    self.heard = time.monotonic()
+                    if not line:
+                        continue
                     what, thing = self._read(line)
                     version = str(thing["metadata"]["resourceVersion"])
                     failed = 0

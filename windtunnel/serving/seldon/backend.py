@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from windtunnel.serving.backend import Arm, ArmStatus, Capability, Observed, Rel
 from windtunnel.serving.checks import check
 from windtunnel.serving.desired import State
 from windtunnel.serving.seldon import manifest, status, steps
+from windtunnel.serving.seldon.feed import Feed
 from windtunnel.serving.seldon.gateway import Gateway
 from windtunnel.serving.seldon.objects import Fence, Objects
 from windtunnel.serving.seldon.readiness import Readiness
@@ -114,8 +115,8 @@ class SeldonBackend:
         return self.observe(release.model)
 
     def observe(self, model: str) -> Observed:
-        """See ``ServingBackend.observe``. One request to the API."""
-        live = self._objects.read(check_model_name(model))
+        """See ``ServingBackend.observe``. One request to the API; none while ``following``."""
+        live = self._objects.look(model)
         return self._observed(model, live, self._objects.state(model, live))
 
     def renew(self, model: str, token: int, until: float) -> None:
@@ -187,14 +188,34 @@ class SeldonBackend:
 
     # -- for the guard, and whoever looks after the house
 
+    @contextlib.contextmanager
+    def following(self, timeout_s: float = 30.0) -> Iterator[None]:
+        """Meanwhile one list and one watch feed ``observe``, ``desired`` and ``lagging`` of all models here.
+
+        Raises:
+            UnavailableError: the list did not come in time.
+        """
+        feed = Feed(self.client)
+        try:
+            if not feed.wait(timeout_s):
+                raise UnavailableError(
+                    f"the models in namespace {self.client.namespace} could not be listed within {timeout_s:g} s",
+                    hint="may these credentials list and watch seldondeployments?",
+                )
+            self._objects.feed = feed
+            yield
+        finally:
+            self._objects.feed = None
+            feed.close()
+
     def desired(self, model: str) -> Release | None:
         """The release that was last accepted (after an abort: with its candidates at 0); None when there was none."""
-        release = self._objects.state(model, self._objects.read(check_model_name(model))).release
+        release = self._objects.state(model, self._objects.look(model)).release
         return release if release.arms() else None
 
     def lagging(self, model: str) -> bool:
         """Whether traffic was told otherwise than is wanted: an ``apply`` is under way, or died."""
-        return desired.lagging(self._objects.state(model, self._objects.read(check_model_name(model))))
+        return desired.lagging(self._objects.state(model, self._objects.look(model)))
 
     def models(self) -> list[str]:
         """All models that have an object of ours in the namespace. One request."""

@@ -124,9 +124,11 @@ def deployment(state: State, seldon: Seldon, live: Mapping[str, Any] | None, nam
         },
         "spec": {"protocol": "v2", "predictors": predictors},
     }
-    version = ((live or {}).get("metadata") or {}).get("resourceVersion")
-    if version is not None:
-        manifest["metadata"]["resourceVersion"] = version
+    # Taken only while it is this object (an apply would make it anew where it was deleted), as it was read.
+    for name in ("uid", "resourceVersion"):
+        value = ((live or {}).get("metadata") or {}).get(name)
+        if value is not None:
+            manifest["metadata"][name] = value
     return manifest
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from windtunnel.errors import (
     AbsentError,
+    ClusterError,
     ConflictError,
     FencedError,
     ServingError,
@@ -23,6 +24,7 @@ from windtunnel.names import check_model_name
 from windtunnel.serving.backend import Release
 from windtunnel.serving.desired import State
 from windtunnel.serving.seldon import manifest, record
+from windtunnel.serving.seldon.feed import Feed
 from windtunnel.serving.seldon.settings import Seldon
 
 #: How often a change is decided anew because somebody else, the operator's status mostly, wrote in between.
@@ -51,6 +53,8 @@ class Objects:
     def __init__(self, seldon: Seldon, client: Client, monotonic: Callable[[], float]) -> None:
         self._seldon, self._client, self._monotonic = seldon, client, monotonic
         self._seen: dict[str, _Seen] = {}
+        self._written_at: dict[str, str] = {}  # by model: version of our last write
+        self.feed: Feed | None = None
         self._lock = threading.Lock()
 
     def change(self, model: str, transition: Transition, *, recent: bool = False) -> State:
@@ -63,8 +67,8 @@ class Objects:
         look = recent and model in self._seen
         for attempt in range(_CONFLICTS):
             live = self._seen[model].live if look else self.read(model)
-            state = self.state(model, live)
             try:
+                state = self.state(model, live)
                 wanted = transition(state)
             except WindtunnelError:
                 if look:
@@ -84,7 +88,9 @@ class Objects:
             try:
                 self._write(model, live, wanted)
                 return wanted
-            except ConflictError:
+            except ClusterError as error:
+                if not isinstance(error, ConflictError):
+                    raise ServingError(f"{model}: {error.message}", hint=error.hint) from error
                 look = False
                 time.sleep(random.uniform(0, 0.05) * attempt)
         raise UnavailableError(
@@ -93,6 +99,12 @@ class Objects:
         )
 
     def read(self, model: str) -> dict[str, Any] | None:
+        """As it is now; None where there is none. One request.
+
+        Raises:
+            ServingError: the API says no.
+            UnavailableError: it does not answer.
+        """
         try:
             live = self._client.get(SELDON_DEPLOYMENT, model)
         except AbsentError as error:
@@ -100,8 +112,19 @@ class Objects:
                 f"{model}: this cluster serves no SeldonDeployments ({error.message})",
                 hint="install Seldon Core 1, or name another cluster",
             ) from error
+        except ClusterError as error:
+            raise ServingError(f"{model}: {error.message}", hint=error.hint) from error
         self._keep(model, live)
         return live
+
+    def look(self, model: str) -> dict[str, Any] | None:
+        """As it is, from the feed where there is one that knows. For looking, not for deciding what to write."""
+        if self.feed is not None:
+            knows, live = self.feed.get(check_model_name(model), self._written_at.get(model))
+            if knows:
+                self._keep(model, live)
+                return live
+        return self.read(check_model_name(model))
 
     def recent(self, model: str) -> dict[str, Any] | None:
         seen = self._seen.get(model)
@@ -157,6 +180,7 @@ class Objects:
             made = self._client.create(SELDON_DEPLOYMENT, ours)
         else:
             made = self._client.apply(SELDON_DEPLOYMENT, ours)
+        self._written_at[model] = str(made["metadata"]["resourceVersion"])
         self._keep(model, made)
 
     def _keep(self, model: str, live: dict[str, Any] | None) -> None:

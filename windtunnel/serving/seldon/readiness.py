@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from windtunnel.errors import IntegrityError, NotReadyError, UnavailableError
+from windtunnel.errors import ClusterError, IntegrityError, NotReadyError, UnavailableError
 from windtunnel.kube.answers import Answer
 from windtunnel.kube.client import Client
 from windtunnel.kube.kinds import POD
@@ -62,7 +62,10 @@ class Readiness:
             time.sleep(self._seldon.poll_s)
 
     def trouble(self, model: str, version: str) -> status.Trouble | None:
-        pods = self._client.list(POD, labels=f"{record.MODEL}={model},{record.VERSION}={version}")
+        try:
+            pods = self._client.list(POD, labels=f"{record.MODEL}={model},{record.VERSION}={version}")
+        except ClusterError as error:  # then only the operator's word is left
+            return status.Trouble(error.message, final=False)
         return status.trouble(pods.get("items") or [])
 
     def infer(self, model: str, version: str, server: Server) -> None:
