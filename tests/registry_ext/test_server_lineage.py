@@ -90,6 +90,10 @@ def test_back_forward_and_as_of(service: Any, admin: Any, hands: Any, helpers: A
     assert now.version == second.version and {-1, 0, 1} <= {node.depth for node in now.nodes}
     with pytest.raises(NotFoundError):
         service.lineage(model, third.version, as_of=then)
+    # What Python takes for a digit, or for a number, may be no version to a database.
+    for nothing, refused in (("\u00b3", RegistryError), ("9" * 20, NotFoundError)):
+        with pytest.raises(refused):
+            service.lineage(model, nothing)
 
     touched = service.impact(data)
     assert (touched.total, [one["version"] for one in touched.versions]) == (2, ["2", "1"])

@@ -30,7 +30,7 @@ VALUES = (
     "2", [[]], "approve", "paused", "all",
 )  # fmt: skip
 PARAMETERS = ("limit", "since", "until", "after", "kind", "model", "actor", "subject", "version", "to", "at", "lifted")
-TOLD = ("", "x", "-1", "9" * 20, "0", "now", "nan", "inf", "1e400", "\x00", "production")
+TOLD = ("", "x", "-1", "³", "9" * 20, "0", "now", "nan", "inf", "1e400", "\x00", "production")
 
 
 def routes() -> list[tuple[str, str]]:
@@ -46,7 +46,7 @@ def path(rng: random.Random, rule: str, model: str, rollout: str) -> str:
     def chosen(match: re.Match[str]) -> str:
         if "int:" in match[0]:
             return rng.choice(("1", "2", "0", "9" * 20))
-        return rng.choice((model, rollout, "nope", "%00", "a" * 300))
+        return rng.choice((model, rollout, "nope", "%00", "a" * 300, "³", "9" * 20))
 
     return PREFIX + re.sub(r"<[^>]+>", chosen, rule)
 

@@ -85,7 +85,7 @@ class LabelRows:
     def _may_matter(self, path: Path) -> bool:
         """The time of arrival is in a file's name; a name of another kind may hold anything."""
         stamp = path.name.partition("-")[0]
-        return not stamp.isdigit() or int(stamp) / 1e9 >= self._start - _EARLIER_S
+        return not stamp.isdecimal() or int(stamp) / 1e9 >= self._start - _EARLIER_S
 
     def _join(self, *arms: tuple[pa.ChunkedArray, pa.ChunkedArray]) -> tuple[Joined, Joined]:
         import pyarrow as pa

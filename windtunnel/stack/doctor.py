@@ -76,7 +76,7 @@ def judge_package(name: str, found: str | None, low: tuple[int, ...], high: tupl
     mend = 'pip install "windtunnel[all]" (or make setup in a checkout)'
     if found is None:
         return Finding(name, "fail", "not installed", f"{wanted}: {mend}")
-    numbers = tuple(int(part) for part in found.split(".")[:3] if part.isdigit())
+    numbers = tuple(int(part) for part in found.split(".")[:3] if part.isdecimal())
     if not low <= numbers[: len(low)] or numbers[: len(high)] >= high:
         return Finding(name, "fail", found, f"{wanted}: {mend}")
     return Finding(name, "ok", found)

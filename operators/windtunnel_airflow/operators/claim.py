@@ -229,7 +229,7 @@ def further(given: Sequence[Any] | str | None) -> list[str]:
         except ValueError as error:
             raise AirflowFailException(f"beside is no list of version numbers: {text!r} ({error})") from None
     found = [str(one).strip() for one in given or ()]
-    bad = [one for one in found if not one.isdigit()]
+    bad = [one for one in found if not one.isdecimal()]
     if bad:
         raise AirflowFailException(f"beside: expected version numbers such as [4, 5], found {bad[0]!r}")
     return found

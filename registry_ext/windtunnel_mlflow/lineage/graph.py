@@ -268,4 +268,4 @@ def _thing(row: Any) -> dict[str, Any]:
 
 def _copied(value: str) -> Key | None:
     model, _, number = value.rpartition("/")
-    return (model, int(number)) if model and number.isdigit() else None
+    return (model, int(number)) if model and number.isdecimal() else None

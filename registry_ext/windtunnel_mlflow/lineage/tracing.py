@@ -148,11 +148,15 @@ def _bounds(depth: int, limit: int) -> None:
         raise Refusal("WT_REQUEST", f"limit is {limit}; expected 1 to {MOST}", status=400)
 
 
+#: What the column of versions holds; no version is as high.
+_HIGHEST = 2**31 - 1
+
+
 def _resolve(session: Session, model: str, which: str, as_of: float | None) -> int:
     """The number of a version by any of its names; deleted versions have them still."""
     rows = select(_V.c.version).where(_V.c.model == model)
-    if which.isdigit():
-        query = rows.where(_V.c.version == int(which))
+    if which.isdecimal():
+        query = rows.where(_V.c.version == min(int(which), _HIGHEST))
     elif _SEMVER.fullmatch(which):
         query = rows.where(_V.c.semver == which)
     elif which == "champion":

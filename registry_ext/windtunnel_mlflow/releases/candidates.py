@@ -27,7 +27,7 @@ def asked(number: int, plan: Mapping[str, Any]) -> list[int]:
         Refusal: WT_REQUEST when ``plan.beside`` is no list of different version numbers.
     """
     beside = plan.get("beside") or []
-    good = isinstance(beside, list) and all(str(one).isdigit() for one in beside)
+    good = isinstance(beside, list) and all(str(one).isdecimal() for one in beside)
     found = [number, *(int(one) for one in beside)] if good else []
     if not good or len(set(found)) != len(found):
         raise Refusal(
