@@ -27,6 +27,7 @@ NAMES = (
     "flight",
     "audit",
     "verify",
+    "sealing",
     "registry",
     "search",
     "large",
