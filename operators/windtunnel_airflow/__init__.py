@@ -46,6 +46,7 @@ _HOME = {
     "WatchReactOperator": "windtunnel_airflow.operators.watch",
     "CloseAbandonedRunsOperator": "windtunnel_airflow.operators.steward",
     "SweepOperator": "windtunnel_airflow.operators.steward",
+    "SweepPodsOperator": "windtunnel_airflow.operators.steward",
     "RetentionOperator": "windtunnel_airflow.operators.steward",
     "StatisticsOperator": "windtunnel_airflow.operators.steward",
     "MlflowHook": "windtunnel_airflow.tracking_server.hook",
@@ -139,6 +140,7 @@ __all__ = [
     "SetWeightOperator",
     "StatisticsOperator",
     "SweepOperator",
+    "SweepPodsOperator",
     "TrainOperator",
     "TransitionModelVersionStageOperator",
     "UpdateModelVersionOperator",
@@ -183,6 +185,7 @@ if TYPE_CHECKING:
         RetentionOperator,
         StatisticsOperator,
         SweepOperator,
+        SweepPodsOperator,
     )
     from windtunnel_airflow.operators.train import TrainOperator
     from windtunnel_airflow.operators.watch import (

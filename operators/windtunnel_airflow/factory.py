@@ -381,9 +381,14 @@ def steward_dag(
     *,
     every: timedelta = timedelta(minutes=15),
     windtunnel_conn_id: str = WindtunnelHook.default_conn_name,
+    kubernetes_conn_id: str | None = None,
     **dag_args: Any,
 ) -> DAG:
-    """``windtunnel.steward``: the house's own work, one DAG for all models."""
+    """``windtunnel.steward``: the house's own work, one DAG for all models.
+
+    Args:
+        kubernetes_conn_id: where models train in pods, their cluster: task ``pods`` removes those nobody came back for.
+    """
     from windtunnel_airflow.operators.steward import (
         AgreementOperator,
         CloseAbandonedRunsOperator,
@@ -393,6 +398,7 @@ def steward_dag(
         RetentionOperator,
         StatisticsOperator,
         SweepOperator,
+        SweepPodsOperator,
     )
 
     with DAG(
@@ -414,6 +420,10 @@ def steward_dag(
         PurgeOperator(task_id="deleted_versions", windtunnel_conn_id=windtunnel_conn_id)
         CollectOperator(task_id="orphans", windtunnel_conn_id=windtunnel_conn_id)
         AgreementOperator(task_id="agreement", windtunnel_conn_id=windtunnel_conn_id)
+        if kubernetes_conn_id is not None:
+            SweepPodsOperator(
+                task_id="pods", kubernetes_conn_id=kubernetes_conn_id, windtunnel_conn_id=windtunnel_conn_id
+            )
     return dag
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -175,6 +175,44 @@ class PodFlight:
         except ApiException as error:
             log.info("Nodes cannot be listed (%s): what the cluster has is not told", error.status)
             return None
+
+
+def sweep(kubernetes_conn_id: str, namespace: str, older_than: timedelta) -> list[str]:
+    """Remove training pods that ended longer ago than that; their names.
+
+    Raises:
+        WindtunnelError: the cluster refuses, or does not answer.
+    """
+    from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    gone: list[str] = []
+    try:
+        client = KubernetesHook(conn_id=kubernetes_conn_id).core_v1_client
+        selector = ",".join(f"{key}={value}" for key, value in sorted(naming.COMMON.items()))
+        for found in client.list_namespaced_pod(namespace, label_selector=selector).items:
+            if found.status is None or found.status.phase not in ("Succeeded", "Failed"):
+                continue
+            if datetime.now(UTC) - (_ended_at(found) or datetime.now(UTC)) < older_than:
+                continue
+            try:
+                client.delete_namespaced_pod(found.metadata.name, namespace)
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+            gone.append(str(found.metadata.name))
+    except (ApiException, HTTPError, OSError) as error:
+        raise problem(error, f"{namespace}/*") from error
+    return gone
+
+
+def _ended_at(pod: Any) -> datetime | None:
+    """When the last of its containers ended; where none ever ran, when the pod was made."""
+    states = [each.state.terminated for each in pod.status.container_statuses or [] if each.state]
+    ends = [state.finished_at for state in states if state is not None and state.finished_at is not None]
+    found: datetime | None = max(ends) if ends else pod.metadata.creation_timestamp
+    return found
 
 
 def _age(pod: Mapping[str, Any]) -> float:

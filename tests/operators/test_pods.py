@@ -404,6 +404,33 @@ def test_a_run_that_somebody_cancelled_is_told_as_such(
     assert not cluster.pods
 
 
+def test_pods_nobody_came_back_for_are_swept(train: Callable[..., Any], cluster: Cluster) -> None:
+    """DEMAND TRN-2: whatever happened to its task, no pod stays for ever; one that runs is left alone."""
+    from windtunnel_airflow import SweepPodsOperator, steward_dag
+
+    def put(name: str, status: Status, ended: str | None = None, **labels: str) -> None:
+        if ended is not None:
+            status["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = ended
+        meta = {"name": name, "namespace": "training", "labels": {**naming.COMMON, **labels}}
+        container = {"name": "training", "image": "x"}
+        cluster.pods[name] = {"metadata": meta, "spec": {"containers": [container]}}
+        cluster.scripts[name] = [status]
+
+    put("old", over(0, "Completed", "Succeeded"), "2020-01-01T00:00:00Z")
+    put("old-and-bad", over(137, "OOMKilled"), "2020-01-01T00:00:00Z")
+    put("new", over(0, "Completed", "Succeeded"), "2099-01-01T00:00:00Z")
+    put("runs", RUNNING)
+    put("other", over(0, "Completed", "Succeeded"), "2020-01-01T00:00:00Z", **{naming.COMPONENT: "serving"})
+    task = steward_dag(kubernetes_conn_id="kubernetes_default").task_dict["pods"]
+    assert isinstance(task, SweepPodsOperator)
+    assert sorted(task.execute({})) == ["old", "old-and-bad"]
+    assert sorted(cluster.pods) == ["new", "other", "runs"]
+    cluster.failing = [("GET", "/pods", 403)]
+    with pytest.raises(TrainingError, match="403"):
+        task.execute({})
+    assert "pods" not in steward_dag().task_dict
+
+
 def test_a_dag_file_may_ask_for_pods(describe: Callable[..., Any]) -> None:
     """DEMAND PIP-1: what cannot fly is refused when the file is parsed."""
     from windtunnel_airflow import lifecycle
