@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +16,14 @@ import pytest
 from kubeapi import Cluster, Fault
 from waiting import until
 
-from windtunnel.errors import FencedError, IntegrityError, NotReadyError, ServingError, UnavailableError
+from windtunnel.errors import (
+    DescriptionError,
+    FencedError,
+    IntegrityError,
+    NotReadyError,
+    ServingError,
+    UnavailableError,
+)
 from windtunnel.kube.access import Access
 from windtunnel.kube.client import Client
 from windtunnel.serving.backend import Arm, Release
@@ -451,7 +461,7 @@ def test_what_has_drained_is_swept_but_never_the_last(world: World) -> None:
 def test_the_guard_guards_a_model_served_by_seldon(world: World, tmp_path: Path) -> None:
     """DEMAND ROL-6: a lease that ended takes the candidate back; the guard is the one of the local backend."""
     from windtunnel.home import Home
-    from windtunnel.serving.guard import Guard
+    from windtunnel.serving.guard import Guard, heartbeat_path
 
     home = Home(tmp_path / "home")
     home.serving_model("visits").mkdir(parents=True)
@@ -461,6 +471,43 @@ def test_the_guard_guards_a_model_served_by_seldon(world: World, tmp_path: Path)
     def nobody() -> Any:
         raise UnavailableError("the registry is down")
 
-    Guard(home, backend, nobody).watch()
+    guard = Guard(home, backend, nobody)
+    guard.watch()
     assert world.predictors() == {"v1": 100}
     assert backend.desired("visits") is not None and not backend.lagging("visits")
+    # An API that does not answer is no reason to forget a model.
+    world.cluster.faults.append(Fault("GET", 503, times=999))
+    guard.watch()
+    told = json.loads(heartbeat_path(home).read_text())
+    assert told["models"]["visits"]["state"] == "unknown"
+    assert "503" in told["errors"]["(models)"]
+
+
+def test_the_guard_as_a_process_needs_settings_and_a_cluster_alone(world: World, tmp_path: Path) -> None:
+    """DEMAND ROL-6: nobody renews; no registry, no Airflow, no folder of the model."""
+    settings = tmp_path / "seldon.toml"
+    settings.write_text(f'image = "i"\nregistry = "r"\nkubeconfig = "{world.settings.access.kubeconfig}"\n')
+    backend = world.backend(gateway=None)
+    backend.apply(release(90, arm(2, 10), lease_until=time.time() + 2))
+    command = [sys.executable, "-c", "from windtunnel.cli import main; main()", "guard", "--seldon", str(settings)]
+    with (tmp_path / "log").open("wb") as log:
+        guard = subprocess.Popen([*command, "--home", str(tmp_path / "home"), "--tick", "0.1"], stdout=log, stderr=log)
+        try:
+            until(lambda: guard.poll() is not None or world.predictors() == {"v1": 100}, every_s=0.1)
+        finally:
+            guard.terminate()
+            ended = guard.wait(60)
+    assert world.predictors() == {"v1": 100}, (tmp_path / "log").read_text()
+    assert "lease ended" in world.live()["metadata"]["annotations"][record.ABORTED]
+    assert ended == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [(None, "cannot be read"), ("image = ", "cannot be read"), ("a = 1", "unknown a")]
+)
+def test_settings_in_a_file_that_are_wrong_say_so(tmp_path: Path, text: str | None, says: str) -> None:
+    path = tmp_path / "seldon.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DescriptionError, match=says):
+        Seldon.read(path)

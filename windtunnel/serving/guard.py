@@ -124,10 +124,20 @@ class Guard:
             self._errors["(outbox)"] = f"{type(error).__name__}: {error}"
 
     def _models(self) -> list[str]:
+        """Those that have a folder here, and those the backend knows of: a cluster's are in no folder."""
         folder = self.home.serving / "models"
-        if not folder.is_dir():
-            return []
-        return sorted(path.name for path in folder.iterdir() if path.is_dir() and MODEL_NAME.fullmatch(path.name))
+        found = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
+        ask = getattr(self._backend, "models", None)
+        if ask is not None:
+            try:
+                found |= set(ask())
+                self._errors.pop("(models)", None)
+            except Exception as error:
+                # Those that were known are still there; each is asked for by itself.
+                log.error("the backend cannot be asked for its models: %r", error)
+                self._errors["(models)"] = f"{type(error).__name__}: {error}"
+                found |= set(self._status)
+        return sorted(name for name in found if MODEL_NAME.fullmatch(name))
 
     def _log(self, model: str) -> Looks:
         from windtunnel.serving.looklog import LookLog
@@ -233,9 +243,9 @@ def _local(home: Home) -> Backend:
 
 
 def _registry(home: Home) -> Registry:
-    from windtunnel.registry.connect import from_home
+    from windtunnel.registry.connect import nearest
 
-    return from_home(home)
+    return nearest(home).client()
 
 
 def main() -> None:

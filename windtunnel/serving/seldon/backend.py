@@ -218,7 +218,7 @@ class SeldonBackend:
         return desired.lagging(self._objects.state(model, self._objects.look(model)))
 
     def models(self) -> list[str]:
-        """All models that have an object of ours in the namespace. One request."""
+        """All models that have an object of ours in the namespace. One request; none while ``following``."""
         return self._objects.models()
 
     def sweep(self, now: float | None = None) -> list[str]:
@@ -226,7 +226,7 @@ class SeldonBackend:
         without replicas: the object carries the fencing token."""
         at, gone = self._clock() if now is None else now, []
         for model in self.models():
-            state = self._objects.state(model, self._objects.last(model))
+            state = self._objects.state(model, self._objects.look(model))
             due = desired.due(state, at)
             if not due or len(due) >= len(state.servers):
                 continue

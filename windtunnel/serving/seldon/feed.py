@@ -66,6 +66,11 @@ class Feed:
                 return False, None
             return True, self._known.get(model)
 
+    def names(self) -> list[str] | None:
+        """All models; None when it does not know."""
+        with self._lock:
+            return sorted(self._known) if self.believed else None
+
     def _run(self) -> None:
         while not self._watch.stop.is_set():
             try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from windtunnel.errors import DescriptionError
@@ -51,6 +53,18 @@ class Seldon:
     labels: Mapping[str, str] = field(default_factory=dict)
     poll_s: float = 2.0
     route_within_s: float = 60.0
+
+    @classmethod
+    def read(cls, path: Path) -> Seldon:
+        """From a TOML file.
+
+        Raises:
+            DescriptionError: it is not there, no TOML, or says what ``of`` refuses.
+        """
+        try:
+            return cls.of(tomllib.loads(path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+            raise DescriptionError(f"{path} cannot be read: {error}", hint="see docs/reference/seldon.md") from error
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Seldon:
