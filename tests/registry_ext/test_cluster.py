@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import httpx
 import podlike
@@ -24,6 +24,7 @@ from windtunnel.errors import StackError
 from windtunnel.home import Home
 from windtunnel.loopback import any_free
 from windtunnel.registry import launch
+from windtunnel.registry.client import RegistryClient
 from windtunnel_mlflow import migrate
 from windtunnel_mlflow.api import metrics
 from windtunnel_mlflow.cluster import mounted, schema, tls
@@ -82,7 +83,7 @@ class Pod:
             path.chmod(0o440)  # as the kubelet mounts it
         self.url = f"https://localhost:{self.port}"
 
-    def start(self, *words: str, log: Path | None = None) -> subprocess.Popen[str]:
+    def start(self, *words: str, log: Path | None = None, **more: str) -> subprocess.Popen[str]:
         env = {
             "WINDTUNNEL_HOME": str(self.home.root),
             "WINDTUNNEL_SECRETS": str(self.secrets),
@@ -93,6 +94,7 @@ class Pod:
             "PATH": os.environ["PATH"],
             "PYTHONDONTWRITEBYTECODE": "1",
             **podlike.volumes(self.home.root, self.tmp),
+            **more,
         }
         argv = podlike.command([sys.executable, "-m", "windtunnel_mlflow.cluster", *words])
         out: IO[str] | int = subprocess.PIPE if log is None else log.open("a")
@@ -112,6 +114,11 @@ class Pod:
             base_url=self.url, auth=auth, timeout=30, trust_env=False,
             verify=ssl.create_default_context(cafile=str(self.tls / "ca.crt")),
         )  # fmt: skip
+
+    def client(self) -> RegistryClient:
+        verify = ssl.create_default_context(cafile=str(self.tls / "ca.crt"))
+        transport = httpx.HTTPTransport(verify=verify)
+        return RegistryClient(self.url, "service", self.secret("mlflow-service"), timeout=30, transport=transport)
 
     def secret(self, name: str) -> str:
         return (self.secrets / name).read_text()
@@ -140,18 +147,48 @@ def migration(database: Databases, tmp_path_factory: pytest.TempPathFactory) -> 
     return Pod(tmp_path_factory.mktemp("migration"), database.owner)
 
 
+@dataclass(frozen=True)
+class Store:
+    """An S3-compatible object store."""
+
+    url: str
+
+    def client(self) -> Any:
+        import boto3
+
+        return boto3.client("s3", endpoint_url=self.url, **KEYS, region_name="us-east-1")
+
+    def names(self) -> list[str]:
+        return [one["Key"] for one in self.client().list_objects_v2(Bucket="models").get("Contents", [])]
+
+
+KEYS = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+
+
 @pytest.fixture(scope="module")
-def pod(database: Databases, migration: Pod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
+def store() -> Iterator[Store]:
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        made = Store("http://{}:{}".format(*server.get_host_and_port()))
+        made.client().create_bucket(Bucket="models")
+        yield made
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def pod(database: Databases, migration: Pod, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     # Two at once, as a job that is tried again while the first is not quite dead.
-    both = [migration.start("migrate", "--role=pod_server") for _ in range(2)]
-    told = [process.communicate(timeout=240)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert sorted(one.strip().splitlines()[-1] for one in told) == [
-        "the schema is up to date",
-        "the schema was brought up to date",
-    ]
+    job = migration.start("migrate", "--role=pod_server")
+    schema.upgrade(database.owner.replace("postgresql:", "postgresql+psycopg2:"), auth=False)
+    told, _ = job.communicate(timeout=240)
+    assert (job.returncode, told.strip().splitlines()[-1]) == (0, "the schema was brought up to date"), told
     made = Pod(tmp_path_factory.mktemp("pod"), database.server)
-    server = made.start("serve", "--host=127.0.0.1", f"--port={made.port}", f"--tls={made.tls}", log=made.log)
+    server = made.start("serve", "--host=127.0.0.1", f"--port={made.port}", f"--tls={made.tls}", log=made.log,
+        MLFLOW_ARTIFACTS_DESTINATION="s3://models/registry", MLFLOW_S3_ENDPOINT_URL=store.url,
+        **{name.upper(): value for name, value in KEYS.items()}, AWS_DEFAULT_REGION="us-east-1",
+    )  # fmt: skip
     try:
         yield made
     finally:
@@ -160,12 +197,12 @@ def pod(database: Databases, migration: Pod, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.real
-def test_the_check_of_helm_test_passes(pod: Pod) -> None:
-    """DEMAND OPS-2, OPS-10: over TLS, with the mounted secrets and nothing else."""
+def test_the_check_of_helm_test_passes(pod: Pod, store: Store) -> None:
+    """DEMAND OPS-2, OPS-10: over TLS, with the mounted secrets and nothing else, artifacts in an object store."""
     code, told = pod.run("check", f"--url={pod.url}", f"--ca={pod.tls / 'ca.crt'}", "--wait=200")
     assert code == 0, told + pod.log.read_text()[-3000:]
     assert told.count("ok  ") == 5
-    assert not [path for path in (pod.home.mlflow / "artifacts").rglob("*") if path.is_file()]
+    assert store.names() == []
     # Nobody but the server's user may read what it copied out of the mounted secret.
     found = [path.stat() for path in pod.home.secrets.iterdir()]
     assert {one.st_mode & 0o777 for one in found} == {0o600}
@@ -183,6 +220,21 @@ def test_the_check_fails_where_something_is_wrong(pod: Pod, tmp_path: Path) -> N
 
 
 @pytest.mark.real
+def test_a_version_in_an_object_store_is_sealed_and_signed(pod: Pod, store: Store, helpers: Any) -> None:
+    """DEMAND OPS-13"""
+    _ready(pod)
+    with pod.http(auth=("service", pod.secret("mlflow-service"))) as http, pod.client() as client:
+        record = helpers.enter(client, helpers.Hands(http), "sea")
+        assert (record.status, record.digest[:7]) == ("READY", "sha256:")
+        # The proxy writes below a sealed path no more.
+        name = next(name for name in store.names() if name.endswith("/MLmodel")).removeprefix("registry/")
+        answer = http.put(f"/api/2.0/mlflow-artifacts/artifacts/{name}", content=b"x")
+        assert answer.status_code in (403, 409), answer.text
+    assert not list(pod.tmp.glob("windtunnel-seal-*"))
+    assert {path.name for path in pod.home.secrets.iterdir()} >= {"model-signing.pem", "audit-key"}
+
+
+@pytest.mark.real
 def test_a_strange_host_name_is_not_answered(pod: Pod) -> None:
     _ready(pod)
     with pod.http(auth=("service", pod.secret("mlflow-service"))) as http:
@@ -194,20 +246,36 @@ def test_a_strange_host_name_is_not_answered(pod: Pod) -> None:
 
 
 @pytest.mark.real
-def test_metrics_are_for_whoever_has_a_credential(pod: Pod) -> None:
+def test_metrics_are_for_whoever_has_a_credential(pod: Pod, helpers: Any) -> None:
     _ready(pod)
     path = "/api/windtunnel/v1/metrics"
     with pod.http() as http:
         assert http.get(path).status_code == 401
-    with pod.http(auth=("service", pod.secret("mlflow-service"))) as http:
+    with pod.http(auth=("service", pod.secret("mlflow-service"))) as http, pod.client() as client:
+
+        def asked() -> dict[str, float]:
+            answer = http.get(path)
+            assert answer.headers["content-type"] == metrics.CONTENT_TYPE
+            lines = [line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#")]
+            return {name.removeprefix("windtunnel_registry_"): float(value) for name, value in lines}
+
+        before = asked()
+        record = helpers.crown(client, helpers.Hands(http), "lake")
+        second = helpers.enter(client, helpers.Hands(http), "lake")
+        client.open_rollout("lake", second.version, plan={}, holder="h", correlation_id="c1")
         http.post("/api/windtunnel/v1/audit/checkpoint").raise_for_status()
-        answer = http.get(path)
-    assert answer.headers["content-type"] == metrics.CONTENT_TYPE
-    found = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#"))
-    assert {name.split("{")[0] for name in found} == {name for name, _, _ in metrics.METRICS}
-    assert float(found["windtunnel_registry_audit_problem"]) == 0
-    assert float(found['windtunnel_registry_versions{status="READY"}']) == 0
-    assert float(found["windtunnel_registry_audit_signed_entries"]) > 0
+        after = asked()
+    assert (record.status, second.status) == ("READY", "READY")
+    names = {f"windtunnel_registry_{name.split('{')[0]}" for name in after}
+    assert names == {name for name, _, _ in metrics.METRICS}
+    # At the first look there may be no checkpoint yet.
+    grown = {name: after[name] - before.get(name, 0) for name in after}
+    assert grown['versions{status="READY"}'] == 2
+    assert (grown["models"], grown["champions"], grown["rollouts_open"]) == (1, 1, 1)
+    assert grown["audit_entries"] > 5
+    assert grown["audit_signed_entries"] > 5
+    assert (after["audit_problem"], after["pending_seconds"]) == (0, 0)
+    assert 0 < after["rollout_quiet_seconds"] < 600
 
 
 def test_a_renewed_certificate_is_taken_up_without_a_restart(tmp_path: Path) -> None:
