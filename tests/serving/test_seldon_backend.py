@@ -123,6 +123,20 @@ def test_a_candidate_that_crashed_holds_no_route(world: World) -> None:
     until(lambda: world.seldon.routes["visits"] == {"v1": 100}, every_s=0.02)
 
 
+def test_a_former_version_that_crashed_holds_no_route_either(world: World) -> None:
+    backend = world.backend(gateway=None)
+    backend.apply(release(90, arm(3, 10)))
+    backend.apply(release(75, arm(2, 25), token=2))  # version 3 drains
+    assert set(world.predictors()) == {"v1", "v2", "v3"}
+    until(lambda: world.seldon.routes["visits"].get("v2") == 25, every_s=0.02)
+    world.fates["v3"] = "slow"
+    until(lambda: "v3" not in world.seldon.available["visits"], every_s=0.02)
+    until(lambda: not backend.observe("visits").arms["3"].ready, every_s=0.02)
+    backend.abort("visits", "too many errors", "gate")
+    assert world.predictors() == {"v1": 100}
+    until(lambda: world.seldon.routes["visits"] == {"v1": 100}, every_s=0.02)
+
+
 def test_a_step_writes_little_and_a_look_reads_once(world: World) -> None:
     backend = world.backend(gateway=None)
     backend.apply(release(100, arm(2)))

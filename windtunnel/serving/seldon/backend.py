@@ -127,14 +127,15 @@ class SeldonBackend:
         """See ``ServingBackend.abort``. One request where nobody wrote since the last look, else one more to look.
 
         The candidates' predictors are removed, not only set to 0: behind Istio the operator changes no route while any
-        predictor's pods are not available, and a candidate that crashes is what aborts are for.
+        predictor's pods are not available, and a candidate that crashes is what aborts are for. For the same reason
+        versions that are kept warm go, too, when their pods are not available.
         """
 
         def take_back(state: State) -> State:
             aborted = desired.abort(state, reason, by, self._clock(), token)
             if aborted is state:
                 return state
-            return steps.without(aborted, [arm.version for arm in state.release.candidates])
+            return self._unblocked(steps.without(aborted, [arm.version for arm in state.release.candidates]))
 
         return self._soon(self._objects.change(model, take_back, recent=True))
 
@@ -143,7 +144,7 @@ class SeldonBackend:
 
         def take_out(state: State) -> State:
             left = desired.drop(state, versions, reason, self._clock(), token)
-            return state if left is state else steps.without(left, list(left.dropped))
+            return state if left is state else self._unblocked(steps.without(left, list(left.dropped)))
 
         return self._soon(self._objects.change(model, take_out, recent=True))
 
@@ -262,6 +263,17 @@ class SeldonBackend:
 
         with contextlib.suppress(WindtunnelError):
             self._objects.change(release.model, back)
+
+    def _unblocked(self, state: State) -> State:
+        """Without the versions that serve nobody and are not available: no change of routes waits for their pods."""
+        live = self._objects.last(state.model) or {}
+        arms = {arm.version for arm in state.needed()} | set(state.slots)
+        idle = [
+            version
+            for version, server in state.servers.items()
+            if version not in arms and not status.available(live, state.model, version, server)
+        ]
+        return steps.without(state, idle)
 
     # -- reading back
 

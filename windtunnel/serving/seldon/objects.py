@@ -130,7 +130,7 @@ class Objects:
         seen = self._seen.get(model)
         if seen is not None and self._monotonic() - seen.at < _FRESH_S:
             return seen.live
-        return self.read(check_model_name(model))
+        return self.look(model)
 
     def models(self) -> list[str]:
         """Models that have an object of ours in the namespace. One request; none with a feed that knows."""
