@@ -92,7 +92,7 @@ class SeldonBackend:
             wanted = steps.deployed(desired.accept(state, release))
             return wanted if steps.waited_for(wanted) else self._routed(wanted)
 
-        state = self._objects.change(release.model, begin)
+        state = self._objects.change(release.model, begin, recent=True)
         try:
             waiting = steps.waited_for(state)
             for arm in waiting:
@@ -105,7 +105,7 @@ class SeldonBackend:
                 }
                 return self._routed(replace(now, servers=now.servers | proven))
 
-            state = self._objects.change(release.model, route)
+            state = self._objects.change(release.model, route, recent=True)
             self._gateway.wait(state, before, fence)
         except FencedError:
             raise
