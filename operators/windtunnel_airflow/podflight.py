@@ -16,6 +16,7 @@ from typing import Any
 
 from windtunnel.errors import TrainingError, UnavailableError
 from windtunnel.tracking.pods import naming
+from windtunnel.tracking.pods.capacity import compare
 from windtunnel.tracking.pods.ends import PodEnd, classify
 from windtunnel.tracking.pods.manifest import CONTAINER
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 POLL = 10.0
 #: Seconds between two readings of the log while it runs.
 LOGS = 30
+#: A pod that no node of today can take is looked at after this many seconds: an autoscaler has spoken by then.
+DOUBT = 90
 #: A person's cancel is over within 30 s (TRN-7).
 CANCEL_GRACE = 20
 
@@ -140,6 +143,22 @@ class PodFlight:
         waited = _age(pod) if pod is not None else 0.0
         found = classify(pod, events, self._nodes() if waiting else None, waited=waited, given_up=given_up)
         return found, {"pod": pod, "events": events}
+
+    def doubt(self) -> str | None:
+        """Why no node of today can take the pod, in words; it is then looked at soon (TRN-5). None where one can."""
+        nodes = self._nodes()
+        found = compare(self.manifest, nodes) if nodes is not None else None
+        if found is None or found.reason is None:
+            return None
+        self.operator.schedule_timeout_seconds = min(self.start_within, DOUBT)
+        return f"{found.reason}; it asks for {found.asked}; {found.there}"
+
+    def goes_on(self) -> Any:
+        """The pod, where it was looked at early and there is reason to wait on; None where there is none."""
+        end, evidence = self.end()
+        if end.ended or evidence["pod"] is None or _age(evidence["pod"]) >= self.start_within:
+            return None
+        return self.client.read_namespaced_pod(self.name, self.namespace)
 
     def remove(self, grace: int | None = None) -> None:
         """Delete the pod; one that is gone does not matter."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Cluster:
         pods: name -> the pod as it was made.
         events: name -> its events.
         nodes: None: nobody may list them.
+        age: how old a pod says it is when it is made.
         failing: answers to give instead, each once: (method, part of the path, HTTP status).
     """
 
@@ -53,6 +55,7 @@ class Cluster:
         self.script: list[Status | Callable[[], Status]] = [{"phase": "Pending"}]
         self.made: Callable[[dict[str, Any]], None] = lambda pod: None
         self.failing: list[tuple[str, str, int]] = []
+        self.age = timedelta(0)
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
@@ -138,6 +141,7 @@ class Cluster:
     def _create(self, request: Any) -> Any:
         pod = dict(request.data)
         name = str(pod["metadata"]["name"])
+        pod["metadata"]["creationTimestamp"] = (datetime.now(UTC) - self.age).isoformat()
         if name in self.pods:
             raise _error(409, f'pods "{name}" already exists')
         self.pods[name] = pod

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -217,6 +218,7 @@ def test_the_pod_is_the_manifest_and_nothing_more(train: Callable[..., Any], sto
     labels = pod["metadata"].pop("labels")
     assert wanted["metadata"].pop("labels").items() <= labels.items()
     assert pod["spec"].pop("hostNetwork") is False
+    assert pod["metadata"].pop("creationTimestamp")
     assert _pruned(pod) == _pruned(wanted)
     assert labels[naming.RUN] == record["run_id"]
 
@@ -279,6 +281,30 @@ def test_a_pod_nobody_can_place_is_given_up_with_the_amounts(
     cluster.nodes = [{"metadata": {"name": "a"}, "spec": {}, "status": {"allocatable": {"cpu": "8", "memory": "1Gi"}}}]
     with pytest.raises(ResourceError, match=r"no node has 2\.\d GiB memory: the most is 1\.0 GiB"):
         through(lambda: train(start_within="1s"), store)
+    assert not cluster.pods
+
+
+def test_an_impossible_pod_fails_early_unless_a_node_is_on_its_way(
+    train: Callable[..., Any], store: Store, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEMAND TRN-5: not after the ten minutes that a full cluster gets."""
+    from windtunnel_airflow import podflight
+
+    monkeypatch.setattr(podflight, "DOUBT", 1)
+    cluster.age = timedelta(seconds=podflight.DOUBT + 90)
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
+    cluster.script = [{"phase": "Pending", "conditions": [unscheduled]}]
+    cluster.nodes = [{"metadata": {"name": "a"}, "spec": {}, "status": {"allocatable": {"cpu": "8", "memory": "1Gi"}}}]
+    at = deferred(lambda: train().execute(context(store)))
+    assert (at.trigger.schedule_timeout, at.trigger.startup_timeout) == (1, 600)
+    [name] = cluster.pods
+    event = event_of(at.trigger)
+    cluster.events[name] = [{"reason": "TriggeredScaleUp", "message": "a node is made"}]
+    on = deferred(lambda: train().resume_pod(context(store), event))
+    assert on.trigger.schedule_timeout == 600
+    cluster.events.clear()
+    with pytest.raises(ResourceError, match="no node has"):
+        train().resume_pod(context(store), event)
     assert not cluster.pods
 
 

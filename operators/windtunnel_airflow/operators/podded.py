@@ -78,6 +78,8 @@ class PodOperator(RunnerOperator):
             digest = depot.deposit(self.home, spec)
             flight = self._flight(spec, record, digest)
             self.log.info("Making pod %s/%s, attempt %s", flight.namespace, flight.name, record["attempt"])
+            if why := flight.doubt():
+                self.log.warning("Unless a node is added: %s", why)
             flight.watch(context)
         return None  # never: waiting is raised
 
@@ -90,6 +92,8 @@ class PodOperator(RunnerOperator):
             depot = self._depot(record)
             flight = self._flight(self._spec(record, context), record)
             with self._problems(flight, context):
+                if event.get("status") == "timeout" and (pod := flight.goes_on()) is not None:
+                    flight.watch(context, pod)
                 flight.resume(context, event)
                 status, end = self._over(flight, depot, record, given_up=event.get("status") == "timeout")
                 return self._settle(context, flight, depot, record, status, end)
@@ -166,7 +170,7 @@ class PodOperator(RunnerOperator):
             raise TaskDeferred(trigger=deferred.trigger, method_name="resume_pod", timeout=deferred.timeout) from None
         except (WindtunnelError, AirflowFailException):
             raise
-        except (ApiException, HTTPError, AirflowException, OSError) as error:
+        except (ApiException, HTTPError, AirflowException, ConnectionError, TimeoutError) as error:
             raise problem(error, f"{flight.namespace}/{flight.name}") from error
 
     def _obey(self, flight: PodFlight, context: Any) -> None:
