@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -111,21 +111,48 @@ def test_registered_again_after_a_failure_with_another_source_agrees(service: An
     assert uri["artifact_uri"].endswith(str(record.location))
 
 
+class Alone:
+    """The registry with one model only: what other tests do to theirs is none of this one's business."""
+
+    def __init__(self, service: Any, model: str) -> None:
+        self.service, self.model = service, model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.service, name)
+
+    def agreement(self) -> list[dict[str, Any]]:
+        return [one for one in self.service.agreement() if one["model"] == self.model]
+
+
+def test_the_doctor_says_so(
+    service: Any, governed: str, plain: SqlAlchemyStore, registry_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEMAND OPS-4"""
+    from windtunnel.registry import connect
+    from windtunnel.stack import doctor
+
+    # The stack as far as the doctor looks at it here: a supervisor that runs.
+    running = SimpleNamespace(supervisor=SimpleNamespace(pid=lambda: 1))
+    monkeypatch.setattr(doctor, "Stack", lambda home: running)
+    monkeypatch.setattr(connect, "from_home", lambda home: nullcontext(Alone(service, governed)))
+    (fine,) = doctor._registry(registry_server.home)
+    assert fine.result == "ok"
+    plain.set_registered_model_alias(governed, "champion", 2)
+    plain.transition_model_version_stage(governed, 3, "Production", True)
+    (found,) = doctor._registry(registry_server.home)
+    assert (found.result, found.found) == (
+        "fail",
+        f"{governed}: the alias champion is version 2; expected: the champion is version 1 and 2 more",
+    )
+    assert "registry agree" in found.mend
+
+
 def test_the_steward_alarms(
     service: Any, governed: str, plain: SqlAlchemyStore, registry_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from windtunnel_airflow.operators.steward import AgreementOperator, _Steward
 
-    class One:
-        """The registry with this model only: what other tests do to theirs is none of this test's business."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(service, name)
-
-        def agreement(self) -> list[dict[str, Any]]:
-            return [one for one in service.agreement() if one["model"] == governed]
-
-    holder = SimpleNamespace(home=registry_server.home, registry=One())
+    holder = SimpleNamespace(home=registry_server.home, registry=Alone(service, governed))
     monkeypatch.setattr(_Steward, "hook", property(lambda self: holder))
     task = AgreementOperator(task_id="agreement")
     assert task.execute({}) == []
