@@ -83,6 +83,11 @@ def test_it_leaves_the_verified_copy_and_what_the_server_needs(
     assert again.ended.returncode == 0, again.ended.stderr
 
 
+def test_a_user_who_may_read_is_enough(registry_server: Any, record: Any, person: Any, tmp_path: Path) -> None:
+    step = Step(registry_server, record, tmp_path / "mnt", WINDTUNNEL_USERNAME=person[0], WINDTUNNEL_PASSWORD=person[1])
+    assert step.ended.returncode == 0, step.ended.stderr
+
+
 @pytest.mark.parametrize("which", ["digest", "source", "keys", "signer"])
 def test_what_is_not_sealed_and_signed_is_not_served(
     registry_server: Any, record: Any, tmp_path: Path, which: str

@@ -65,6 +65,20 @@ def test_its_pods_are_pods() -> None:
         kubernetes_validate.validate(pod, "1.30", strict=True)
 
 
+def test_an_authority_of_its_own_is_for_the_first_step_alone() -> None:
+    import kubernetes_validate
+
+    made = manifest.predictor(state(100), "1", replace(SELDON, registry_ca="registry-tls"))
+    spec = made["componentSpecs"][0]["spec"]
+    kubernetes_validate.validate(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}, "1.30", strict=True
+    )
+    (first,), (server,) = spec["initContainers"], spec["containers"]
+    assert {"name": "SSL_CERT_FILE", "value": "/etc/windtunnel/registry-ca/ca.crt"} in first["env"]
+    assert "windtunnel-ca" in [mount["name"] for mount in first["volumeMounts"]]
+    assert "windtunnel-ca" not in [mount["name"] for mount in server["volumeMounts"]]
+
+
 def test_no_pod_may_more_than_it_must() -> None:
     pod = manifest.predictor(state(100), "1", SELDON)["componentSpecs"][0]["spec"]
     assert pod["automountServiceAccountToken"] is False

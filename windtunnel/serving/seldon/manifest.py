@@ -35,6 +35,7 @@ CAPABILITIES: frozenset[Capability] = frozenset({"mirror", "several"})
 
 HTTP, GRPC = 9000, 9500
 MODELS, KEYS = "/mnt/windtunnel", "/etc/windtunnel/keys"
+_CA = "/etc/windtunnel/registry-ca"
 #: Name of the pods' one component, so that names of what the operator makes stay short.
 COMPONENT = "server"
 VERIFY = "verify"
@@ -295,6 +296,12 @@ def _pod(model: str, version: str, server: Server, seldon: Seldon) -> dict[str, 
             {"name": "windtunnel-keys", "configMap": {"name": seldon.keys}},
         ],
     }
+    if seldon.registry_ca:
+        first = pod["initContainers"][0]
+        first["env"].append({"name": "SSL_CERT_FILE", "value": f"{_CA}/ca.crt"})
+        first["volumeMounts"] = [*mounts, {"name": "windtunnel-ca", "mountPath": _CA, "readOnly": True}]
+        authority = {"secretName": seldon.registry_ca, "items": [{"key": "ca.crt", "path": "ca.crt"}]}
+        pod["volumes"].append({"name": "windtunnel-ca", "secret": authority})
     if seldon.service_account:
         pod["serviceAccountName"] = seldon.service_account
     if seldon.pull_secrets:

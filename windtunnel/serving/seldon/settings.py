@@ -20,6 +20,7 @@ class Seldon:
         image: of the model servers: Windtunnel and MLServer (``locks/serving.txt``), by digest if you can.
         registry: URL of the MLflow server with the governed registry, as pods reach it.
         registry_secret: Secret with keys ``username`` and ``password``: the pods' user, who may read models.
+        registry_ca: Secret with ``ca.crt``, where the registry's certificate is by an authority of your own.
         keys: ConfigMap with ``keys.json`` and ``KEYID.pem`` of ``HOME/keys``: whose signatures count.
         access: which cluster, as whom, in which namespace.
         gateway: where callers send their requests, up to but without ``/v2``; ``{namespace}`` and ``{model}`` stand for
@@ -40,6 +41,7 @@ class Seldon:
     image: str
     registry: str
     registry_secret: str = "windtunnel-registry"
+    registry_ca: str | None = None
     keys: str = "windtunnel-keys"
     access: Access = field(default_factory=Access)
     gateway: str | None = None
