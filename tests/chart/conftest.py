@@ -31,7 +31,11 @@ GIVEN: dict[str, dict[str, Any]] = {
         },
     },
 }
-PRESETS = tuple(GIVEN)
+GIVEN["production+guard"] = {
+    **GIVEN["production"],
+    "guard": {"enabled": True, "namespace": "models", "modelServer": "registry.example.org/team/model-server:0.1.0"},
+}
+PRESETS = ("small", "production", "eks")
 
 
 def merged(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +49,9 @@ def merged(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
 
 def preset(name: str) -> dict[str, Any]:
     """The preset with what whoever installs it has to give."""
-    return merged(yaml.safe_load((CHART / f"values-{name}.yaml").read_text(encoding="utf-8")), GIVEN[name])
+    return merged(
+        yaml.safe_load((CHART / f"values-{name.partition('+')[0]}.yaml").read_text(encoding="utf-8")), GIVEN[name]
+    )
 
 
 def documents(text: str) -> Iterator[dict[str, Any]]:

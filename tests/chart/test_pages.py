@@ -27,7 +27,7 @@ def test_the_table_of_permissions_is_the_rendered_one(
     }
     given = {
         (resource, verb)
-        for one in rendered("production")
+        for one in rendered("production+guard")
         if one["kind"] == "Role"
         for rule in one["rules"]
         for resource in rule["resources"]
@@ -36,7 +36,7 @@ def test_the_table_of_permissions_is_the_rendered_one(
     assert told == given
     accounts = {
         one["metadata"]["name"].removeprefix("wt-")
-        for name in ("small", "production")
+        for name in ("small", "production+guard")
         for one in rendered(name)
         if one["kind"] == "ServiceAccount"
     }
@@ -56,6 +56,7 @@ def test_the_table_of_secrets_is_what_is_mounted_or_read(
         for key in re.findall(r"`([\w.-]+)`", cells[1])
     }
     read: set[tuple[str, str]] = set()
+    read |= set(_keys(rendered("production+guard")))
     for name in ("small", "production", "eks"):
         for one in rendered(name):
             read |= set(_keys(one))

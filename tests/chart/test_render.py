@@ -6,13 +6,17 @@ import functools
 import itertools
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-PRESETS = ("small", "production", "eks")
+PRESETS = ("small", "production", "eks", "production+guard")
 #: Kinds that are not Kubernetes's own; checked here by what we use of them.
 FOREIGN = {
     "Certificate": ("cert-manager.io/v1", {"secretName", "dnsNames", "issuerRef"}),
@@ -77,7 +81,13 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"artifacts": {"store": "volume", "destination": ""}},
     ),
     "policy": ({"networkPolicy": {"enabled": True}}, {"networkPolicy": {"enabled": False}}),
-    "training": ({"training": {"enabled": True, "readNodes": True}}, {"training": {"enabled": False}}),
+    "training": (
+        {
+            "training": {"enabled": True, "readNodes": True},
+            "guard": {"enabled": True, "modelServer": "model-server:0.1.0"},
+        },
+        {"training": {"enabled": False}},
+    ),
     "volume": ({"registry": {"volume": {"existingClaim": "old"}}}, {"registry": {"runAsUser": None, "fsGroup": None}}),
     "rest": (
         {
@@ -125,7 +135,9 @@ def test_what_production_installs_is_what_was_looked_at(
 
 def test_a_changed_setting_starts_the_pod_anew(helpers: Any) -> None:
     def annotations(values: dict[str, Any]) -> dict[str, str]:
-        found = helpers.of(helpers.render(values), "Deployment")["spec"]["template"]["metadata"]["annotations"]
+        found = helpers.of(helpers.render(values), "Deployment", "wt-registry")["spec"]["template"]["metadata"][
+            "annotations"
+        ]
         return dict(found)
 
     small = helpers.preset("small")
@@ -194,6 +206,32 @@ def test_the_way_back_is_the_migrations_job(helpers: Any) -> None:
     job = helpers.of(objects, "Job")["spec"]["template"]["spec"]
     assert job["containers"][0]["args"] == ["downgrade", "0008"]
     assert "windtunnel-database-owner" in yaml.safe_dump(job["volumes"])
-    assert helpers.of(objects, "Deployment")["spec"]["replicas"] == 0
+    assert helpers.of(objects, "Deployment", "wt-registry")["spec"]["replicas"] == 0
     # A rollback runs the hooks of the release it goes back to: this one must not be among them.
     assert "rollback" not in yaml.safe_dump(objects)
+
+
+def test_the_guard_is_told_what_its_command_reads(
+    rendered: Callable[[str], list[dict[str, Any]]], helpers: Any, tmp_path: Path
+) -> None:
+    """Its settings are Seldon's own, its probe holds the heartbeat against the clock."""
+    from windtunnel.home import Home
+    from windtunnel.serving.guard import heartbeat_path
+    from windtunnel.serving.seldon import Seldon
+
+    objects = rendered("production+guard")
+    (tmp_path / "seldon.toml").write_text(helpers.of(objects, "ConfigMap", "wt-guard")["data"]["seldon.toml"])
+    settings = Seldon.read(tmp_path / "seldon.toml")
+    assert settings.registry == "https://wt-registry.ml.svc:5000"
+    assert settings.access.namespace == "models"
+    (container,) = helpers.of(objects, "Deployment", "wt-guard")["spec"]["template"]["spec"]["containers"]
+    home = container["args"][container["args"].index("--home") + 1]
+    assert f"{heartbeat_path(Home(Path(home)))}" in container["livenessProbe"]["exec"]["command"][2]
+    beat = tmp_path / "guard.json"
+    probe = [word.replace(f"{heartbeat_path(Home(Path(home)))}", str(beat)) for word in
+             container["livenessProbe"]["exec"]["command"]]  # fmt: skip
+    for at, code in ((time.time(), 0), (time.time() - 60, 1)):
+        beat.write_text(json.dumps({"at": at}))
+        assert subprocess.run([sys.executable, *probe[1:]], check=False).returncode == code
+    beat.unlink()
+    assert subprocess.run([sys.executable, *probe[1:]], capture_output=True, check=False).returncode == 1

@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 Rendered = Callable[[str], list[dict[str, Any]]]
-pytestmark = pytest.mark.parametrize("name", ["small", "production", "eks"])
+pytestmark = pytest.mark.parametrize("name", ["small", "production", "eks", "production+guard"])
 
 
 def test_pods_are_restricted(name: str, rendered: Rendered, helpers: Any) -> None:
     """The level "restricted" of the Pod Security Standards, and a root file system that cannot be written."""
     looked = 0
     for where, pod in helpers.pods(rendered(name)):
-        assert pod["automountServiceAccountToken"] is False, where
+        assert pod["automountServiceAccountToken"] is (where == "Deployment/wt-guard"), where
         assert pod["serviceAccountName"] not in ("", "default"), where
         assert pod["securityContext"]["runAsNonRoot"] is True, where
         assert pod["securityContext"].get("runAsUser") != 0, where
@@ -66,11 +66,11 @@ def test_no_secret_is_written_anywhere(name: str, rendered: Rendered) -> None:
             assert not re.search(r"PASSWORD(?!_FILE)|_KEY$|TOKEN", variable[0]), variable
 
 
-def test_only_training_has_rights_and_no_wildcards(name: str, rendered: Rendered) -> None:
+def test_only_training_and_the_guard_have_rights_and_no_wildcards(name: str, rendered: Rendered) -> None:
     for one in rendered(name):
         assert one["kind"] not in ("ClusterRole", "ClusterRoleBinding")
         if one["kind"] == "Role":
-            assert one["metadata"]["labels"]["app.kubernetes.io/component"] == "training"
+            assert one["metadata"]["labels"]["app.kubernetes.io/component"] in ("training", "guard")
             for rule in one["rules"]:
                 assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
                 assert not {"secrets", "pods/exec", "pods/attach", "configmaps"} & set(rule["resources"])

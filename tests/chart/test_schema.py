@@ -67,6 +67,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"oidc": {"roles": {"x": "service"}}}, "/oidc/roles"),
     ({"ingress": {"host": "no host"}}, "/ingress/host"),
     ({"networkPolicy": {"databaseCidrs": []}}, "/networkPolicy/databaseCidrs"),
+    ({"guard": {"modelServer": "model-server:latest"}}, "/guard/modelServer"),
     ({"global": {"x": "y"}}, "global"),
 ]
 
@@ -89,6 +90,7 @@ TOGETHER: list[tuple[str, dict[str, Any], str]] = [
     ("small", {"oidc": {"issuer": "https://id.example.org"}}, "oidc.audience: empty"),
     ("small", {"airflow": {"url": "http://airflow"}}, "airflow.secretName: empty"),
     ("small", {"monitoring": {"serviceMonitor": {"enabled": True}}}, "serviceMonitor.secretName: empty"),
+    ("small", {"guard": {"enabled": True}}, "guard.modelServer: empty"),
     ("small", {"migration": {"downgradeTo": "0008"}}, "expected registry.replicas=0"),
     ("production", {"tls": {"certManager": {"issuerName": ""}}}, "tls.certManager.issuerName: empty"),
     ("production", {"tls": {"enabled": False}}, "tls.enabled is false"),

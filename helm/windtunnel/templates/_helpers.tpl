@@ -165,6 +165,9 @@ runAsNonRoot: true
 {{- if and $v.database.serverRole (not $v.database.ownerSecretName) -}}
 {{- fail "database.ownerSecretName: empty; with database.serverRole it has to be the secret of the tables' owner" -}}
 {{- end -}}
+{{- if and $v.guard.enabled (not $v.guard.modelServer) -}}
+{{- fail "guard.modelServer: empty, expected the image of the model servers, by digest if you can" -}}
+{{- end -}}
 {{- if and $v.migration.downgradeTo (ne (int $v.registry.replicas) 0) -}}
 {{- fail "migration.downgradeTo: set, but a server would bring the tables up again; expected registry.replicas=0" -}}
 {{- end -}}
@@ -205,4 +208,17 @@ runAsNonRoot: true
     - port: {{ .Values.database.port }}
       protocol: TCP
 {{- end }}
+{{- end -}}
+
+{{/* What the guard is told of Seldon. Values are quoted as JSON, which TOML reads. */}}
+{{- define "windtunnel.guardSettings" -}}
+seldon.toml: |
+  image = {{ .Values.guard.modelServer | toJson }}
+  registry = {{ include "windtunnel.url" . | toJson }}
+  namespace = {{ default .Release.Namespace .Values.guard.namespace | toJson }}
+{{- end -}}
+
+{{/* Whether it looked at the leases within the last half a minute. */}}
+{{- define "windtunnel.guardBeats" -}}
+[python, -c, "import json, sys, time; sys.exit(time.time() - json.load(open('/var/lib/windtunnel/serving/guard.json'))['at'] > 30)"]
 {{- end -}}
