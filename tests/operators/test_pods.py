@@ -472,6 +472,35 @@ def test_a_dag_file_may_ask_for_pods(describe: Callable[..., Any]) -> None:
         lifecycle(describe(target="kubernetes", training=training(pod={"image": "here"})))
 
 
+def test_workers_reach_the_store_by_their_own_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DEMAND OPS-6, OPS-13: pods are told where the store is, never who we are."""
+    from windtunnel_airflow.hook import WindtunnelHook
+
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        endpoint = f"http://{host}:{port}"
+        aws = {"conn_type": "aws", "login": "a-key", "password": "a-secret",
+               "extra": {"endpoint_url": endpoint, "region_name": "eu-central-1"}}  # fmt: skip
+        ours = {"conn_type": "windtunnel", "extra": {"store": "s3://bucket/team", "store_conn_id": "minio"}}
+        monkeypatch.setenv("AIRFLOW_CONN_MINIO", json.dumps(aws))
+        monkeypatch.setenv("AIRFLOW_CONN_WINDTUNNEL_DEFAULT", json.dumps(ours))
+        hook = WindtunnelHook()
+        hook._store_client.create_bucket(
+            Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+        )
+        hook.objects.put_bytes("a/b", b"1")
+        assert hook.objects.get_bytes("a/b") == b"1"
+        told = hook.store_environment
+        assert told == {
+            "WINDTUNNEL_STORE": "s3://bucket/team", "AWS_DEFAULT_REGION": "eu-central-1",
+            "AWS_ENDPOINT_URL_S3": endpoint,
+        }  # fmt: skip
+    finally:
+        server.stop()
+
+
 def test_no_store_is_said(
     train: Callable[..., Any], store: Store, monkeypatch: pytest.MonkeyPatch, mlflow: str
 ) -> None:
