@@ -225,6 +225,29 @@ def test_how_long_to_wait() -> None:
     assert wait_before(Answer(500, "", {"retry-after": "soon"}), 1) == 0.25
 
 
+def test_a_pod_is_its_service_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kubernetes.config import incluster_config
+
+    from windtunnel.kube import access
+
+    for name, text in (("token", "a-token"), ("namespace", "theirs\n"), ("ca.crt", "an authority")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(access, "_ACCOUNT", tmp_path)
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    assert not Access().in_pod
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    assert Access().in_pod and not Access("a-kubeconfig").in_pod
+    api, namespace = Access().connect()
+    headers: dict[str, str] = {}
+    api.update_params_for_auth(headers, [], ["BearerToken"])
+    assert (api.configuration.host, namespace) == ("https://10.0.0.1:443", "theirs")
+    assert headers["authorization"].lower() == "bearer a-token"
+    assert Access(namespace="mine").connect()[1] == "mine"
+
+
 def test_no_access_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ForbiddenError, match=r"(?s)nowhere.*KUBECONFIG"):
         Client(Access(str(tmp_path / "nowhere"))).get(POD, "one")
