@@ -1,0 +1,73 @@
+"""The guard as the chart starts it: its arguments and settings, as any user, on a file system it cannot write, and what
+it asks of the API held against its rights."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fakeseldon
+import podlike
+import pytest
+import waiting
+
+#: An object of ours whose lease has ended long ago would be taken back; with none there is only looking.
+VERBS = {"GET": {"get", "list", "watch"}, "PATCH": {"patch"}, "POST": {"create"}, "DELETE": {"delete"}}
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that any user may read, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="wt-guard-") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@pytest.mark.real
+def test_the_guard_runs_as_the_chart_starts_it(
+    rendered: Callable[[str], list[dict[str, Any]]], helpers: Any, open_folder: Path
+) -> None:
+    objects = rendered("production+guard")
+    (container,) = helpers.of(objects, "Deployment", "wt-guard")["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["windtunnel", "guard"]
+    home, tmp, settings = open_folder / "home", open_folder / "tmp", open_folder / "seldon.toml"
+    home.mkdir()
+    tmp.mkdir()
+    settings.write_text(helpers.of(objects, "ConfigMap", "wt-guard")["data"]["seldon.toml"])
+    place = {"/etc/windtunnel/guard/seldon.toml": str(settings), "/var/lib/windtunnel": str(home)}
+    words = [place.get(word, word) for word in container["args"]]
+    env = {one["name"]: one["value"] for one in container["env"] if "value" in one and one["name"] != "SSL_CERT_FILE"}
+    with fakeseldon.cluster() as cluster, (open_folder / "log").open("w") as log:
+        env |= {
+            "HOME": str(tmp),
+            "KUBECONFIG": cluster.kubeconfig(open_folder / "kubeconfig"),
+            "PATH": os.environ["PATH"],
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **podlike.volumes(home, tmp),
+        }
+        argv = podlike.command([str(Path(sys.executable).with_name("windtunnel")), "guard", *words])
+        guard = subprocess.Popen(argv, env=env, cwd=tmp, stdout=log, stderr=log)
+        try:
+            waiting.until(lambda: guard.poll() is not None or (home / "serving" / "guard.json").is_file(), every_s=0.1)
+            probe = [
+                word.replace("/var/lib/windtunnel", str(home))
+                for word in container["readinessProbe"]["exec"]["command"]
+            ]
+            done = subprocess.run([sys.executable, *probe[1:]], capture_output=True, text=True, check=False)
+        finally:
+            guard.terminate()
+            ended = guard.wait(60)
+        asked = {(one.method, one.path) for one in cluster.requests}
+    assert (done.returncode, ended) == (0, 0), (open_folder / "log").read_text()
+    assert asked
+    granted = {verb for rule in helpers.of(objects, "Role", "wt-guard")["rules"]
+               if rule["resources"] == ["seldondeployments"] for verb in rule["verbs"]}  # fmt: skip
+    for method, path in asked:
+        # In the namespace of its role alone.
+        assert "/namespaces/models/seldondeployments" in path, path
+        assert VERBS[method] & granted, method
