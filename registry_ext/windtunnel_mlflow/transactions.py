@@ -168,11 +168,14 @@ class ChangingStore(SqlAlchemyStore):  # type: ignore[misc]
             if self.engine.dialect.name == "sqlite":
                 own |= {one["model"] for one in entries}
             else:
-                for model in {one["model"] for one in entries} - own:
-                    # Not waited for: whoever waits for a lock while it holds another may wait for ever.
-                    taken = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:model, 7751))")
-                    if session.execute(taken, {"model": model}).scalar():
-                        own.add(model)
+                # Not waited for: whoever waits for a lock while it holds another may wait for ever.
+                others = sorted({one["model"] for one in entries} - own)
+                tried = text(
+                    "SELECT asked.model, pg_try_advisory_xact_lock(hashtextextended(asked.model, 7751)) AS taken "
+                    "FROM unnest(CAST(:models AS text[])) AS asked(model)"
+                )
+                if others:
+                    own |= {row.model for row in session.execute(tried, {"models": others}) if row.taken}
             written = [one["model"] in own for one in entries]
             audit.append_all(session, [one for one, now in zip(entries, written, strict=True) if now])
         return written

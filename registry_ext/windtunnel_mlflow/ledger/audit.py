@@ -71,24 +71,38 @@ def append(session: Session, *, also: Sequence[int] = (), **said: Any) -> None:
 
 def append_all(session: Session, entries: Iterable[dict[str, Any]], also: Sequence[int] = ()) -> None:
     """Add rows in this order. The caller holds the lock of each of their models."""
-    settling = session.get_bind().dialect.name != "sqlite"
-    heads: dict[str, str] = {}
+    entries = list(entries)
+    heads = _heads(session, list(dict.fromkeys(plain["model"] for plain in entries)), also)
     rows = []
     for plain in entries:
         model = plain["model"]
-        if model not in heads:
-            newest = select(_A.c.hash).where(_A.c.model == model).order_by(_A.c.seq.desc()).limit(1)
-            if settling:
-                # One round trip for all; the model's lock makes the answer true whichever is looked at first.
-                locks = (func.pg_advisory_xact_lock_shared(lock) for lock in (_LOCK, *also))
-                newest = select(newest.scalar_subquery(), *locks)
-                settling = False
-            heads[model] = session.execute(newest).scalar() or GENESIS
         row = {**plain, "at": time.time(), "prev": heads[model]}
         row["hash"] = heads[model] = chain_hash(row)
         rows.append(row)
-    for row in rows:
-        session.execute(insert(_A).values(row))
+    if rows:
+        # Several are one statement; the database numbers them in this order.
+        session.execute(insert(_A), rows)
+
+
+def _heads(session: Session, models: Sequence[str], also: Sequence[int]) -> dict[str, str]:
+    """The newest hash of each model. On PostgreSQL the locks are taken with it: one round trip, and one for several
+    models; their own locks make the answer true whichever is looked at first."""
+    if session.get_bind().dialect.name == "sqlite" or len(models) == 1:
+        found = {}
+        for model in models:
+            newest = select(_A.c.hash).where(_A.c.model == model).order_by(_A.c.seq.desc()).limit(1)
+            if session.get_bind().dialect.name != "sqlite":
+                locks = (func.pg_advisory_xact_lock_shared(lock) for lock in (_LOCK, *also))
+                newest = select(newest.scalar_subquery(), *locks)
+            found[model] = session.execute(newest).scalar() or GENESIS
+        return found
+    for lock in (_LOCK, *also):
+        session.execute(text("SELECT pg_advisory_xact_lock_shared(:lock)"), {"lock": lock})
+    newest_of_each = text(
+        "SELECT asked.model, (SELECT hash FROM wt_audit WHERE model = asked.model ORDER BY seq DESC LIMIT 1) AS hash "
+        "FROM unnest(CAST(:models AS text[])) AS asked(model)"
+    )
+    return {row.model: row.hash or GENESIS for row in session.execute(newest_of_each, {"models": list(models)})}
 
 
 def settled(session: Session) -> int:
