@@ -196,7 +196,9 @@ def described(model: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def begun(connected: None, airflow: Airflow) -> Callable[[Any], tuple[PolicySensor, Run]]:
+def begun(
+    connected: None, airflow: Airflow, staff: dict[str, RegistryClient]
+) -> Callable[[Any], tuple[PolicySensor, Run]]:
     """The release of a version as far as its task ``policy``."""
 
     def make(record: Any, **more: Any) -> tuple[PolicySensor, Run]:
