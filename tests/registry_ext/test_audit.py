@@ -41,6 +41,17 @@ def test_whole(rows: list[dict[str, Any]]) -> None:
     assert rows[0]["prev"] == audit.GENESIS
 
 
+def test_several_at_once_are_chained_in_their_order(rows: list[dict[str, Any]], database: Path) -> None:
+    with Session(create_engine(f"sqlite:///{database}")) as session:
+        told = [audit.entry(actor="a", action=str(n), model=("visits", "new")[n % 2]) for n in range(6)]
+        audit.append_all(session, told)
+        session.commit()
+        all_rows = audit.page(session, 0, 10**6, 100)
+    assert [row["action"] for row in all_rows[-6:]] == ["0", "1", "2", "3", "4", "5"]
+    for model in ("visits", "new", "other"):
+        assert audit.broken([row for row in all_rows if row["model"] == model]) is None
+
+
 @pytest.mark.parametrize("column", audit.CHAINED)
 def test_every_column_is_covered(rows: list[dict[str, Any]], column: str) -> None:
     rows[1][column] = 1.5 if column == "at" else "changed"

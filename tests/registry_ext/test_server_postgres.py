@@ -214,6 +214,18 @@ def test_an_entry_that_has_a_number_and_no_commit_is_waited_for(server: Any, dat
         session.close()
 
 
+def test_several_entries_at_once_are_chained_in_their_order(server: Any, database: str) -> None:
+    models = [f"m-{letter}" for letter in "xyz"]
+    with Session(create_engine(database)) as session:
+        for number in range(2):  # the second time each has a chain to go on from
+            told = [audit.entry(actor="a", action=f"{number}{n}", model=models[n % 3]) for n in range(9)]
+            audit.append_all(session, told)
+            session.commit()
+        rows = [row for row in audit.page(session, 0, 10**6, 10**6) if row["model"] in models]
+    assert [row["action"] for row in rows] == [f"{number}{n}" for number in range(2) for n in range(9)]
+    assert all(audit.broken([row for row in rows if row["model"] == model]) is None for model in models)
+
+
 def test_a_search_means_the_same_here(server: Any, helpers: Any) -> None:
     """DEMAND REG-15: every field of the language, and comments that nobody can change."""
     with server.client() as client, server.client("admin") as admin, server.rest() as http:
