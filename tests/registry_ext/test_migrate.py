@@ -10,9 +10,11 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from mlflow.entities.model_registry import RegisteredModelTag
 from sqlalchemy import Engine, create_engine, inspect, text
 
 from windtunnel_mlflow import migrate, tables
+from windtunnel_mlflow.store import GovernedStore
 
 
 def _upgrade(url: str, start: object, done: object) -> None:
@@ -88,3 +90,18 @@ def test_down_and_up_again_on_postgresql(postgres: str) -> None:
     with create_engine(postgres, isolation_level="AUTOCOMMIT").connect() as connection:
         connection.execute(text("CREATE DATABASE walk"))
     there_and_back(create_engine(f"{postgres.rpartition('/')[0]}/walk"))
+
+
+@pytest.mark.real
+def test_mlflows_search_by_a_tag_reads_an_index_on_postgresql(postgres: str) -> None:
+    """DEMAND REG-9: of 2,000,000 tags it read every row; values of any length stay possible."""
+    with create_engine(postgres, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text("CREATE DATABASE tagged"))
+    store = GovernedStore(f"{postgres.rpartition('/')[0]}/tagged")
+    store.create_registered_model("m", [RegisteredModelTag("team", "sea"), RegisteredModelTag("long", "x" * 5000)])
+    with store.engine.connect() as connection:
+        connection.execute(text("SET enable_seqscan = off"))
+        for table in ("model_version_tags", "registered_model_tags"):
+            plan = connection.execute(text(f"EXPLAIN SELECT name FROM {table} WHERE key = 'team' AND value = 'sea'"))
+            assert f"wt_on_{table}_whole" in "\n".join(plan.scalars())
+    assert [found.name for found in store.search_registered_models("tags.team = 'sea'")] == ["m"]
