@@ -47,12 +47,22 @@ def main(path: str) -> None:
     starts = [float(at) for at in (files.read_json(folder.path / "starts.json", broken_ok=True) or [])][-10:]
     files.write_json(folder.path / "starts.json", [*starts, now], durable=False)
     time.sleep(pause(starts, now))
-    _bound_memory(int(config["memory"]))
-    threading.Thread(target=_watch_memory, args=(int(config["memory"]),), name="memory-watch", daemon=True).start()
+    _bound(int(config["memory"]))
     asyncio.run(_serve(folder, config))
     # MLServer ends by itself only when a model could not be loaded, or when it was told to.
     if not _TOLD:
         sys.exit(1)
+
+
+def watch_over(folder: artifacts.Folder) -> None:
+    """Bound this process to what the server in ``folder`` may have; it leaves its note there when it goes past that."""
+    _FOLDER.append(folder)
+    _bound(int(folder.read_server()["memory"]))
+
+
+def _bound(memory: int) -> None:
+    _bound_memory(memory)
+    threading.Thread(target=_watch_memory, args=(memory,), name="memory-watch", daemon=True).start()
 
 
 async def _serve(folder: artifacts.Folder, config: dict[str, Any]) -> None:

@@ -128,6 +128,18 @@ SELDON_CLIENT = replace(
     buckets="seldon_api_executor_client_requests_seconds_bucket",
     matchers='deployment_name="{model}"',
 )
+#: Seldon Core 2's agent, requests as they arrived at a version's own Server, ``MODEL-v3``: a model server that does not
+#: answer is an error here. Envoy tries a request that failed with 5xx again, up to five times: each try is counted.
+SELDON_CORE2 = Names(
+    requests="seldon_model_infer_api_seconds_count",
+    buckets="seldon_model_infer_api_seconds_bucket",
+    matchers='server=~"{model}-v[0-9a-z]+",method=~"post|grpc"',
+    version_label="server",
+    version=r"{model}-v([0-9a-z]+)",
+    code="code",
+    unit="s",
+    start=_START,
+)
 #: Envoy's clusters, one per version, named ``MODEL/v3`` or ``MODEL_v3``. A dot will not do: Envoy takes what follows
 #: it for a part of the metric's name (give such a cluster an ``alt_stat_name``).
 ENVOY = Names(

@@ -15,7 +15,7 @@ from typing import Any
 
 from windtunnel.errors import WindtunnelError
 from windtunnel.kube.client import Client
-from windtunnel.kube.kinds import SELDON_DEPLOYMENT
+from windtunnel.kube.kinds import SELDON_DEPLOYMENT, Kind
 from windtunnel.kube.watching import Event, Watch
 from windtunnel.serving.seldon import record
 
@@ -32,8 +32,8 @@ _REMEMBERED = 64
 class Feed:
     """The objects of one namespace, kept up to date by a thread of its own; ``close`` ends it."""
 
-    def __init__(self, client: Client) -> None:
-        self._watch = Watch(client, SELDON_DEPLOYMENT, labels=record.MODEL, for_s=WATCH_S)
+    def __init__(self, client: Client, kind: Kind = SELDON_DEPLOYMENT) -> None:
+        self._watch = Watch(client, kind, labels=record.MODEL, for_s=WATCH_S)
         self._lock = threading.Lock()
         self._known: dict[str, dict[str, Any]] = {}
         self._came: dict[str, deque[str]] = {}
@@ -65,6 +65,11 @@ class Feed:
             if not self.believed or (written is not None and written not in self._came.get(model, ())):
                 return False, None
             return True, self._known.get(model)
+
+    def everything(self) -> list[dict[str, Any]] | None:
+        """All objects; None when it does not know."""
+        with self._lock:
+            return list(self._known.values()) if self.believed else None
 
     def names(self) -> list[str] | None:
         """All models; None when it does not know."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from windtunnel.errors import ServingError, UnavailableError
 from windtunnel.kube.client import Client
@@ -25,10 +25,19 @@ class Gateway:
 
     Args:
         monotonic: seconds, of a clock that nobody sets.
+        route: headers that the gateway tells a model's requests by; none where it does by their path.
     """
 
-    def __init__(self, seldon: Seldon, client: Client, objects: Objects, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        seldon: Seldon,
+        client: Client,
+        objects: Objects,
+        monotonic: Callable[[], float],
+        route: Callable[[str], Mapping[str, str]] = lambda model: {},
+    ) -> None:
         self._seldon, self._client, self._objects, self._monotonic = seldon, client, objects, monotonic
+        self._route = route
 
     def count(self, state: State, requests: int | None = None) -> dict[str, int]:
         """Answers by version to so many requests (``Seldon.split_requests``); under ``""`` those that were no
@@ -46,7 +55,8 @@ class Gateway:
             )
         base = self._seldon.gateway.format(namespace=self._client.namespace, model=state.model)
         timeout = max(server.serving.timeout.total_seconds() for server in state.servers.values())
-        return dict(split.count(base, state.model, body, requests or self._seldon.split_requests, timeout))
+        number, route = requests or self._seldon.split_requests, self._route(state.model)
+        return dict(split.count(base, state.model, body, number, timeout, route))
 
     def wait(self, state: State, before: State, fence: Fence) -> None:
         """Return when the answers come from the weights of ``state``; at once where these are those of ``before``.

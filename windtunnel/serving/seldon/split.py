@@ -46,10 +46,15 @@ def differs(counts: Mapping[str, int], wanted: Mapping[str, int]) -> str | None:
     return None
 
 
-def count(base: str, model: str, body: bytes, requests: int, timeout_s: float) -> Counter[str]:
+def count(
+    base: str, model: str, body: bytes, requests: int, timeout_s: float, route: Mapping[str, str] | None = None
+) -> Counter[str]:
     """Ask ``requests`` times, each on a connection's next turn; answers by version.
 
     Answers that are no predictions (a version that fails, a gateway without routes) are under ``""``.
+
+    Args:
+        route: headers that the gateway tells the model's requests by, where it does not by their path.
 
     Raises:
         UnavailableError: nobody answers there.
@@ -58,7 +63,7 @@ def count(base: str, model: str, body: bytes, requests: int, timeout_s: float) -
 
     found: Counter[str] = Counter()
     url = f"{base.rstrip('/')}/v2/models/{model}/infer"
-    headers = {"Content-Type": "application/json", PROBE_HEADER: "1"}
+    headers = {"Content-Type": "application/json", PROBE_HEADER: "1", **(route or {})}
     # Reading the authorities takes longer than most counts; plain http has no use for them.
     with httpx.Client(timeout=timeout_s, trust_env=False, verify=url.startswith("https:")) as client:
         for _ in range(requests):
