@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from windtunnel.kube import rights
+
 
 def rows(text: str, heading: str) -> list[list[str]]:
     section = text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
@@ -43,6 +45,41 @@ def test_the_table_of_permissions_is_the_rendered_one(
     assert {
         name for cells in rows(text, "Service accounts") for name in re.findall(r"`([\w-]+)`", cells[0])
     } == accounts
+
+
+def test_rights_are_one_table(rendered: Callable[[str], list[dict[str, Any]]], helpers: Any) -> None:
+    """DEMAND OPS-4: the pages, the chart and the doctor mean the same rights."""
+    roles = {one["metadata"]["name"]: one["rules"] for one in rendered("production+guard") if one["kind"] == "Role"}
+
+    def plain(rules: list[dict[str, Any]]) -> set[tuple[str, str, tuple[str, ...]]]:
+        return {
+            (group, resource, tuple(sorted(rule["verbs"])))
+            for rule in rules
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+        }
+
+    for name in ("guard", "training"):
+        (found,) = [rules for role, rules in roles.items() if role.endswith(name)]
+        assert plain(found) == plain(rights.rules(rights.PARTS[name]))
+        assert all(right.verbs == tuple(sorted(right.verbs)) for right in rights.PARTS[name].rights)
+    folder = helpers.ROOT / "docs" / "reference"
+    chart = rows((folder / "kubernetes-permissions.md").read_text(encoding="utf-8"), "Rights")
+    pages = {
+        "training": [cells for cells in chart if "guard" not in cells[0]],
+        "guard": [cells for cells in chart if "guard" in cells[0]],
+        "releases": [["", *cells] for cells in rows((folder / "seldon.md").read_text(encoding="utf-8"), "Permissions")],
+    }
+    for name, table in pages.items():
+        wanted = [right for right in rights.PARTS[name].rights if not right.everywhere]
+        told = {
+            (re.findall(r"`([\w/]+)", cells[1])[0], verb)
+            for cells in table
+            for verb in re.findall(r"`(\w+)`", cells[2])
+        }
+        told.discard(("seldondeployments", "following"))  # the call that needs `watch`
+        assert told == {(right.resource, verb) for right in wanted for verb in right.verbs}, name
+        assert {cells[3] for cells in table} == {right.purpose for right in wanted}, name
 
 
 def test_the_table_of_secrets_is_what_is_mounted_or_read(

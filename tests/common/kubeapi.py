@@ -77,6 +77,7 @@ class Cluster:
         self.changed = threading.Condition()
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
+        self.pages: dict[str, Any] = {}  # what a GET of exactly that path answers: discovery, things outside namespaces
         self.denied: list[str] = []  # patterns of METHOD PATH, or "verb plural", that are forbidden
         self.services: dict[str, tuple[str, int, str]] = {}  # name to host, port, prefix
         self.cut_watches = threading.Event()
@@ -320,9 +321,12 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
                 return _status(401, "Unauthorized", "Unauthorized")
             if any(re.search(pattern, f"{self.command} {path}") for pattern in cluster.denied):
                 return _status(403, "Forbidden", f'User "me" cannot do this: {self.command} {path}')
-            if path.endswith("/selfsubjectaccessreviews"):
+            if self.command == "GET" and path in cluster.pages:
+                return 200, cluster.pages[path]
+            if path.endswith("subjectaccessreviews"):
                 asked = body["spec"]["resourceAttributes"]
-                allowed = f"{asked['verb']} {asked['resource']}" not in cluster.denied
+                resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
+                allowed = f"{asked['verb']} {resource}" not in cluster.denied
                 return 201, {**body, "status": {"allowed": allowed}}
             if proxied := re.fullmatch(r"/api/v1/namespaces/([^/]+)/services/([^/]+)/proxy(/.*)", path):
                 return self._through(proxied[2], proxied[3], body)

@@ -6,10 +6,8 @@ none, a small one of our own is, with the field names of ``fakeseldon.SCHEMA``. 
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,10 +16,10 @@ import fakeseldon
 import pytest
 from waiting import until
 
-from windtunnel.errors import AbsentError, ClusterError, ConflictError, ForbiddenError, UnavailableError
+from windtunnel.errors import AbsentError, ClusterError, ConflictError
 from windtunnel.kube.access import Access
 from windtunnel.kube.client import Client
-from windtunnel.kube.kinds import CONFIG_MAP, DEFINITION, NAMESPACE, SELDON_DEPLOYMENT, Kind
+from windtunnel.kube.kinds import CONFIG_MAP, DEFINITION, SELDON_DEPLOYMENT, Kind
 from windtunnel.kube.watching import Watch
 from windtunnel.serving import desired
 from windtunnel.serving.backend import Arm, Release
@@ -29,28 +27,6 @@ from windtunnel.serving.desired import Server, State
 from windtunnel.serving.seldon import Seldon, SeldonBackend, manifest, record
 
 pytestmark = pytest.mark.kubernetes
-ASKED_FOR = "WINDTUNNEL_TEST_KUBERNETES"
-
-
-@pytest.fixture(scope="module")
-def access() -> Iterator[Access]:
-    if os.environ.get(ASKED_FOR) != "1":
-        pytest.skip(f"needs the API server of a cluster: {ASKED_FOR}=1 and KUBECONFIG ('make test-kubernetes')")
-    name = f"windtunnel-test-{uuid.uuid4().hex[:8]}"
-    client = Client(Access(), patience_s=10.0)
-    try:
-        client.create(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    except (ForbiddenError, UnavailableError) as error:
-        pytest.skip(f"no cluster to test with: {error}")
-    try:
-        yield Access(namespace=name)
-    finally:
-        client.delete(NAMESPACE, name)
-
-
-@pytest.fixture(scope="module")
-def client(access: Access) -> Client:
-    return Client(access)
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ class Access:
         return not told and bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and (_ACCOUNT / "token").is_file()
 
     @property
-    def _path(self) -> str | None:
+    def path(self) -> str | None:
         """The kubeconfig; the library reads the environment only once, when it is imported."""
         return self.kubeconfig or os.environ.get("KUBECONFIG")
 
@@ -55,10 +55,10 @@ class Access:
                 config.load_incluster_config(client_configuration=settings)
                 found: str | None = (_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
             else:
-                config.load_kube_config(self._path, self.context, client_configuration=settings)
+                config.load_kube_config(self.path, self.context, client_configuration=settings)
                 found = self._of_context()
         except (config.ConfigException, OSError, ValueError, TypeError) as error:
-            where = self._path or "~/.kube/config"
+            where = self.path or "~/.kube/config"
             raise ForbiddenError(
                 f"no access to a Kubernetes API by {where}"
                 f"{f', context {self.context}' if self.context else ''}: {error}",
@@ -70,7 +70,7 @@ class Access:
     def _of_context(self) -> str | None:
         from kubernetes import config
 
-        contexts, current = config.list_kube_config_contexts(self._path)
+        contexts, current = config.list_kube_config_contexts(self.path)
         chosen = next((one for one in contexts if one["name"] == self.context), current)
         namespace = (chosen.get("context") or {}).get("namespace") if chosen else None
         return None if namespace is None else str(namespace)

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 from windtunnel.errors import UnavailableError
 from windtunnel.kube.access import Access
 from windtunnel.kube.answers import AGAIN, LONGEST_WAIT_S, Answer, error_of, wait_before
-from windtunnel.kube.kinds import ACCESS_REVIEW, Kind
+from windtunnel.kube.kinds import ACCESS_REVIEW, ACCESS_REVIEW_OF, Kind
 
 #: Who owns the fields that we write, as the API's ``managedFields`` name it.
 FIELD_MANAGER = "windtunnel"
@@ -63,6 +63,12 @@ class Client:
         self._connected()
         assert self._namespace is not None
         return self._namespace
+
+    @property
+    def verified(self) -> bool:
+        """Whether the API's certificate is checked; plain HTTP has none."""
+        settings = self._connected().configuration
+        return bool(settings.verify_ssl) and str(settings.host).startswith("https://")
 
     # -- objects
 
@@ -132,24 +138,37 @@ class Client:
             raise error_of(answer, doing)
         return answer.status != 404
 
-    def may(self, verb: str, kind: Kind, sub: str = "") -> bool:
-        """Whether these credentials may do ``verb`` to objects of ``kind`` in the namespace."""
-        asked = {
-            "apiVersion": ACCESS_REVIEW.api_version,
-            "kind": ACCESS_REVIEW.name,
-            "spec": {
-                "resourceAttributes": {
-                    "namespace": self.namespace,
-                    "verb": verb,
-                    "group": kind.group,
-                    "resource": kind.plural,
-                    "subresource": sub,
-                }
-            },
+    def may(self, verb: str, kind: Kind, sub: str = "", *, user: str | None = None) -> bool:
+        """Whether these credentials may do ``verb`` to objects of ``kind``, in the namespace where they live in one.
+
+        Args:
+            user: ask for somebody else, such as ``system:serviceaccount:NAMESPACE:NAME``; asking is a right of its own.
+        """
+        asked: dict[str, Any] = {
+            "resourceAttributes": {
+                **({"namespace": self.namespace} if kind.namespaced else {}),
+                "verb": verb,
+                "group": kind.group,
+                "resource": kind.plural,
+                "subresource": sub,
+            }
         }
-        doing = f"ask whether we may {verb} {kind.plural}"
-        answer = self._ask("POST", ACCESS_REVIEW.path(self.namespace), body=asked, doing=doing)
+        review = ACCESS_REVIEW
+        if user is not None:
+            review = ACCESS_REVIEW_OF
+            asked |= {"user": user, "groups": groups_of(user)}
+        body = {"apiVersion": review.api_version, "kind": review.name, "spec": asked}
+        doing = f"ask whether {user or 'we'} may {verb} {kind.plural}"
+        answer = self._ask("POST", review.path(self.namespace), body=body, doing=doing)
         return bool((_object(answer).get("status") or {}).get("allowed"))
+
+    def look(self, path: str) -> Answer:
+        """One GET of a path that is no object's, such as ``/version``; also a 404 is an answer.
+
+        Raises:
+            ForbiddenError, UnavailableError, ClusterError: as they say.
+        """
+        return self._ask("GET", path, tolerate=(404,), doing=f"read {path}")
 
     # -- through the API to a service
 
@@ -319,6 +338,15 @@ class Client:
     def _forget(self) -> None:
         with self._lock:
             self._api = None
+
+
+def groups_of(user: str) -> list[str]:
+    """The groups that the API puts a user into by itself."""
+    prefix, _, rest = user.partition(":serviceaccount:")
+    if prefix != "system" or ":" not in rest:
+        return ["system:authenticated"]
+    namespace = rest.partition(":")[0]
+    return ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"]
 
 
 def _selectors(labels: str, fields: str) -> dict[str, str]:

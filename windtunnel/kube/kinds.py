@@ -53,4 +53,8 @@ DEFINITION = Kind(
 ACCESS_REVIEW = Kind(
     "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False
 )
+ACCESS_REVIEW_OF = Kind("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False)
+NODE = Kind("", "v1", "nodes", "Node", namespaced=False)
+QUOTA = Kind("", "v1", "resourcequotas", "ResourceQuota")
+STORAGE_CLASS = Kind("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
 SELDON_DEPLOYMENT = Kind("machinelearning.seldon.io", "v1", "seldondeployments", "SeldonDeployment")

@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,20 +14,10 @@ from windtunnel.errors import WindtunnelError
 from windtunnel.home import Home
 from windtunnel.loopback import is_free
 from windtunnel.stack import disk, ports, serving, serving_env, settings
+from windtunnel.stack.finding import Finding
 from windtunnel.stack.health import Level
 from windtunnel.stack.stack import Stack
 from windtunnel.stackfile import StackFile, read_secret
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check. ``result``: ok, warn or fail; ``mend`` says what to do about it."""
-
-    name: str
-    result: str
-    found: str
-    mend: str = ""
-
 
 #: Distribution, lowest version that works, first that does not.
 PACKAGES = (

@@ -1,0 +1,133 @@
+"""The doctor and its table of rights, asked of a real API server; ``make test-kubernetes``.
+
+The user is a real service account with a real token, given exactly what the table says, and then less.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import until
+
+from windtunnel.kube import rights
+from windtunnel.kube.access import Access
+from windtunnel.kube.client import Client
+from windtunnel.kube.kinds import Kind
+from windtunnel.stack.clusterdoctor import Cluster, examine
+from windtunnel.stack.finding import Finding
+
+pytestmark = pytest.mark.kubernetes
+
+_RBAC = "rbac.authorization.k8s.io"
+ACCOUNT = Kind("", "v1", "serviceaccounts", "ServiceAccount")
+ROLE, BINDING = Kind(_RBAC, "v1", "roles", "Role"), Kind(_RBAC, "v1", "rolebindings", "RoleBinding")
+QUOTA = Kind("", "v1", "resourcequotas", "ResourceQuota")
+
+
+@pytest.fixture
+def given(client: Client, tmp_path: Path) -> Iterator[Callable[[list[dict[str, list[str]]]], Access]]:
+    """Access of a service account with just these rules."""
+    name = f"doctor-{uuid.uuid4().hex[:8]}"
+    meta = {"metadata": {"name": name}}
+    client.create(ACCOUNT, {"apiVersion": "v1", "kind": "ServiceAccount", **meta})
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": client.namespace}
+    role = {"apiGroup": _RBAC, "kind": "Role", "name": name}
+    binding = {"apiVersion": f"{_RBAC}/v1", "kind": "RoleBinding", **meta, "roleRef": role, "subjects": [subject]}
+    client.create(BINDING, binding)
+    settings = client._connected().configuration
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 600}}
+    answer = client._ask("POST", ACCOUNT.path(client.namespace, name, "token"), body=asked, doing="ask for a token")
+    config: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "it",
+        "clusters": [{"name": "it", "cluster": {"server": settings.host, "insecure-skip-tls-verify": True}}],
+        "users": [{"name": "it", "user": {"token": answer.body["status"]["token"]}}],
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it", "namespace": client.namespace}}],
+    }
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(config))
+
+    def give(rules: list[dict[str, list[str]]]) -> Access:
+        client.apply(ROLE, {"apiVersion": f"{_RBAC}/v1", "kind": "Role", **meta, "rules": rules})
+        return Access(str(path))
+
+    yield give
+    for kind in (BINDING, ROLE, ACCOUNT):
+        client.delete(kind, name)
+
+
+def looked(access: Access, **more: Any) -> dict[str, Finding]:
+    return {one.name: one for one in examine(Cluster(access, **more))}
+
+
+@pytest.mark.parametrize("part", rights.PARTS.values(), ids=list(rights.PARTS))
+def test_the_table_is_enough_and_one_verb_less_is_seen(
+    given: Callable[[list[dict[str, list[str]]]], Access], part: rights.Part
+) -> None:
+    name, rules = f"rights of {part.name}", rights.rules(part)
+    access = given(rules)
+    # What the whole cluster would have to give is optional, and told as such.
+    expected = "warn" if any(right.everywhere for right in part.rights) else "ok"
+    until(lambda: looked(access, parts=(part.name,)).get(name, Finding("", "fail", "")).result == expected, 60)
+    last = rules[-1]
+    given([*rules[:-1], {**last, "verbs": last["verbs"][:-1]}] if last["verbs"][1:] else rules[:-1])
+    until(lambda: looked(access, parts=(part.name,))[name].result == "fail", 60)
+    found = looked(access, parts=(part.name,))[name]
+    assert f"may not {last['verbs'][-1]} {last['resources'][0]}" in found.found
+    assert f"--verb={last['verbs'][-1]} --resource={last['resources'][0]}" in found.mend
+
+
+def test_a_restricted_user_learns_what_cannot_be_looked_at(
+    given: Callable[[list[dict[str, list[str]]]], Access], client: Client
+) -> None:
+    access = given([])
+    found = looked(access, parts=("guard",))
+    assert found["context"].result == found["api"].result == found["clock"].result == "ok"
+    assert found["rights of guard"].result == "fail"
+    assert {found[name].result for name in ("namespace", "quotas", "gpus", "storage classes")} == {"warn"}
+    assert found["Seldon Core 2"].result in ("ok", "warn"), "discovery is everybody's"
+    config = json.loads(Path(str(access.kubeconfig)).read_text())
+    config["users"][0]["user"]["token"] = "not.a.token"
+    Path(str(access.kubeconfig)).write_text(json.dumps(config))
+    refused = looked(access)
+    assert refused["reached"].result == "fail" and "log in again" in refused["reached"].mend
+
+
+def test_who_administers_looks_for_an_account(
+    given: Callable[[list[dict[str, list[str]]]], Access], access: Access, client: Client
+) -> None:
+    given(rights.rules(rights.GUARD))
+    (account,) = [
+        one["metadata"]["name"]
+        for one in client.list(ACCOUNT)["items"]
+        if one["metadata"]["name"].startswith("doctor-")
+    ]
+    user = f"system:serviceaccount:{client.namespace}:{account}"
+
+    def result(part: str) -> str:
+        return looked(access, user=user, parts=(part,))[f"rights of {part}"].result
+
+    until(lambda: result("guard") == "ok", 60)
+    assert result("releases") == "fail", "it may create nothing"
+
+
+def test_namespace_and_quota_as_the_real_one_tells_them(access: Access, client: Client) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "team"}, "spec": {"hard": {"pods": "5"}}}
+    client.create(QUOTA, quota)
+    client.patch(QUOTA, "team", {"status": {"hard": {"pods": "5"}, "used": {"pods": "5"}}}, "status")
+    try:
+        found = looked(access)
+        assert found["namespace"].found == client.namespace
+        assert found["pod security"].result == "warn"
+        # A controller that counts may have counted by now.
+        assert found["quota team"].result in ("ok", "fail") and " of 5" in found["quota team"].found
+    finally:
+        client.delete(QUOTA, "team")
+    gone = looked(Access(access.kubeconfig, namespace="windtunnel-nowhere"))
+    assert "kubectl create namespace windtunnel-nowhere" in gone["namespace"].mend
