@@ -16,19 +16,22 @@ from windtunnel.evidence import manifest
 from windtunnel.home import Home
 from windtunnel.stackfile import read_secret
 
-SIZE, COPY = 5_000_000_000, 1_000_000_000
+SIZE, COPY, HUGE = 5_000_000_000, 1_000_000_000, 100_000_000_000
 LIMIT_S, RELOAD_MS = 10.0, 500.0
 ROUNDS, BOUND_S = 3, 240.0
 _BLOCK = 1 << 22
 
 
-def write(folder: Path, count: int, size: int) -> None:
-    """``size`` bytes in so many files, and an ``MLmodel``."""
+def write(folder: Path, count: int, size: int, holes: bool = False) -> None:
+    """``size`` bytes in so many files, and an ``MLmodel``; holes are bytes to whoever reads and take no disk."""
     folder.mkdir(parents=True)
     (folder / "MLmodel").write_text(MLMODEL, encoding="utf-8")
     block = os.urandom(_BLOCK)
     for number in range(count):
         with (folder / f"weights-{number}").open("wb") as stream:
+            if holes:
+                stream.truncate(size // count)
+                continue
             left = size // count
             while left > 0:
                 left -= stream.write(block[: min(left, _BLOCK)])
@@ -43,14 +46,16 @@ def read(folder: Path) -> None:
                 pass
 
 
-def registered(home: Home, url: str, model: str, count: int) -> tuple[float, float]:
+def registered(
+    home: Home, url: str, model: str, count: int, size: int = SIZE, holes: bool = False
+) -> tuple[float, float]:
     """Seconds of the registration until it is sealed, and of reading its files once."""
     auth = ("admin", read_secret(home, "mlflow-admin"))
     with httpx.Client(base_url=url, auth=auth, timeout=60, trust_env=False) as http:
         made = http.post("/api/2.0/mlflow/runs/create", json={"experiment_id": "0"}).raise_for_status().json()
     run_id = made["run"]["info"]["run_id"]
     place = home.mlflow / "artifacts" / "0" / run_id / "artifacts" / "model"
-    write(place, count, SIZE)
+    write(place, count, size, holes)
     try:
         once = seconds(lambda: read(place))
         with client(home, url) as registry:
@@ -83,6 +88,10 @@ def run() -> Table:
                 worst, quiet = max(worst, took - once), quiet and found.quiet
                 files = "one file" if count == 1 else f"{count} files"
                 table.add(f"registered and sealed, {files}", f"{took:.1f}", f"{once:.1f} s", f"{took - once:.1f} s")
+            free = shutil.disk_usage(folder).free
+            took, once = registered(home, url, "huge", 10, HUGE, holes=True)
+            grown = max(0, free - shutil.disk_usage(folder).free)
+            table.add("100 GB, 10 files of holes", f"{took:.0f}", f"{once:.0f} s", f"{took - once:.0f} s")
         reload = 0.0
         for count in (1, 4):
             place = folder / f"copy-{count}"
@@ -97,6 +106,9 @@ def run() -> Table:
         shutil.rmtree(folder, ignore_errors=True)
     wanted = f"5 GB registered less than {LIMIT_S:.0f} s beyond reading the files once"
     table.demand(wanted, f"{worst:.1f} s", worst < LIMIT_S if quiet else None)
+    table.demand(
+        "100 GB registered without a second copy", f"{grown / 1e9:.2f} GB more on the disk", grown < HUGE / 100
+    )
     wanted = f"a copy of 1 GB verified and reloaded within {RELOAD_MS:.0f} ms"
     table.demand(wanted, f"{reload * 1000:.0f} ms", reload * 1000 < RELOAD_MS if quiet else None)
     table.note = (

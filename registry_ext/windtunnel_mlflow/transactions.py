@@ -114,9 +114,9 @@ class ChangingStore(SqlAlchemyStore):  # type: ignore[misc]
                             "detail": opened.detail,
                             "correlation_id": opened.correlation_id,
                         }
-                        # One round trip for both locks.
-                        audit.append(session, also=(outbox.LOCK,), **told)
-                        outbox.write(session, **told, locked=True, fresh=opened.fresh)
+                        # One round trip for the entry's predecessor and both locks, one for the entry and its event.
+                        noting = audit.prepared(session, also=(outbox.LOCK,), **told)
+                        outbox.write(session, **told, noting=noting, fresh=opened.fresh)
                 finally:
                     self._session.reset(token)
         except Refusal as refusal:

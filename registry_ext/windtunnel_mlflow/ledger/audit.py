@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import Insert, func, insert, select, text
 from sqlalchemy.orm import Session
 
 from windtunnel import canonical
@@ -67,6 +67,13 @@ def append(session: Session, *, also: Sequence[int] = (), **said: Any) -> None:
         also: other locks to take shared until the commit, as PostgreSQL numbers them.
     """
     append_all(session, [entry(**said)], also)
+
+
+def prepared(session: Session, *, also: Sequence[int] = (), **said: Any) -> Insert:
+    """What ``append`` would execute, for a caller who sends it together with a statement of its own."""
+    plain = entry(**said)
+    row = {**plain, "at": time.time(), "prev": _heads(session, [plain["model"]], also)[plain["model"]]}
+    return insert(_A).values(**row, hash=chain_hash(row))
 
 
 def append_all(session: Session, entries: Iterable[dict[str, Any]], also: Sequence[int] = ()) -> None:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, text
+from sqlalchemy import Insert, delete, func, insert, select, text
 from sqlalchemy.orm import Session
 
 from windtunnel_mlflow import tables
@@ -74,27 +74,27 @@ def write(
     version: str | None,
     detail: Mapping[str, Any],
     correlation_id: str | None,
-    locked: bool = False,
+    noting: Insert | None = None,
     fresh: bool = False,
 ) -> None:
     """Add the events of one change, in its transaction.
 
     Args:
-        locked: the caller holds ``LOCK`` already.
+        noting: the change's audit entry, written with the first event: on PostgreSQL in one round trip. Its caller
+            holds ``LOCK`` already.
         fresh: the version has neither seal nor story yet.
     """
-    if not locked and session.get_bind().dialect.name != "sqlite":
+    sqlite = session.get_bind().dialect.name == "sqlite"
+    if noting is None and not sqlite:
         session.execute(text("SELECT pg_advisory_xact_lock_shared(:lock)"), {"lock": LOCK})
-    digest = None
+    told: Any = correlation_id or uuid.uuid4().hex
+    digest: Any = None
     if not fresh and version is not None and version.isdecimal():
         table = tables.versions
-        known = session.execute(
-            select(table.c.digest, table.c.correlation_id).where(
-                table.c.model == model, table.c.version == int(version)
-            )
-        ).first()
-        if known is not None:
-            digest, correlation_id = known.digest, correlation_id or known.correlation_id
+        known = (table.c.model == model, table.c.version == int(version))
+        digest = select(table.c.digest).where(*known).scalar_subquery()
+        if correlation_id is None:
+            told = func.coalesce(select(table.c.correlation_id).where(*known).scalar_subquery(), told)
     now = time.time()
     reason = detail.get("reason")
     common = {
@@ -103,15 +103,19 @@ def write(
         "model": model,
         "version": version,
         "digest": digest,
-        "correlation_id": correlation_id or uuid.uuid4().hex,
+        "correlation_id": told,
         "actor": actor,
         "cause": f"{action} by {actor}" + (f": {reason}" if reason else ""),
     }
     last = 0
     for kind in kinds(action, detail):
         own = {"alias": _alias(kind, detail), "stage": _stage(kind, detail)}
-        done = session.execute(insert(_O).values(**common, **own, kind=kind, id=uuid.uuid4().hex))
-        last = int(done.inserted_primary_key[0])  # type: ignore[attr-defined]
+        event = insert(_O).values(**common, **own, kind=kind, id=uuid.uuid4().hex).returning(_O.c.seq)
+        if noting is not None and sqlite:
+            session.execute(noting)
+        elif noting is not None:
+            event = event.add_cte(noting.cte("noting"))
+        last, noting = int(session.execute(event).scalar_one()), None
     if last % _PRUNE_EVERY == 0:
         prune(session, now)
 
