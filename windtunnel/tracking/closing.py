@@ -22,13 +22,22 @@ from windtunnel.tracking.spool import Spool
 
 
 def intend(
-    folder: Path, state: RunState, reason: str, tags: Mapping[str, str], metrics: Mapping[str, float] | None = None
+    folder: Path,
+    state: RunState | None,
+    reason: str,
+    tags: Mapping[str, str],
+    metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Write down how the MLflow run is to be closed; facts and last metrics go to its spool."""
+    """Write down how the MLflow run is to be closed; facts and last metrics go to its spool.
+
+    Args:
+        state: None: somebody else closes it, and only what waits is to be delivered.
+    """
     now = int(time.time() * 1000)
     spool = Spool(folder)
     spool.append([MetricPoint(key, value, now, 0) for key, value in (metrics or {}).items()])
-    spool.set_facts({}, {"wt.reason": reason, **tags})
+    if state is not None:
+        spool.set_facts({}, {"wt.reason": reason, **tags})
     files.write_json(folder / "closing.json", {"state": state, "end_time": now, "reason": reason})
 
 
@@ -49,7 +58,8 @@ def close(folder: Path, spec: RunSpec, *, patience: float) -> bool:
         try:
             tracking = connect(spec.tracking_uri, timeout=5.0)
             Spool(folder).ship(tracking, spec.run_id)
-            tracking.set_state(spec.run_id, wish["state"], wish["end_time"])
+            if wish["state"] is not None:
+                tracking.set_state(spec.run_id, wish["state"], wish["end_time"])
             files.write_json(folder / "closed.json", {"at": time.time(), "server": spec.tracking_uri})
             return True
         except TrainingError as error:  # the run was deleted, or the credential is wrong: a person must look

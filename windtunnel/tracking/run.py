@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 _METRIC = re.compile(r"[A-Za-z0-9_\-. /]{1,250}")
 
+#: MLflow's prefix for what a machine measures; the training's own metrics have others.
+SYSTEM = "system/"
+
+
+def own_metrics(spool: Spool) -> dict[str, float]:
+    """The newest value of each metric that the training logged itself."""
+    return {key: point.value for key, point in spool.last().items() if not key.startswith(SYSTEM)}
+
 
 class Run:
     """What a training function gets: ``def train(run: windtunnel.Run) -> model``.
@@ -115,7 +123,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """The newest value of each metric; NaN and infinities as they are."""
-        return {key: point.value for key, point in self._spool.last().items()}
+        return own_metrics(self._spool)
 
     def best(self, metric: str, *, lower: bool = True) -> float:
         """Best value logged so far; NaN when there is none."""

@@ -7,6 +7,7 @@ child's output, its end, the clock and signals. User code never runs in it.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import resource
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel import files, procfs
-from windtunnel.tracking import closing, processes
+from windtunnel.tracking import closing, nodes, processes, sampling
 from windtunnel.tracking.contract import EXIT, FAILURE_OF_EXIT, Failure, RunSpec
 
 LOG_LIMIT = 16 * 2**20
@@ -116,6 +117,7 @@ class Runner:
         self.doom: tuple[Failure, str] | None = None  # why we are ending it
         self.kill_at: float | None = None
         self.told = False
+        self.sampler: sampling.Sampler | None = None
 
     def run(self) -> None:
         processes.adopt_orphans()
@@ -133,6 +135,7 @@ class Runner:
         files.write_json(
             self.folder / "child.json", {"pid": child.pid, "start": procfs.started(child.pid), "at": time.time()}
         )
+        self.sampler = self._sample()
         self._watch(child, output, began)
         state, failure, message = self._verdict(child.returncode, processes.oom_kills() > kills)
         self._finish(state, failure, message, began)
@@ -163,6 +166,19 @@ class Runner:
         finally:
             os.close(writable)
         return child, readable
+
+    def _sample(self) -> sampling.Sampler | None:
+        """Begin to sample what the run uses (TRN-6); None where nobody is told, or the training does it itself."""
+        every = sampling.interval({**os.environ, **self.spec.environment})
+        if self.spec.tracking_uri is None or every <= 0:
+            return None
+        alone = "WINDTUNNEL_POD" in os.environ  # container and network are the run's own
+        usage = sampling.Usage(
+            os.getpid(), float(self.spec.resources.get("cpu") or 1), self.memory_limit,
+            cgroup=sampling.CGROUP if alone else None, network=sampling.NETWORK if alone else None,
+        )  # fmt: skip
+        say = lambda text: self.log.write(f"windtunnel: {text}\n".encode())  # noqa: E731
+        return sampling.Sampler(self.folder, usage, lambda: self.memory, every, log=say)
 
     def _watch(self, child: subprocess.Popen[bytes], output: int, began: float) -> None:
         end_of_child = os.pidfd_open(child.pid)
@@ -286,6 +302,7 @@ class Runner:
         cpu = usage.ru_utime + usage.ru_stime
         self.log.close(None if state == "succeeded" else f"{state}: {message}")
         peak = max(self.peak, usage.ru_maxrss * 1024)
+        seen = self.sampler.stop() if self.sampler is not None else {}
         over: dict[str, Any] = {
             "run_id": self.spec.run_id, "state": state, "failure": failure,
             "exit_code": 0 if failure is None else EXIT[failure], "message": message,
@@ -293,17 +310,21 @@ class Runner:
             "peak_memory": peak,
             "cpu_seconds": round(cpu, 3), "pid": os.getpid(), "heartbeat": time.time(),
         }  # fmt: skip
-        closing.intend(
-            self.folder,
-            "FINISHED" if state == "succeeded" else "KILLED" if state == "cancelled" else "FAILED",
-            message,
-            {"wt.failure": failure or "none", "wt.attempt": str(self.begun.get("attempt", 1))},
-            {
-                "system/peak_memory_mb": peak / 2**20,
-                "system/cpu_seconds": cpu,
-                "system/wall_seconds": time.monotonic() - began,
-            },
-        )
+        prefix = sampling.prefix()
+        numbers = {
+            f"{prefix}peak_memory_mb": peak / 2**20,
+            f"{prefix}cpu_seconds": cpu,
+            f"{prefix}wall_seconds": time.monotonic() - began,
+            **seen,
+        }
+        if nodes.rank() > 0:
+            closing.intend(self.folder, None, message, {}, numbers)  # the run's end is node 0's to tell
+        else:
+            tags = {"wt.failure": failure or "none", "wt.attempt": str(self.begun.get("attempt", 1))}
+            if gpus := files.read_json(self.folder / sampling.FACTS):
+                tags["wt.gpus"] = json.dumps(gpus)
+            wish: Any = "FINISHED" if state == "succeeded" else "KILLED" if state == "cancelled" else "FAILED"
+            closing.intend(self.folder, wish, message, tags, numbers)
         # A success is told when the MLflow run says so too; anything else must be known at once.
         if state == "succeeded":
             closing.close(self.folder, self.spec, patience=CLOSE_WITHIN)

@@ -257,3 +257,10 @@ def never(run):
 
 def imports_missing_module(run):
     return None
+
+
+def burns(run):
+    """Holds memory and a core for a while, in a process of its own; knows nothing of MLflow."""
+    code = "import time\nheld = bytearray(64 * 2**20)\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    run.log(loss=0.5)
