@@ -40,10 +40,20 @@ class WindtunnelHook(MlflowHook):
 
     def get_conn(self) -> RegistryClient:
         """A client of the governed registry."""
+        return self.connected(self.timeout)
+
+    def connected(self, timeout: float) -> RegistryClient:
+        """A client of the governed registry that waits so many seconds for an answer."""
         from windtunnel.registry.client import RegistryClient
 
+        where = self.address
         return RegistryClient(
-            self.url, self.connection.login or "", self.connection.password or "", timeout=self.timeout
+            where.url,
+            where.login or "",
+            where.password or "",
+            timeout=timeout,
+            token=where.token or None,
+            verify=where.tls(),
         )
 
     @property

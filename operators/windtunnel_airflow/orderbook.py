@@ -138,12 +138,9 @@ def book(windtunnel_conn_id: str, home: Home) -> OrderBook:
     """The one book of this process for a connection and a home."""
 
     def connect() -> Source:
-        from windtunnel.registry.client import RegistryClient
         from windtunnel_airflow.hook import WindtunnelHook
 
-        hook = WindtunnelHook(windtunnel_conn_id)
-        connection = hook.connection
-        return RegistryClient(hook.url, connection.login or "", connection.password or "", timeout=TIMEOUT_S)
+        return WindtunnelHook(windtunnel_conn_id).connected(TIMEOUT_S)
 
     with _books_lock:
         found = _books.get((windtunnel_conn_id, str(home.root)))

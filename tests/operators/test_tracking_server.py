@@ -6,15 +6,24 @@ The wire is played by httpx's own mock transport; real servers are in tests/regi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from windtunnel.errors import DescriptionError, NotFoundError, RefusedError, RegistryError, UnavailableError
+from windtunnel_airflow.hook import WindtunnelHook
 from windtunnel_airflow.tracking_server import deployments, environments, models, predicting, runs, versions
 from windtunnel_airflow.tracking_server.conditions import judge, question
 from windtunnel_airflow.tracking_server.hook import MlflowHook
@@ -109,6 +118,86 @@ def test_mlflows_own_client_gets_this_server_and_no_other(connect: Any, monkeypa
     assert os.environ["MLFLOW_TRACKING_USERNAME"] == "of another server"
     assert "MLFLOW_TRACKING_TOKEN" not in os.environ
     assert hook.version_url("a b/c", "1") == "https://there/#/models/a%20b%2Fc/versions/1"
+
+
+def test_an_address_set_in_this_process_comes_back(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    hook = connect(host="https://there")
+    try:
+        for before in ("http://mine:1", None):
+            mlflow.set_tracking_uri(before)
+            untouched = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+            with hook.mlflow() as client:
+                assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == ("https://there", "https://there")
+                assert client.tracking_uri == "https://there"
+            assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == untouched
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def with_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
+    """Port of a server whose certificate only its own authority vouches for, and that authority's file."""
+    folder = tmp_path_factory.mktemp("tls")
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    authority = folder / "ca.pem"
+    authority.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"frozen": False, "authorization": self.headers["Authorization"]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    secured = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    secured.load_cert_chain(authority, folder / "key.pem")
+    server.socket = secured.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port, str(authority)
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_registry_is_believed_by_the_connections_authority(
+    with_tls: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEMAND OPS-10."""
+    port, authority = with_tls
+
+    def asked(**extra: Any) -> Any:
+        fields = {"conn_type": "windtunnel", "host": "https://localhost", "port": port, "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_WINDTUNNEL_DEFAULT", json.dumps(fields))
+        with WindtunnelHook().registry as registry:
+            return registry._call("GET", "/freeze")
+
+    assert asked(ca=authority, token="t")["authorization"] == "Bearer t"
+    assert asked(verify=False, token="t")["authorization"] == "Bearer t"
+    with pytest.raises(UnavailableError, match=r"(?i)certificate"):
+        asked(token="t")
 
 
 # -- the wire

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ class RegistryClient(AuditCalls, ExchangeCalls, FindCalls, KeepingCalls, Lineage
         password: its password.
         token: of the identity provider, instead of both.
         timeout: seconds for one request.
+        verify: what the server's certificate is checked with, as for ``httpx``: False not at all.
 
     Every method raises ``NotFoundError`` (no such thing), ``RefusedError`` (a policy or another change is in the
     way; ``code`` and ``missing`` say what), ``RegistryError`` (the request itself is wrong) or ``UnavailableError``
@@ -62,6 +64,7 @@ class RegistryClient(AuditCalls, ExchangeCalls, FindCalls, KeepingCalls, Lineage
         timeout: float = 10.0,
         *,
         token: str | None = None,
+        verify: ssl.SSLContext | bool = True,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
@@ -72,7 +75,7 @@ class RegistryClient(AuditCalls, ExchangeCalls, FindCalls, KeepingCalls, Lineage
             timeout=timeout,
             # A proxy from the environment has no business between programs on one machine or in one cluster.
             trust_env=False,
-            transport=transport or httpx.HTTPTransport(retries=_CONNECT_RETRIES),
+            transport=transport or httpx.HTTPTransport(verify=verify, retries=_CONNECT_RETRIES),
         )
 
     def close(self) -> None:

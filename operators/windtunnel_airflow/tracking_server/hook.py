@@ -164,9 +164,19 @@ class MlflowHook(BaseHook):
         with self.mlflow_environment():
             import mlflow
 
-            mlflow.set_tracking_uri(self.url)
-            mlflow.set_registry_uri(self.url)
-            yield mlflow.MlflowClient(tracking_uri=self.url, registry_uri=self.url)
+            # The variables name the server, unless somebody in this process has set another address: it comes back.
+            tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+            if tracking != self.url:
+                mlflow.set_tracking_uri(self.url)
+            if registry != self.url:
+                mlflow.set_registry_uri(self.url)
+            try:
+                yield mlflow.MlflowClient(tracking_uri=self.url, registry_uri=self.url)
+            finally:
+                if tracking != self.url:
+                    mlflow.set_tracking_uri(tracking)
+                if registry != self.url:
+                    mlflow.set_registry_uri(registry)
 
     # -- pages for people
 
