@@ -12,6 +12,7 @@ from windtunnel import __version__
 from windtunnel.cli import (
     audit,
     check,
+    collector,
     demo,
     doctor,
     down,
@@ -60,7 +61,22 @@ def _common(
     context.obj = home
 
 
-for module in (up, down, status, logs, doctor, uninstall, setup_serving, demo, check, schema, guard, rehearse, lineage):
+for module in (
+    up,
+    down,
+    status,
+    logs,
+    doctor,
+    uninstall,
+    setup_serving,
+    demo,
+    check,
+    schema,
+    guard,
+    collector,
+    rehearse,
+    lineage,
+):
     app.command(name=module.NAME)(module.command)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(registry.app, name="registry")

@@ -1,0 +1,16 @@
+"""Predictions of pods, collected into the prediction log.
+
+payloads  inputs and outputs of a request and its answer, by protocol; pure
+events    one CloudEvent of Seldon's request logger, understood or refused; pure
+pairing   halves into rows: duplicates, order, halves that never come; pure
+tables    rows as Arrow tables with the log's columns; pure
+inbox     events on the disk before they are acknowledged
+places    where the log lies: a folder or an object store
+keeper    all of it as one thing that may be killed at any line
+admission who may send what, how much at once
+server    HTTP in front of it
+sending   a model server's own log, sent to a collector
+bringing  what an object store has of the log, brought to where gates and monitoring read it
+
+Nothing here is imported by what does not serve or ask for it: ``windtunnel collector`` runs the server.
+"""

@@ -1,0 +1,75 @@
+"""The collector's own TLS, by files that somebody else renews."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from pathlib import Path
+
+from windtunnel.errors import DescriptionError
+
+log = logging.getLogger("windtunnel.collector")
+
+#: Names in a secret of type ``kubernetes.io/tls``.
+CERTIFICATE, KEY = "tls.crt", "tls.key"
+
+
+def context(folder: Path, client_ca: Path | None = None) -> ssl.SSLContext:
+    """A server's context with the pair in ``folder``; TLS 1.2 and later.
+
+    Args:
+        client_ca: senders must show a certificate by one of these authorities.
+
+    Raises:
+        DescriptionError: a file is missing, or they are not a pair.
+    """
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    _load(made, folder)
+    if client_ca is not None:
+        try:
+            made.load_verify_locations(client_ca)
+        except (OSError, ssl.SSLError) as error:
+            raise DescriptionError(f"{client_ca} holds no authorities: {error}") from error
+        made.verify_mode = ssl.CERT_REQUIRED
+    return made
+
+
+def followed(folder: Path, client_ca: Path | None = None, every_s: float = 30.0) -> ssl.SSLContext:
+    """``context``, which takes up a renewed pair by itself until the process ends."""
+    made = context(folder, client_ca)
+    threading.Thread(target=_follow, args=(made, folder, every_s), name="tls", daemon=True).start()
+    return made
+
+
+def _follow(made: ssl.SSLContext, folder: Path, every_s: float) -> None:
+    never, seen = threading.Event(), _stamp(folder)
+    while not never.wait(every_s):
+        now = _stamp(folder)
+        if now is None or now == seen:
+            continue
+        try:
+            _load(made, folder)
+            seen = now
+            log.info("took up the renewed certificate in %s", folder)
+        except DescriptionError as error:  # half exchanged: the old pair goes on, the next look tries again
+            log.warning("%s", error)
+
+
+def _stamp(folder: Path) -> tuple[int, ...] | None:
+    try:
+        found = [(folder / name).stat() for name in (CERTIFICATE, KEY)]
+    except OSError:
+        return None
+    return tuple(number for one in found for number in (one.st_mtime_ns, one.st_ino, one.st_size))
+
+
+def _load(made: ssl.SSLContext, folder: Path) -> None:
+    try:
+        made.load_cert_chain(folder / CERTIFICATE, folder / KEY)
+    except (OSError, ssl.SSLError) as error:
+        raise DescriptionError(
+            f"{folder} holds no usable pair {CERTIFICATE} and {KEY}: {error}",
+            hint="expected a secret of type kubernetes.io/tls, mounted there",
+        ) from error
