@@ -30,6 +30,7 @@ from windtunnel.spec import (
     Performance,
     Pod,
     Policy,
+    Prices,
     Resources,
     Retrain,
     Rollout,
@@ -45,7 +46,7 @@ from windtunnel.spec.base import Part, attribute_docs, format_duration, parse_du
 
 PARTS = [
     Benchmark, Card, Check, Data, Drift, Evaluation, ExtraStep, Feature, Gate, Limits, Metric, Model, Monitoring,
-    Performance, Pod, Policy, Resources, Retrain, Rollout, Serving, Slice, Step, Toleration, Training, Volume,
+    Performance, Pod, Policy, Prices, Resources, Retrain, Rollout, Serving, Slice, Step, Toleration, Training, Volume,
 ]  # fmt: skip
 GOLDEN = Path(__file__).parent / "schema.json"
 

@@ -7,6 +7,7 @@ from windtunnel.spec.model import Model
 from windtunnel.spec.monitoring import Drift, Monitoring, Performance, Retrain
 from windtunnel.spec.pod import Pod, Toleration, Volume
 from windtunnel.spec.policy import Policy
+from windtunnel.spec.prices import Prices
 from windtunnel.spec.rollout import Audience, Gate, Hours, Limits, Rollout, Segments, Step
 from windtunnel.spec.serving import Serving
 from windtunnel.spec.training import ExtraStep, Resources, Training
@@ -29,6 +30,7 @@ __all__ = [
     "Monitoring",
     "Performance",
     "Pod",
+    "Prices",
     "Policy",
     "Resources",
     "Retrain",

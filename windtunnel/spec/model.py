@@ -130,6 +130,7 @@ class Model(Part):
             "training.pod": training.pod,
             "training.resources.mig": training.resources.mig,
             "training.resources.shared_memory": training.resources.shared_memory,
+            "training.nodes": training.nodes if training.nodes > 1 else None,
         }
         unused = [key for key, value in given.items() if value is not None]
         if unused:

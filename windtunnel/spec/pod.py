@@ -149,6 +149,9 @@ class Pod(Part):
         volumes: claims, secrets and config maps to mount.
         secrets: variable -> ``SECRET/KEY``, e.g. ``MLFLOW_TRACKING_TOKEN: mlflow/token``.
         secrets_from: Secrets whose keys all become variables.
+        queue: name of a Kueue LocalQueue that admits the training; ``start_within`` counts from then.
+        queue_priority: name of a Kueue WorkloadPriorityClass, where there is a queue.
+        gang: what makes the pods of a training of several nodes: ``jobset``, or ``trainjob`` (Kubeflow Trainer).
         labels, annotations: on the pod, beside ours.
         cost_centre: label ``windtunnel.dev/cost-centre``, for whoever adds up the bill.
         user, group: numeric ids; the image's own user unless told, never root; group also owns claims.
@@ -173,6 +176,9 @@ class Pod(Part):
     volumes: list[Volume] = Field(default_factory=list)
     secrets: dict[str, str] = Field(default_factory=dict)
     secrets_from: list[str] = Field(default_factory=list)
+    queue: str | None = None
+    queue_priority: str | None = None
+    gang: Literal["jobset", "trainjob"] = "jobset"
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
     cost_centre: str | None = None
@@ -197,7 +203,7 @@ class Pod(Part):
             raise ValueError(f"expected a namespace: at most 63 of a-z, 0-9 and '-', found {value!r}")
         return value
 
-    @field_validator("service_account", "priority_class", "runtime_class")
+    @field_validator("service_account", "priority_class", "runtime_class", "queue", "queue_priority")
     @classmethod
     def _objects(cls, value: str | None) -> str | None:
         return value if value is None else _object(value, "Kubernetes object")
@@ -260,6 +266,12 @@ class Pod(Part):
                 # The value is not repeated: it may be the secret itself.
                 raise ValueError(f"{variable}: expected 'SECRET/KEY', the name of a Secret and one of its keys")
         return value
+
+    @model_validator(mode="after")
+    def _queued(self) -> Pod:
+        if self.queue_priority is not None and self.queue is None:
+            raise ValueError("queue_priority counts in a queue: name one in queue, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _paths(self) -> Pod:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from windtunnel.spec.base import Code, Duration, Part, Size
 from windtunnel.spec.pod import Pod
+from windtunnel.spec.prices import Prices
 
 
 class Resources(Part):
@@ -54,6 +55,8 @@ class Training(Part):
         trust: modules whose types may be stored in the model, beside scikit-learn's and the entry point's own.
         pickle: allow a model that only pickle can hold; whoever loads it runs what is in it.
         pod: the pod it trains in, where the target is ``kubernetes``.
+        prices: what its hours cost; the installation's own table unless told.
+        nodes: pods that train together, each with ``resources`` of its own and a number; all of them or none.
     """
 
     entry_point: Code
@@ -67,6 +70,8 @@ class Training(Part):
     pickle: bool = False
     target: Literal["local", "kubernetes"] | None = None
     pod: Pod | None = None
+    prices: Prices | None = None
+    nodes: int = Field(1, ge=1, le=1000)
 
 
 class ExtraStep(Part):

@@ -66,6 +66,7 @@ class RunSpec:
         code: folder whose git commit is recorded; the entry point's own folder unless told.
         context: ``dag_id``, ``dag_run_id``, ``task_id``, ``try_number`` and whatever else is worth a tag.
         publish: ``{dag, run, task}``: outputs go to that step of the pipeline when the run has succeeded.
+        prices: price table by which the runner says what the run cost; None: it does not (somebody else may).
     """
 
     run_id: str
@@ -96,6 +97,7 @@ class RunSpec:
     cause: str | None = None
     context: dict[str, str] = field(default_factory=dict)
     publish: dict[str, str] | None = None
+    prices: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_run_id(self.run_id)

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 _METRIC = re.compile(r"[A-Za-z0-9_\-. /]{1,250}")
 
-#: MLflow's prefix for what a machine measures; the training's own metrics have others.
-SYSTEM = "system/"
+#: What a machine measures (MLflow's prefix) and what a run cost; the training's own metrics have other names.
+NOT_ITS_OWN = ("system/", "windtunnel.")
 
 
 def own_metrics(spool: Spool) -> dict[str, float]:
     """The newest value of each metric that the training logged itself."""
-    return {key: point.value for key, point in spool.last().items() if not key.startswith(SYSTEM)}
+    return {key: point.value for key, point in spool.last().items() if not key.startswith(NOT_ITS_OWN)}
 
 
 class Run:

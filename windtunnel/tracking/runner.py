@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel import files, procfs
-from windtunnel.tracking import closing, nodes, processes, sampling
+from windtunnel.tracking import closing, cost, nodes, processes, sampling
 from windtunnel.tracking.contract import EXIT, FAILURE_OF_EXIT, Failure, RunSpec
 
 LOG_LIMIT = 16 * 2**20
@@ -323,6 +323,12 @@ class Runner:
             tags = {"wt.failure": failure or "none", "wt.attempt": str(self.begun.get("attempt", 1))}
             if gpus := files.read_json(self.folder / sampling.FACTS):
                 tags["wt.gpus"] = json.dumps(gpus)
+            if self.spec.prices:
+                from windtunnel.spec.prices import Prices  # the descriptions' library, for those who have prices only
+
+                spent = cost.cost(Prices.model_validate(self.spec.prices), self.spec.resources, self._spells())
+                tags |= spent.tags()
+                numbers |= {cost.METRIC: spent.amount} if spent.amount is not None else {}
             wish: Any = "FINISHED" if state == "succeeded" else "KILLED" if state == "cancelled" else "FAILED"
             closing.intend(self.folder, wish, message, tags, numbers)
         # A success is told when the MLflow run says so too; anything else must be known at once.
@@ -331,6 +337,19 @@ class Runner:
         files.write_json(self.folder / "exit.json", over)
         if state != "succeeded":
             closing.close(self.folder, self.spec, patience=CLOSE_WITHIN)
+
+    def _spells(self) -> list[cost.Spell]:
+        """How long this attempt and those before it ran, by their papers."""
+        now, attempt = time.time(), int(self.begun.get("attempt", 1))
+        out = [cost.Spell(attempt, now - float(self.begun.get("at") or now))]
+        for number in range(1, attempt):
+            aside = self.folder / "attempts" / str(number)
+            begun = (files.read_json(aside / "start.json") or {}).get("at")
+            # One that died without a word lived at least until its last heartbeat.
+            ended = (files.read_json(aside / "exit.json") or {}).get("ended_at")
+            ended = ended or (files.read_json(aside / "heartbeat.json") or {}).get("at")
+            out.append(cost.Spell(number, float(ended) - float(begun) if begun and ended else None))
+        return sorted(out, key=lambda one: one.attempt)
 
 
 def main(arguments: list[str]) -> None:

@@ -105,8 +105,11 @@ class TrainOperator(PodOperator):
 
     def run_spec(self, run_id: str, context: Any) -> Any:
         from windtunnel.tracking.contract import RunSpec
+        from windtunnel_airflow.charging import prices_of
 
         training, chosen = self.description.training, self.chosen()
+        # A pod's hours are not its process's: they are counted where the pod is looked at.
+        prices = None if self.description.training_target == "kubernetes" else prices_of(self.hook, self.description)
         inputs = {"rows": take(self.data, "rows")}
         inputs |= {name: take(result, name) for name, result in (self.extra or {}).items()}
         return RunSpec(
@@ -121,6 +124,7 @@ class TrainOperator(PodOperator):
             pickle=training.pickle,
             tracking_uri=self.hook.url,
             data_digest=self.data["digest"],
+            prices=prices.model_dump() if prices is not None else None,
             python_path=self._python_path(chosen["entry_point"]),
             **self._common(context),
         )
@@ -153,6 +157,20 @@ class TrainOperator(PodOperator):
             "seed": self.description.training.seed,
             **self.chosen(),
         }
+
+    def _settle(
+        self, context: Any, flight: Any, depot: Any, record: Mapping[str, Any], status: Any, end: Any
+    ) -> dict[str, Any]:
+        from windtunnel_airflow.charging import charge
+
+        try:
+            cost = charge(self.hook, self.description, depot, int(record["attempt"]))
+            if cost is not None:
+                self.log.info("Cost so far: %s", cost.tags()["wt.cost"])
+        except Exception as error:  # the bill is not worth a training
+            self.log.warning("The run does not say what it cost: %s", error)
+        made: dict[str, Any] = super()._settle(context, flight, depot, record, status, end)
+        return made
 
     def execute(self, context: Any) -> Any:
         with self.hook.mlflow_environment():

@@ -264,3 +264,10 @@ def burns(run):
     code = "import time\nheld = bytearray(64 * 2**20)\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
     subprocess.run([sys.executable, "-c", code], check=True)
     run.log(loss=0.5)
+
+
+def priced(run):
+    """Fails the first time, as something outside does."""
+    time.sleep(0.3)
+    if run.attempt == 1:
+        raise ConnectionError("the database is away")

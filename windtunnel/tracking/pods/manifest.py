@@ -144,7 +144,13 @@ def _labels(spec: RunSpec, pod: Pod, place: Place) -> dict[str, str]:
         out[naming.CORRELATION_ID] = naming.label_value(spec.correlation_id)
     if pod.cost_centre:
         out[naming.COST_CENTRE] = pod.cost_centre
-    return out
+    return out | queued(pod)
+
+
+def queued(pod: Pod) -> dict[str, str]:
+    """Labels by which Kueue holds back what has them until there is room; none without a queue."""
+    found = {naming.QUEUE: pod.queue, naming.QUEUE_PRIORITY: pod.queue_priority}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _annotations(spec: RunSpec, pod: Pod) -> dict[str, str]:

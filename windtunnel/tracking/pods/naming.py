@@ -21,6 +21,9 @@ RUN = "windtunnel.dev/run"
 ATTEMPT = "windtunnel.dev/attempt"
 CORRELATION_ID = "windtunnel.dev/correlation-id"
 COST_CENTRE = "windtunnel.dev/cost-centre"
+#: Kueue's own: the queue that admits the pod, and its priority there.
+QUEUE = "kueue.x-k8s.io/queue-name"
+QUEUE_PRIORITY = "kueue.x-k8s.io/priority-class"
 
 #: Every training pod has these.
 COMMON = {NAME: "windtunnel", MANAGED_BY: "windtunnel", COMPONENT: "training"}
