@@ -1,14 +1,16 @@
 """One training pod on a cluster, by KubernetesPodOperator: made once, watched by its trigger, looked at, removed.
 
 The provider's operator is composed here, when a task runs, and nothing of it is imported before: a subclass would
-double what a DAG file costs. It makes the pod, follows its log and waits in its own trigger. What it does not do as we
-need it is done here by its own client: finding the pod of a run by label, whatever task or try made it; reading why a
-pod ended before it is gone; removing it.
+double what a DAG file costs. It makes the pod and comes back when the trigger says so. That trigger is ours: it follows
+all pods of a namespace in one watch (``podtrigger``). What else the provider does not do as we need it is done here by
+its own client: finding the pod of a run by label, whatever task or try made it; reading why a pod ended before it is
+gone; removing it.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -22,8 +24,6 @@ from windtunnel.tracking.pods.manifest import CONTAINER
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks of the trigger: six requests a minute.
-POLL = 10.0
 #: Seconds between two readings of the log while it runs.
 LOGS = 30
 #: A pod that no node of today can take is looked at after this many seconds: an autoscaler has spoken by then.
@@ -68,8 +68,6 @@ class PodFlight:
             # Its own re-attachment deletes a pod that has ended and makes another: that would train twice.
             durable=False,
             deferrable=True,
-            poll_interval=POLL,
-            startup_check_interval_seconds=POLL,
             startup_timeout_seconds=self.start_within,
             schedule_timeout_seconds=self.start_within,
             logging_interval=LOGS,
@@ -116,6 +114,7 @@ class PodFlight:
         """
         from airflow.sdk.exceptions import AirflowException
 
+        self.operator.get_logs = not event.get("log_read")  # the trigger has read it, to its end
         try:
             self.operator.trigger_reentry(context, event)
         except AirflowException as error:
@@ -153,10 +152,18 @@ class PodFlight:
         self.operator.schedule_timeout_seconds = min(self.start_within, DOUBT)
         return f"{found.reason}; it asks for {found.asked}; {found.there}"
 
-    def goes_on(self) -> Any:
-        """The pod, where it was looked at early and there is reason to wait on; None where there is none."""
+    def goes_on(self, opened: float | None = None) -> Any:
+        """The pod, where it was looked at early and there is reason to wait on; None where there is none.
+
+        Args:
+            opened: when its queue let it go (seconds since the epoch), where it had one.
+        """
         end, evidence = self.end()
-        if end.ended or evidence["pod"] is None or _age(evidence["pod"]) >= self.start_within:
+        if end.ended or evidence["pod"] is None:
+            return None
+        queued = naming.QUEUE in (evidence["pod"]["metadata"].get("labels") or {})
+        waited = time.time() - opened if queued and opened is not None else _age(evidence["pod"])
+        if waited >= self.start_within:
             return None
         return self.client.read_namespaced_pod(self.name, self.namespace)
 

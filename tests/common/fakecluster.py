@@ -33,7 +33,8 @@ def over(code: int, reason: str = "Error", phase: str = "Failed", **more: Any) -
 
 
 class Cluster:
-    """Pods live as their script says: one status for each time the pod is read, the last one for ever.
+    """Pods live as their script says: one status for each time the pod is read, the last one for ever; to a watch, one
+    each ``tick`` seconds.
 
     Attributes:
         requests: method and path of every request, in order.
@@ -56,6 +57,9 @@ class Cluster:
         self.made: Callable[[dict[str, Any]], None] = lambda pod: None
         self.failing: list[tuple[str, str, int]] = []
         self.age = timedelta(0)
+        self.tick = 0.05
+        self.version = 0
+        self.listed: dict[str, dict[str, Any]] = {}
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
@@ -135,8 +139,38 @@ class Cluster:
 
     def _list(self, request: Any) -> Any:
         wanted = str(request.params.get("labelSelector", ""))
-        found = [name for name, pod in self.pods.items() if _selected(pod["metadata"]["labels"], wanted)]
-        return {"kind": "PodList", "metadata": {}, "items": [self._whole(name) for name in found]}
+        if str(request.params.get("watch", "")).lower() in ("true", "1"):
+            return self._watch(wanted, str(request.params["resourceVersion"]), float(request.params["timeoutSeconds"]))
+        found = self._selected(wanted)
+        self.version += 1
+        self.listed[str(self.version)] = found
+        return {
+            "kind": "PodList", "metadata": {"resourceVersion": str(self.version)}, "items": list(found.values()),
+        }  # fmt: skip
+
+    def _selected(self, wanted: str) -> dict[str, Any]:
+        return {
+            name: self._whole(name)
+            for name, pod in list(self.pods.items())
+            if _selected(pod["metadata"]["labels"], wanted)
+        }
+
+    async def _watch(self, wanted: str, version: str, for_s: float) -> Any:
+        """What changed since that list or event, and whatever changes now."""
+        known, end = self.listed[version], asyncio.get_running_loop().time() + for_s
+        yield {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": version}}}
+        while asyncio.get_running_loop().time() < end:
+            now = self._selected(wanted)
+            for name in known.keys() | now.keys():
+                if (thing := now.get(name)) == known.get(name):
+                    continue
+                what = "DELETED" if thing is None else "MODIFIED" if name in known else "ADDED"
+                self.version += 1
+                at = str(self.version)
+                meta = {**(thing or known[name])["metadata"], "resourceVersion": at}
+                yield {"type": what, "object": {**(thing or known[name]), "metadata": meta}}
+            known = self.listed[str(self.version)] = now
+            await asyncio.sleep(self.tick)
 
     def _create(self, request: Any) -> Any:
         pod = dict(request.data)
@@ -166,7 +200,10 @@ class Cluster:
         return self._whole(name)
 
     def _log(self, request: Any) -> Any:
-        return self.logs.get(self._name(request), "the pod's log\n").encode()
+        text = self.logs.get(self._name(request), "the pod's log\n")
+        if str(request.params.get("timestamps", "")).lower() == "true":
+            text = "".join(f"2026-11-21T10:00:00.{at:09d}Z {line}\n" for at, line in enumerate(text.splitlines(), 1))
+        return text.encode()
 
     def _list_events(self, request: Any) -> Any:
         name = str(request.params.get("fieldSelector", "")).rpartition("=")[2]

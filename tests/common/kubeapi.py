@@ -293,7 +293,7 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
                     )
                 if not fault.wait_s or fault.done:
                     return self._cut()
-            if query.get("watch") == "1":
+            if query.get("watch", "").lower() in ("1", "true"):
                 return self._watch(split.path, query)
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who asked is gone
                 self._send(*self._answer(split.path, query, body))
@@ -358,7 +358,8 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
             connection = http.client.HTTPConnection(place[0], place[1], timeout=10)
             try:
                 sent = None if body is None else json.dumps(body)
-                connection.request(self.command, place[2] + path, sent, {"Content-Type": "application/json"})
+                own = {name: value for name, value in self.headers.items() if name.lower() == "seldon-model"}
+                connection.request(self.command, place[2] + path, sent, {"Content-Type": "application/json", **own})
                 answer = connection.getresponse()
                 return answer.status, json.loads(answer.read() or b"{}")
             finally:

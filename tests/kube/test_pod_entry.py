@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -164,6 +165,48 @@ def test_a_pod_that_is_told_to_stop_is_followed_by_one_that_goes_on(
     assert made.metrics["epoch"] == 2.0
     where = "pipelines/sea.train/runs/run:1/steps/data/outputs/rows/rows"
     assert where in objects.sizes("pipelines/"), "an input lies where PIP-2 says"
+
+
+@ON_S3
+def test_a_pod_that_a_person_ends_is_cancelled_and_not_failed(
+    objects: Objects, home: Home, spec: Callable[..., RunSpec], pod: Callable[..., Any], tmp_path: Path
+) -> None:
+    """DEMAND TRN-7: the word in the store tells TERM by a person from TERM by the cluster."""
+    task = spec(params={"wall": str(tmp_path / "wall"), "until": 1})
+    depot = Depot(objects, task.run_id)
+    process = pod(task, depot.deposit(home, task), WINDTUNNEL_CHECKPOINT_EVERY="0.2")
+    until(lambda: process.poll() is not None or _kept(objects, depot) == "1")
+    assert process.poll() is None, process.communicate()[0]
+    depot.ask_to_end(1, "Ada ended it")
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 130, said
+    ended = depot.outcome(1)
+    assert ended is not None and (ended.state, ended.message) == ("cancelled", "Ada ended it")
+
+
+def test_a_pod_told_to_stop_asks_why(objects: Objects, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DEMAND TRN-7: once, and a store that does not answer is no reason to stay."""
+    from windtunnel.errors import UnavailableError
+    from windtunnel.tracking.pods.entry import Order, PodRun
+
+    run = PodRun(Order(objects.url, "sha256:0", "run-1", 1, 600.0, home))
+    run.depot = Depot(objects, "run-1")
+    run.folder.mkdir(parents=True)
+    run._ask_why()
+    assert not (run.folder / "cancel.json").exists()
+    run.depot.ask_to_end(2, "another attempt")
+    run._ask_why()
+    assert not (run.folder / "cancel.json").exists()
+    run.depot.ask_to_end(1, "Ada ended it")
+    run._ask_why()
+    assert json.loads((run.folder / "cancel.json").read_text())["reason"] == "Ada ended it"
+
+    def away(key: str) -> bytes:
+        raise UnavailableError("no answer")
+
+    monkeypatch.setattr(objects, "get_bytes", away)
+    run._ask_why()
 
 
 def _kept(objects: Objects, depot: Depot) -> str:

@@ -82,9 +82,8 @@ def train(
     import tenacity
     from airflow.providers.cncf.kubernetes.utils.pod_manager import PodManager
 
-    from windtunnel_airflow import TrainOperator, podflight
+    from windtunnel_airflow import TrainOperator
 
-    monkeypatch.setattr(podflight, "POLL", 0.2)
     # The provider asks five times, with pauses that double: without the pauses the answers are the same.
     monkeypatch.setattr(PodManager.create_pod.retry, "wait", tenacity.wait_none())
     cluster_extra = {"kube_config_path": str(cluster.kubeconfig(tmp_path / "kubeconfig")), "namespace": "training"}
@@ -140,14 +139,14 @@ def deferred(work: Callable[[], Any]) -> TaskDeferred:
 
 
 def event_of(trigger: Any) -> dict[str, Any]:
-    """Run the provider's trigger, as it comes back from Airflow's database, until it says something."""
-    from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
+    """Run the trigger, as it comes back from Airflow's database, until it says something."""
+    from windtunnel_airflow.podtrigger import TrainingPodTrigger
 
     path, arguments = trigger.serialize()
-    assert path.endswith("KubernetesPodTrigger")
+    assert path == "windtunnel_airflow.podtrigger.TrainingPodTrigger"
 
     async def first() -> dict[str, Any]:
-        async for event in KubernetesPodTrigger(**arguments).run():
+        async for event in TrainingPodTrigger(**json.loads(json.dumps(arguments))).run():
             return dict(event.payload)
         raise AssertionError("the trigger said nothing")
 
@@ -165,6 +164,13 @@ def through(make: Callable[[], Any], store: Store, **more: Any) -> Any:
         except TaskDeferred as again:
             at = again
     raise AssertionError("deferred again and again")
+
+
+def reopened(store: Store, uri: str) -> None:
+    """The run is as a running pod has it: tests of one process share what their keys name."""
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient(tracking_uri=uri).update_run(store["windtunnel_pod"]["run_id"], status="RUNNING")
 
 
 def run_of(store: Store, uri: str) -> Any:
@@ -297,12 +303,12 @@ def test_an_impossible_pod_fails_early_unless_a_node_is_on_its_way(
     cluster.script = [{"phase": "Pending", "conditions": [unscheduled]}]
     cluster.nodes = [{"metadata": {"name": "a"}, "spec": {}, "status": {"allocatable": {"cpu": "8", "memory": "1Gi"}}}]
     at = deferred(lambda: train().execute(context(store)))
-    assert (at.trigger.schedule_timeout, at.trigger.startup_timeout) == (1, 600)
+    assert (at.trigger.schedule_within, at.trigger.start_within) == (1, 600)
     [name] = cluster.pods
     event = event_of(at.trigger)
     cluster.events[name] = [{"reason": "TriggeredScaleUp", "message": "a node is made"}]
     on = deferred(lambda: train().resume_pod(context(store), event))
-    assert on.trigger.schedule_timeout == 600
+    assert on.trigger.schedule_within == 600
     cluster.events.clear()
     with pytest.raises(ResourceError, match="no node has"):
         train().resume_pod(context(store), event)
@@ -360,35 +366,80 @@ def test_a_pod_somebody_deleted_is_followed_by_another_attempt(
     assert pod["metadata"]["labels"][naming.ATTEMPT] == "2"
 
 
-def test_a_persons_cancel_ends_the_pod(train: Callable[..., Any], store: Store, cluster: Cluster) -> None:
+def test_a_persons_cancel_ends_the_pod(
+    train: Callable[..., Any], store: Store, cluster: Cluster, mlflow: str, tmp_path: Path
+) -> None:
     """DEMAND TRN-7: Airflow's triggerer calls the trigger's on_kill for a person's act, and for nothing else."""
-    from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
+    from windtunnel.data.objects import FolderObjects
+    from windtunnel.tracking.pods.depot import Depot
+    from windtunnel_airflow.podtrigger import TrainingPodTrigger
 
     cluster.script = [RUNNING]
     at = deferred(lambda: train().execute(context(store)))
+    reopened(store, mlflow)
     _, arguments = at.trigger.serialize()
-    trigger = KubernetesPodTrigger(**arguments)
-    asyncio.run(trigger.cleanup())
+
+    async def waits(after: str) -> None:
+        trigger = TrainingPodTrigger(**arguments)
+
+        async def events() -> list[Any]:
+            return [event async for event in trigger.run()]
+
+        waiting = asyncio.create_task(events())
+        await asyncio.sleep(0.5)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled()
+        await getattr(trigger, after)()
+
+    asyncio.run(waits("cleanup"))
     assert cluster.pods, "a triggerer that goes down ends no pod"
-    asyncio.run(trigger.on_kill())
+    assert run_of(store, mlflow).info.status == "RUNNING"
+    cluster.failing = [("DELETE", "/pods/", 500)]
+    asyncio.run(waits("on_kill"))
     [(_, grace)] = cluster.removed
     assert grace is not None and grace < 30
     assert not cluster.pods
+    run = run_of(store, mlflow)
+    assert (run.info.status, run.data.tags["wt.failure"]) == ("KILLED", "cancelled")
+    run_id = store["windtunnel_pod"]["run_id"]
+    assert "a person" in str(Depot(FolderObjects(tmp_path / "store"), run_id).wish(1)), "what its pod is told"
+
+
+def test_what_ended_well_stays_so_when_its_task_is_cleared(
+    train: Callable[..., Any], store: Store, cluster: Cluster, mlflow: str
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    cluster.script = [RUNNING]
+    deferred(lambda: train().execute(context(store)))
+    before = store["windtunnel_pod"]["run_id"]
+    MlflowClient(tracking_uri=mlflow).set_terminated(before, "FINISHED")
+    cluster.pods.clear()
+    deferred(lambda: train().execute(context(store, cleared=1)))
+    assert MlflowClient(tracking_uri=mlflow).get_run(before).info.status == "FINISHED"
 
 
 @pytest.mark.parametrize(
     ("state", "error", "left"), [("failed", AirflowFailException, 0), ("running", TransientError, 1)]
 )
 def test_a_signal_while_the_pod_is_made(
-    state: str, error: type[Exception], left: int, train: Callable[..., Any], store: Store, cluster: Cluster
-) -> None:
+    state: str, error: type[Exception], left: int, train: Callable[..., Any], store: Store, cluster: Cluster,
+    mlflow: str,
+) -> None:  # fmt: skip
     """DEMAND TRN-7: a person's act ends the pod, a worker that goes down does not."""
     cluster.script = [RUNNING]
     operator = train()
-    cluster.made = lambda pod: operator.on_kill()
+
+    def signal(pod: Any) -> None:
+        reopened(store, mlflow)
+        operator.on_kill()
+
+    cluster.made = signal
     with pytest.raises(error):
         operator.execute(context(store, state=state))
     assert len(cluster.pods) == left
+    assert run_of(store, mlflow).info.status == ("RUNNING" if left else "KILLED")
 
 
 def test_a_cleared_task_is_a_new_run(train: Callable[..., Any], store: Store, cluster: Cluster) -> None:
@@ -469,8 +520,7 @@ def test_a_dag_file_may_ask_for_pods(describe: Callable[..., Any]) -> None:
     assert dags["small.train"].task_dict["train"].kubernetes_conn_id == "kubernetes_default"
     with pytest.raises(DescriptionError, match=r"training\.pod\.image"):
         lifecycle(describe(training=training()))
-    with pytest.raises(DescriptionError, match="serves locally only"):
-        lifecycle(describe(target="kubernetes", training=training(pod={"image": "here"})))
+    lifecycle(describe(target="kubernetes", training=training(pod={"image": "here"})))
 
 
 def test_workers_reach_the_store_by_their_own_connection(monkeypatch: pytest.MonkeyPatch) -> None:

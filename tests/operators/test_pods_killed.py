@@ -30,7 +30,7 @@ pytest.importorskip("kmock")
 from fakecluster import RUNNING, Cluster, over
 
 #: Calls of one training that nothing disturbs.
-CALLS = 27
+CALLS = 26
 #: The pod's own door to the store: nobody kills it here.
 PodObjects = type("PodObjects", (FolderObjects,), dict(vars(FolderObjects)))
 
@@ -104,12 +104,10 @@ def world(
     tmp_path: Path, cluster: Cluster, describe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Death], dict[str, Any]]:
     """Fly one training, dying once; what became of it."""
-    from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
-
-    from windtunnel_airflow import TrainOperator, podflight
+    from windtunnel_airflow import TrainOperator
     from windtunnel_airflow.hook import WindtunnelHook
+    from windtunnel_airflow.podtrigger import TrainingPodTrigger
 
-    monkeypatch.setattr(podflight, "POLL", 0.05)
     extra = {"kube_config_path": str(cluster.kubeconfig(tmp_path / "kubeconfig")), "namespace": "training"}
     monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": extra}))
     ours = {"home": str(tmp_path / "home"), "store": (tmp_path / "store").as_uri()}
@@ -135,7 +133,7 @@ def world(
 
     async def first(trigger: Any) -> dict[str, Any]:
         _, arguments = trigger.serialize()
-        async for event in KubernetesPodTrigger(**arguments).run():
+        async for event in TrainingPodTrigger(**arguments).run():
             return dict(event.payload)
         raise AssertionError("the trigger said nothing")
 

@@ -65,10 +65,14 @@ def cut(text: str, limit: int) -> str:
     return text[: limit - len(note)] + note
 
 
-def connect(uri: str, *, timeout: float = 10.0) -> Tracking:
-    """The right way to speak to ``uri``."""
+def connect(uri: str, *, timeout: float = 10.0, env: Mapping[str, str] | None = None) -> Tracking:
+    """The right way to speak to ``uri``.
+
+    Args:
+        env: MLflow's variables, where they are not this process's own.
+    """
     if uri.startswith(("http://", "https://")):
-        return RestTracking(uri, timeout=timeout)
+        return RestTracking(uri, timeout=timeout, env=env)
     return StoreTracking(uri)
 
 
@@ -84,15 +88,16 @@ def _number(value: float) -> float | str:
 class RestTracking:
     """MLflow's REST API over httpx."""
 
-    def __init__(self, uri: str, *, timeout: float = 10.0) -> None:
+    def __init__(self, uri: str, *, timeout: float = 10.0, env: Mapping[str, str] | None = None) -> None:
         import httpx
 
-        token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-        user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+        env = os.environ if env is None else env
+        token = env.get("MLFLOW_TRACKING_TOKEN")
+        user = env.get("MLFLOW_TRACKING_USERNAME")
         self._client = httpx.Client(
             base_url=uri.rstrip("/"),
             timeout=timeout,
-            auth=(user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user and not token else None,
+            auth=(user, env.get("MLFLOW_TRACKING_PASSWORD", "")) if user and not token else None,
             headers={"Authorization": f"Bearer {token}"} if token else None,
         )
 

@@ -9,12 +9,12 @@ before anything starts, the pod's name follows from it, and the run says in the 
 * a pod that was taken away (preempted, evicted, node lost) is followed by one that goes on from the newest checkpoint;
 * a pod is removed only after it was read why it ended.
 
-A person's cancel ends the pod: Airflow's triggerer tells the provider's trigger, which deletes it.
+A person's cancel ends the pod, and its run as cancelled: Airflow's triggerer tells the trigger (``podtrigger``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -92,7 +92,7 @@ class PodOperator(RunnerOperator):
             depot = self._depot(record)
             flight = self._flight(self._spec(record, context), record)
             with self._problems(flight, context):
-                if event.get("status") == "timeout" and (pod := flight.goes_on()) is not None:
+                if event.get("status") == "timeout" and (pod := flight.goes_on(event.get("open"))) is not None:
                     flight.watch(context, pod)
                 flight.resume(context, event)
                 status, end = self._over(flight, depot, record, given_up=event.get("status") == "timeout")
@@ -124,7 +124,12 @@ class PodOperator(RunnerOperator):
         """Somebody cleared the task, or its inputs are others now: the old pod's answer is not wanted."""
         flight = self._flight(self._spec(record, context), record)
         with self._problems(flight, context):
-            flight.remove(CANCEL_GRACE)
+            if flight.find(str(record["run_id"]), int(record["attempt"])) is None:
+                return
+            if flight.end()[0].ended:
+                flight.remove()
+            else:
+                self._cancel(flight, record)
 
     def _spec(self, record: Mapping[str, Any], context: Any) -> RunSpec:
         spec = self.run_spec(str(record["run_id"]), context)
@@ -166,12 +171,41 @@ class PodOperator(RunnerOperator):
             self._obey(flight, context)
             record = self._record(context)
             self._keep(context, {**record, "made": True})
-            deferred.trigger.termination_grace_period = CANCEL_GRACE
-            raise TaskDeferred(trigger=deferred.trigger, method_name="resume_pod", timeout=deferred.timeout) from None
+            trigger = self._trigger(deferred.trigger, record)
+            raise TaskDeferred(trigger=trigger, method_name="resume_pod", timeout=deferred.timeout) from None
         except (WindtunnelError, AirflowFailException):
             raise
         except (ApiException, HTTPError, AirflowException, ConnectionError, TimeoutError) as error:
             raise problem(error, f"{flight.namespace}/{flight.name}") from error
+
+    def _trigger(self, theirs: Any, record: Mapping[str, Any]) -> Any:
+        """Ours instead of the provider's, which asks the API for each pod."""
+        from windtunnel_airflow.podtrigger import TrainingPodTrigger
+
+        return TrainingPodTrigger.instead_of(theirs, grace=CANCEL_GRACE, run=self._whose(record))
+
+    def _whose(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "windtunnel_conn_id": self.windtunnel_conn_id,
+            "run_id": str(record["run_id"]),
+            "attempt": int(record["attempt"]),
+        }
+
+    def _cancel(self, flight: PodFlight, record: Mapping[str, Any]) -> None:
+        """End a pod whose answer nobody wants; its run ends as cancelled (TRN-7)."""
+        from windtunnel_airflow import podcancel
+
+        whose = self._whose(record)
+        self._try(podcancel.tell, whose)
+        flight.remove(CANCEL_GRACE)
+        self._try(podcancel.close, whose)
+
+    def _try(self, what: Callable[..., None], whose: Mapping[str, Any]) -> None:
+        """What is worth doing, and no reason to leave the rest undone."""
+        try:
+            what(**whose)
+        except Exception as error:
+            self.log.warning("Cancelling run %s: %s", whose["run_id"], error)
 
     def _obey(self, flight: PodFlight, context: Any) -> None:
         """SIGTERM while no trigger watched: a person's act ends the pod, a worker that goes down does not."""
@@ -179,7 +213,7 @@ class PodOperator(RunnerOperator):
             return
         state = self._state_in_airflow(context)
         if ended_by_person(state):
-            flight.remove(CANCEL_GRACE)
+            self._cancel(flight, self._record(context))
             raise AirflowFailException(f"pod {flight.name} was removed because the task was set to {state}")
         raise TransientError(
             f"this worker is going down (task is {state or 'unknown'} in Airflow); pod {flight.name} goes on by itself",

@@ -8,6 +8,7 @@
     runs/RUN/result                 a parcel: what the run made
     runs/RUN/attempts/N/exit.json   how an attempt ended: written last
     runs/RUN/attempts/N/log.txt
+    runs/RUN/attempts/N/cancel.json a person ended it: written before its pod is told to stop
 
 Everything is checked against its SHA-256 where it arrives.
 """
@@ -152,6 +153,15 @@ class Depot:
         for key in self.checkpoints()[:-KEEP]:
             parcels.remove(self.objects, key)
         return saved
+
+    def wish(self, attempt: int) -> str | None:
+        """Why a person wants this attempt ended; None where nobody does."""
+        raw = self.objects.get_bytes(f"{self.key}/attempts/{attempt}/cancel.json")
+        return str(canonical.loads(raw).get("reason") or "cancelled") if raw is not None else None
+
+    def ask_to_end(self, attempt: int, reason: str) -> None:
+        """Leave word for an attempt's pod, which looks for it when it is told to stop."""
+        self.objects.put_bytes(f"{self.key}/attempts/{attempt}/cancel.json", canonical.dumps({"reason": reason}))
 
     # -- the pod, after
     def leave(self, folder: Path, attempt: int, status: RunStatus) -> None:

@@ -139,7 +139,7 @@ def classify(
     if pod is None:
         return _end("deleted", _gone(events))
     status: Mapping[str, Any] = pod.get("status") or {}
-    container = _container(status)
+    container = container_of(status)
     state: Mapping[str, Any] = container.get("state") or {}
     exited: Mapping[str, Any] | None = state.get("terminated")
     phase = status.get("phase")
@@ -176,7 +176,8 @@ def _with_code(end: PodEnd, exited: Mapping[str, Any] | None) -> PodEnd:
     return PodEnd(end.kind, end.failure, end.next, end.message, code)
 
 
-def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
+def container_of(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Status of the training container; empty where there is none yet."""
     found: Iterable[Mapping[str, Any]] = status.get("containerStatuses") or []
     return next((each for each in found if each.get("name") == CONTAINER), {})
 
@@ -196,7 +197,7 @@ def _own_word(exited: Mapping[str, Any]) -> bool:
 def _outside(pod: Mapping[str, Any], status: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> PodEnd | None:
     """What the cluster did to the pod, if anything."""
     reason, message = str(status.get("reason") or ""), str(status.get("message") or "")
-    exited: Mapping[str, Any] = (_container(status).get("state") or {}).get("terminated") or {}
+    exited: Mapping[str, Any] = (container_of(status).get("state") or {}).get("terminated") or {}
     if reason == "Evicted":
         if any(words in message for words in _OWN_STORAGE):
             return _end("disk-full", f"{_said(reason, message)} (training.resources.disk)")
@@ -212,7 +213,7 @@ def _outside(pod: Mapping[str, Any], status: Mapping[str, Any], events: Sequence
             return _end(kind, _said(condition.get("reason"), condition.get("message")))
     if exited.get("reason") == "ContainerStatusUnknown":
         return _end("node-lost", _said("ContainerStatusUnknown", exited.get("message")))
-    for event in _newest_first(events):
+    for event in newest_first(events):
         if event.get("reason") == "Preempted":
             return _end("preempted", _said("Preempted", event.get("message")))
         if event.get("reason") == "TaintManagerEviction":
@@ -285,7 +286,7 @@ def _not_started(
             return _end("unschedulable", f"{text}{amounts}")
         return PodEnd("waiting", None, "wait", text)
     if given_up:
-        for event in _newest_first(events):
+        for event in newest_first(events):
             if event.get("reason") in _VOLUME_EVENTS:
                 return _end("configuration", _said(event.get("reason"), event.get("message")))
         return _end("not-started", _said(reason or "Pending", message or "it did not start in time"))
@@ -297,7 +298,7 @@ def _image(
 ) -> PodEnd:
     # "Back-off pulling image" says nothing of the cause; the kubelet's Failed event before it does.
     cause = next(
-        (str(e.get("message")) for e in _newest_first(events)
+        (str(e.get("message")) for e in newest_first(events)
          if e.get("reason") == "Failed" and "Failed to pull image" in str(e.get("message"))), ""
     )  # fmt: skip
     text = _said(reason, " ".join(part for part in (message, cause if cause not in message else "") if part))
@@ -313,7 +314,9 @@ def _may_grow(events: Sequence[Mapping[str, Any]]) -> bool:
     return any(event.get("reason") in ("TriggeredScaleUp", "Nominated") for event in events)
 
 
-def _newest_first(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def newest_first(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Events by their time, the newest first."""
+
     def at(event: Mapping[str, Any]) -> str:
         return str(event.get("lastTimestamp") or event.get("eventTime") or event.get("firstTimestamp") or "")
 
@@ -321,7 +324,7 @@ def _newest_first(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
 
 def _gone(events: Sequence[Mapping[str, Any]]) -> str:
-    last = next(iter(_newest_first(events)), None)
+    last = next(iter(newest_first(events)), None)
     return (
         f"the pod is gone; its last event was {_said(last.get('reason'), last.get('message'))}"
         if last

@@ -118,6 +118,7 @@ class PodRun:
                 break
             if self.told and not told and status.pid is not None:
                 say("told to stop (TERM): ending the training, keeping its last checkpoint")
+                self._ask_why()
                 processes.kill([status.pid], signal.SIGTERM)
                 told = True
             if time.monotonic() >= next_save and not told:
@@ -129,6 +130,12 @@ class PodRun:
             self._checkpoint()
         self._leave(status)
         return status
+
+    def _ask_why(self) -> None:
+        """A person's cancel left a word in the store; the runner reads it here. None: this pod is taken away."""
+        with suppress(WindtunnelError):
+            if (reason := self.depot.wish(self.order.attempt)) is not None:
+                files.write_json(self.folder / "cancel.json", {"reason": reason, "at": time.time()})
 
     def _pump(self, offset: int) -> int:
         while True:
