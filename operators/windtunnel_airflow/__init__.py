@@ -19,6 +19,7 @@ _HOME = {
     "EvidenceOperator": "windtunnel_airflow.controls",
     "OrderOperator": "windtunnel_airflow.controls",
     "WindtunnelHook": "windtunnel_airflow.hook",
+    "SeldonHook": "windtunnel_airflow.seldon",
     "WindtunnelRetryPolicy": "windtunnel_airflow.retry",
     "DataSnapshotOperator": "windtunnel_airflow.operators.data",
     "DataCheckOperator": "windtunnel_airflow.operators.data",
@@ -136,6 +137,7 @@ __all__ = [
     "SearchModelVersionsOperator",
     "SearchRegisteredModelsOperator",
     "SearchRunsOperator",
+    "SeldonHook",
     "SetModelAliasOperator",
     "SetWeightOperator",
     "StatisticsOperator",
@@ -196,6 +198,7 @@ if TYPE_CHECKING:
         WatchWindowOperator,
     )
     from windtunnel_airflow.retry import WindtunnelRetryPolicy
+    from windtunnel_airflow.seldon import SeldonHook
     from windtunnel_airflow.sensors import GateSensor, PolicySensor
     from windtunnel_airflow.tracking_server.deployments import (
         CreateDeploymentOperator,

@@ -75,7 +75,12 @@ class Windtunnel:
 
     @property
     def hook(self) -> WindtunnelHook:
-        return WindtunnelHook(self.windtunnel_conn_id)
+        return WindtunnelHook(self.windtunnel_conn_id, target=self.served_at)
+
+    @property
+    def served_at(self) -> str:
+        """Where the model is served: its description's ``target``."""
+        return str(self.description.target)
 
     @property
     def home(self) -> Home:

@@ -69,7 +69,11 @@ class _Control(BaseOperator):
 
     @property
     def hook(self) -> WindtunnelHook:
-        return WindtunnelHook(self.windtunnel_conn_id)
+        """With the place where the model is served: the home, if it is there; else the cluster, if one is known."""
+        hook = WindtunnelHook(self.windtunnel_conn_id)
+        if str(self.model).strip() and hook.elsewhere(str(self.model).strip()):
+            hook.target = "kubernetes"
+        return hook
 
     def running(self, registry: Any) -> Any:
         """The open rollout.
@@ -143,7 +147,6 @@ class EvidenceOperator(_Control):
 
     def execute(self, context: Any) -> dict[str, Any]:
         from windtunnel.serving import overview, overviewtext
-        from windtunnel.serving.looklog import LookLog
 
         hook = self.hook
         registry = hook.registry
@@ -153,10 +156,10 @@ class EvidenceOperator(_Control):
         step = None
         if self.order == "skip":
             # The look log knows best: the registry may not have been told of the last step yet.
-            looks = LookLog(hook.home, self.model).tail(rollout.id)
+            looks = hook.looks(self.model).tail(rollout.id)
             state = looks[-1]["decision"]["state"] if looks else {}
             step = int(state.get("step", rollout.step or 0))
-        found = overview.show(hook.home, self.model, registry)
+        found = overview.show(hook.home, self.model, registry, place=hook.place)
         lines = overviewtext.shown(found) if found else ["nothing is known of it yet"]
         decision = (found or {}).get("decision") or {}
         body = "\n".join(
@@ -268,7 +271,7 @@ class OrderOperator(_Control):
         from windtunnel.serving.abort import abort_release, order_abort
 
         hook, who = self.hook, _need_person(context)
-        observed, note = abort_release(hook.home, hook.backend(), self.model, self.reason, by=who)
+        observed, note = abort_release(hook.home, hook.place, self.model, self.reason, by=who)
         done: dict[str, Any] = {"kind": "abort", "aborted": observed.aborted, "told": False}
         try:
             if note is not None:

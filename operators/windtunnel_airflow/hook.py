@@ -12,9 +12,7 @@ from windtunnel_airflow.tracking_server.hook import MlflowHook
 if TYPE_CHECKING:
     from windtunnel.data.objects import Objects
     from windtunnel.registry.client import RegistryClient
-    from windtunnel.serving.backend import ServingBackend
-    from windtunnel.serving.intent import Intents
-    from windtunnel.serving.looklog import LookLog
+    from windtunnel.serving.place import Intents, Looks, Place
 
 
 class WindtunnelHook(MlflowHook):
@@ -22,6 +20,8 @@ class WindtunnelHook(MlflowHook):
 
     Args:
         windtunnel_conn_id: a connection of type ``windtunnel``: host, port, login and password of the MLflow server.
+        target: where the models in question are served: ``local``, the home; ``kubernetes``, the cluster of the
+            connection that extra ``seldon_conn_id`` names.
     """
 
     conn_name_attr = "windtunnel_conn_id"
@@ -29,9 +29,10 @@ class WindtunnelHook(MlflowHook):
     conn_type = "windtunnel"
     hook_name = "Windtunnel"
 
-    def __init__(self, windtunnel_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+    def __init__(self, windtunnel_conn_id: str = default_conn_name, *, target: str = "local", **kwargs: Any) -> None:
         super().__init__(windtunnel_conn_id, **kwargs)
         self.windtunnel_conn_id = windtunnel_conn_id
+        self.target = target
 
     @property
     def home(self) -> Home:
@@ -79,6 +80,11 @@ class WindtunnelHook(MlflowHook):
         return connect(self._store, self._store_client)
 
     @property
+    def object_store(self) -> Objects | None:
+        """The object store; None where the connection names none."""
+        return self.objects if self._extra("store") else None
+
+    @property
     def store_environment(self) -> dict[str, str]:
         """What a pod needs to know of the object store; its credentials are the pod's own, never these."""
         client, out = self._store_client, {"WINDTUNNEL_STORE": self._store}
@@ -116,23 +122,46 @@ class WindtunnelHook(MlflowHook):
 
         return str(KubernetesHook(conn_id=kubernetes_conn_id).get_namespace() or "default")
 
-    def backend(self) -> ServingBackend:
-        """The serving backend of this home."""
-        from windtunnel.serving.local import LocalBackend
+    @property
+    def seldon_conn_id(self) -> str:
+        """The connection to the cluster where Seldon serves."""
+        from windtunnel_airflow.seldon import SeldonHook
 
-        return LocalBackend(self.home)
+        return str(self._extra("seldon_conn_id") or SeldonHook.default_conn_name)
 
-    def looks(self, model: str) -> LookLog:
+    def elsewhere(self, model: str) -> bool:
+        """Whether ``model``, of which only the name is known, is served by the cluster: not in this home, and there
+        is a connection to one."""
+        if (self.home.serving_model(model) / "desired.json").is_file():
+            return False
+        try:
+            self.get_connection(self.seldon_conn_id)
+        except Exception:  # Airflow's own of several kinds: there is none
+            return False
+        return True
+
+    @property
+    def place(self) -> Place:
+        """Where the models are served, and what lies beside their traffic."""
+        if self.target == "kubernetes":
+            from windtunnel_airflow.places import cluster
+
+            return cluster(self.windtunnel_conn_id, self.seldon_conn_id)
+        from windtunnel.serving.place import at_home
+
+        return at_home(self.home)
+
+    def backend(self) -> Any:
+        """The serving backend."""
+        return self.place.backend
+
+    def looks(self, model: str) -> Looks:
         """The look log of one model, beside its traffic."""
-        from windtunnel.serving.looklog import LookLog
-
-        return LookLog(self.home, model)
+        return self.place.looks(model)
 
     def intents(self) -> Intents:
         """The promoting intents, beside the traffic."""
-        from windtunnel.serving.intent import Intents
-
-        return Intents(self.home)
+        return self.place.intents
 
     def now(self) -> float:
         """Seconds since the epoch."""

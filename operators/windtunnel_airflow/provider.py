@@ -35,7 +35,7 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": _MLFLOW, "python-modules": [f"{_TRACKING}.sensors"]},
         ],
         "hooks": [
-            {"integration-name": _NAME, "python-modules": [f"{_PACKAGE}.hook"]},
+            {"integration-name": _NAME, "python-modules": [f"{_PACKAGE}.hook", f"{_PACKAGE}.seldon"]},
             {"integration-name": _MLFLOW, "python-modules": [f"{_TRACKING}.hook"]},
         ],
         "triggers": [
@@ -91,6 +91,11 @@ def get_provider_info() -> dict[str, Any]:
                         "description": "Where it differs from the host workers talk to",
                         "schema": {"type": ["string", "null"]},
                     },
+                    "seldon_conn_id": {
+                        "label": "Connection (windtunnel_seldon) to the cluster that serves",
+                        "description": "Of models with target kubernetes; empty: windtunnel_seldon",
+                        "schema": {"type": ["string", "null"]},
+                    },
                 },
                 "ui-field-behaviour": {
                     "hidden-fields": ["schema", "extra"],
@@ -104,7 +109,45 @@ def get_provider_info() -> dict[str, Any]:
                 },
             },
             _mlflow_connection(),
+            _seldon_connection(),
         ],
+    }
+
+
+def _seldon_connection() -> dict[str, Any]:
+    """The form of a connection to a cluster where Seldon serves; what is not in it may stand in the extra as JSON."""
+    text = {"type": ["string", "null"]}
+
+    def field(label: str, description: str) -> dict[str, Any]:
+        return {"label": label, "description": description, "schema": text}
+
+    return {
+        "connection-type": "windtunnel_seldon",
+        "hook-class-name": f"{_PACKAGE}.seldon.SeldonHook",
+        "hook-name": "Windtunnel: Seldon",
+        "conn-fields": {
+            "image": field("Image of the model servers", "docker/model-server, by digest"),
+            "registry": field("MLflow URL for the models' pods", "As the pods reach it"),
+            "namespace": field("Namespace", "Empty: the kubeconfig's, or the pod's"),
+            "gateway": field(
+                "Gateway", "Where callers send requests, up to but without /v2; with it weights are counted"
+            ),
+            "prometheus": field("Prometheus URL", "The one that scrapes Seldon's executors; gates need it"),
+            "kubeconfig": field("Kubeconfig", "Path on the workers; empty: KUBECONFIG, or the pod's service account"),
+            "context": field("Context of the kubeconfig", "Empty: its current one"),
+            "registry_secret": field("Secret with username and password", "Empty: windtunnel-registry"),
+            "registry_ca": field(
+                "Secret with ca.crt", "Where the registry's certificate is by an authority of your own"
+            ),
+            "keys": field("ConfigMap of the keys that count", "Empty: windtunnel-keys"),
+            "service_account": field("Service account of the models' pods", "Empty: the namespace's default"),
+            "logger": field("Request logger", "Where Seldon sends requests and answers as CloudEvents"),
+        },
+        "ui-field-behaviour": {
+            "hidden-fields": ["host", "port", "login", "password", "schema"],
+            "relabeling": {},
+            "placeholders": {"extra": '{"split_requests": 400, "labels": {"team": "sea"}}'},
+        },
     }
 
 

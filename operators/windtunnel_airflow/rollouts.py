@@ -128,8 +128,12 @@ def led_by(claim: Mapping[str, Any], version: str | None) -> dict[str, Any]:
     return {**claim, **found[0], "beside": [one for one in candidates_of(claim) if one["version"] != version]}
 
 
-def watch_of(claim: Mapping[str, Any], *, step: int, home: Home) -> Watch:
-    """What the gate behind ``step`` watches."""
+def watch_of(claim: Mapping[str, Any], *, step: int, home: Home, seldon_conn_id: str | None = None) -> Watch:
+    """What the gate behind ``step`` watches.
+
+    Args:
+        seldon_conn_id: the cluster that serves it; None: it is served in ``home``.
+    """
     champion = claim["champion"] or {}
     return Watch(
         home=str(home.root),
@@ -148,6 +152,7 @@ def watch_of(claim: Mapping[str, Any], *, step: int, home: Home) -> Watch:
         correlation_id=claim["correlation_id"],
         digest=claim["digest"],
         beside=[{"version": one["version"], "digest": one["digest"]} for one in claim.get("beside") or ()],
+        seldon_conn_id=seldon_conn_id,
     )
 
 

@@ -114,7 +114,9 @@ class GateSensor(WindtunnelSensor):
         self.look_every = look_every
 
     def watch(self) -> Watch:
-        return watch_of(need_claim(self.claim), step=self.step, home=self.home)
+        hook = self.hook
+        cluster = hook.seldon_conn_id if self.served_at == "kubernetes" else None
+        return watch_of(need_claim(self.claim), step=self.step, home=hook.home, seldon_conn_id=cluster)
 
     def orders(self, watch: Watch) -> Any:
         """What people ordered of this rollout, as far as it is known."""
@@ -128,14 +130,11 @@ class GateSensor(WindtunnelSensor):
         return float(self.look_every or need_claim(self.claim)["look_every_s"])
 
     def poke(self, context: Any) -> PokeReturnValue:
-        from windtunnel.serving.looklog import LookLog
         from windtunnel_airflow import gatekeeping
 
-        watch = self.watch()
+        watch, place = self.watch(), self.hook.place
         orders = self.orders(watch)
-        answer = gatekeeping.look(
-            watch, self.hook.backend(), LookLog(self.home, watch.model), time.time(), orders=orders
-        )
+        answer = gatekeeping.look(watch, place.backend, place.looks(watch.model), time.time(), orders=orders)
         self.log.info("%s: %s", answer.action, answer.reason)
         return PokeReturnValue(is_done=answer.over, xcom_value=answer.to_dict())
 

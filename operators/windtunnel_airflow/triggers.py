@@ -62,12 +62,21 @@ class GateTrigger(BaseTrigger):
             {"watch": self.watch, "look_every": self.look_every, "windtunnel_conn_id": self.windtunnel_conn_id},
         )
 
-    def backend(self) -> Any:
-        """The serving backend of the watch's home."""
-        from windtunnel.home import Home
-        from windtunnel.serving.local import LocalBackend
+    def place(self) -> Any:
+        """Where the watched model is served; one cluster's is fed by one watch for all gates of this process."""
+        conn_id = self.watch.get("seldon_conn_id")
+        if conn_id is not None:
+            from windtunnel_airflow.places import cluster
 
-        return LocalBackend(Home.find(self.watch["home"]))
+            return cluster(self.windtunnel_conn_id, conn_id, follow=True)
+        from windtunnel.home import Home
+        from windtunnel.serving.place import at_home
+
+        return at_home(Home.find(self.watch["home"]))
+
+    def backend(self) -> Any:
+        """The serving backend."""
+        return self.place().backend
 
     def orders(self) -> Any:
         """What people ordered of this rollout, as far as it is known; blocking for two seconds at most."""
@@ -79,12 +88,10 @@ class GateTrigger(BaseTrigger):
 
     def look(self) -> Answer:
         """One look; blocking, called in a thread."""
-        from windtunnel.home import Home
-        from windtunnel.serving.looklog import LookLog
         from windtunnel_airflow import gatekeeping
 
         watch = Watch.from_dict(self.watch)
-        log = LookLog(Home.find(watch.home), watch.model)
+        log = self.place().looks(watch.model)
         # Orders are asked for first, so that the time of the look is that of its evidence.
         orders = self.orders()
         return gatekeeping.look(watch, self.backend(), log, time.time(), orders=orders)
@@ -114,8 +121,12 @@ class GateTrigger(BaseTrigger):
         the whole run was ended, so that no task follows, the guard does.
         """
         soon = time.time() + max(15.0, 2 * self.look_every)
+
+        def shorten() -> None:
+            self.backend().renew(self.watch["model"], self.watch["token"], soon)
+
         try:
-            await asyncio.to_thread(self.backend().renew, self.watch["model"], self.watch["token"], soon)
+            await asyncio.to_thread(shorten)
         except Exception as error:
             self.log.warning("The lease of %s was not shortened: %s", self.watch["model"], error)
 

@@ -143,6 +143,8 @@ class Sky:
 
     # -- the hook's side
 
+    object_store = None
+
     def backend(self) -> FakeServing:
         return self.serving
 

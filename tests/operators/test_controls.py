@@ -18,7 +18,7 @@ from windtunnel.registry.orders import KINDS, FreezeRecord, OrderRecord, thaw_qu
 from windtunnel.registry.records import RolloutRecord
 from windtunnel.serving import desired, outbox
 from windtunnel.serving.backend import Arm, Release
-from windtunnel.serving.local import LocalBackend
+from windtunnel.serving.place import at_home
 from windtunnel_airflow import ChooseControlOperator, EvidenceOperator, OrderOperator, control_dag
 
 ROLLOUT = RolloutRecord("r1", "small", "2", "1", 7, "h", "running", 1000.0, 1000.0, step=1, weight=50)
@@ -70,7 +70,8 @@ def flown(tmp_path: Path) -> Callable[..., tuple[Any, Registry]]:
     ) -> tuple[Any, Registry]:
         wire = registry or Registry(ROLLOUT)
         home = Home(tmp_path)
-        hook = SimpleNamespace(registry=wire, home=home, backend=lambda: LocalBackend(home))
+        place = at_home(home)
+        hook = SimpleNamespace(registry=wire, home=home, place=place, looks=place.looks)
         typed = type(kind.__name__, (kind,), {"hook": hook})
         return typed(task_id="t", model="small", order=order, reason="because", **more), wire
 

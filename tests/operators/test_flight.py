@@ -189,6 +189,36 @@ def test_a_whole_life(home: Home) -> None:
 
 
 @pytest.mark.long
+def test_the_same_dags_release_on_seldon(home: Home) -> None:
+    """DEMAND PIP-5, ROL-6, ROL-7, ROL-10: no worker has the files of another; only the API and the store are shared."""
+    story = fly(home, "seldon")
+    said = story["log"][-6000:]
+    first, better, harmful = (story[f"release{word}"] for word in ("", " better", " harmful"))
+    assert first["state"] == first["tasks"]["first.watch"] == "success", said
+    assert better["state"] == better["tasks"]["step_50.gate"] == better["tasks"]["promote"] == "success", said
+    assert harmful["state"] == harmful["tasks"]["step_10.gate"] == "failed", said
+    assert harmful["tasks"]["rollback"] == "success", said
+    assert story["versions"] == {"1": "archived", "2": "champion", "3": "rolled_back"}
+    assert [one["state"] for one in story["rollouts"]] == ["rolled_back", "promoted", "promoted"]
+    # The candidate is gone, the former champion is warm, no lease and no intent are left.
+    assert story["predictors"] == {"v2": 100, "v1": 0}
+    notes = {name.removeprefix("windtunnel.io/"): text for name, text in story["annotations"].items()}
+    assert notes["intent"] == notes["lease-until"] == "" and notes["aborted"].startswith("errors: candidate")
+    assert "roll_back: errors: candidate" in notes["last-look"]
+    # Weights as the plan says, and the last write is the look that decided: nothing else moved traffic after it.
+    steps = [one for n, one in enumerate(story["wrote"]) if n == 0 or story["wrote"][n - 1] != one]
+    assert [one for one in steps if len(one) == 2 and "v3" not in one] == [
+        {"v1": 100, "v2": 0}, {"v1": 90, "v2": 10}, {"v1": 50, "v2": 50}, {"v1": 0, "v2": 100}, {"v2": 100, "v1": 0},
+        {"v2": 100, "v1": 0},
+    ]  # fmt: skip
+    assert steps[-2:] == [{"v2": 90, "v3": 10, "v1": 0}, {"v2": 100, "v1": 0}]
+    verdicts = [tuple(one[:3]) for one in story["verdicts"]]
+    assert verdicts[:2] == [("rollout", "FAIL", "3"), ("gate", "FAIL", "3")] and ("rollout", "PASS", "2") in verdicts
+    assert {"000001.json", "000002.json"} <= set(story["archived"])
+    assert all("/samples/" in path or path.endswith("models/small") for path in story["left"])
+
+
+@pytest.mark.long
 def test_a_first_release_is_withdrawn_on_breach(home: Home) -> None:
     """DEMAND ROL-10"""
     story = fly(home, "first-errors")

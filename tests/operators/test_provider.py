@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 from importlib.metadata import entry_points
@@ -49,7 +50,14 @@ def test_airflow_finds_the_connection_type_with_its_form() -> None:
     assert hook is not None
     assert hook.hook_class_name == "windtunnel_airflow.hook.WindtunnelHook"
     declared = {one["connection-type"]: set(one["conn-fields"]) for one in get_provider_info()["connection-types"]}
-    assert declared["windtunnel"] == {"home", "public_url", "timeout", "store", "store_conn_id", "cluster_url"}
+    assert declared["windtunnel"] == {
+        "home", "public_url", "timeout", "store", "store_conn_id", "cluster_url",
+        "seldon_conn_id",
+    }  # fmt: skip
+    from windtunnel.serving.seldon import Seldon
+
+    known = {one.name for one in dataclasses.fields(Seldon)} | {"kubeconfig", "context", "namespace"}
+    assert {"image", "registry", "prometheus"} <= declared["windtunnel_seldon"] <= known
     assert declared["mlflow"] == set(EXTRAS) - {"headers"}
     plain = ProvidersManager().hooks["mlflow"]
     assert plain is not None

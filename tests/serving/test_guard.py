@@ -25,6 +25,7 @@ from windtunnel.serving.backend import Arm, ArmStatus, Observed, Release
 from windtunnel.serving.guard import SETTLE_GRACE_S, Guard, heartbeat_path, run
 from windtunnel.serving.intent import Intent
 from windtunnel.serving.lease import Clock, Sighting, leased, overdue, sight
+from windtunnel.serving.place import at_home
 from windtunnel.serving.settling import INTENT_PATIENCE_S, Case, Standing, case_of, lawful, settle
 
 MODEL = "visits"
@@ -472,9 +473,10 @@ def test_it_runs_and_beats_until_told_to_stop(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.serving_model(MODEL).mkdir(parents=True)
     backend = FakeBackend(release(5, lease_until=time.time() + 0.5))
+    place = replace(at_home(home), backend=backend)
     stop = threading.Event()
     thread = threading.Thread(
-        target=run, args=(home, stop), kwargs={"tick_s": 0.05, "backend": backend, "registry": FakeRegistry}
+        target=run, args=(home, stop), kwargs={"tick_s": 0.05, "place": place, "registry": FakeRegistry}
     )
     began = time.time()
     thread.start()

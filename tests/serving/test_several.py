@@ -59,9 +59,9 @@ def test_the_log_replays_for_every_candidate_and_goes_on_after_a_restart(tmp_pat
     home = Home.find(tmp_path)
     flown(home)
     for version in ("2", "3"):
-        (one,) = replaying.replays(home, "small", version)
+        (one,) = replaying.replays(LookLog(home, "small").all(), version)
         assert (one.looks, one.agrees) == (4, True)
-    assert replaying.replays(home, "small", "1") == []
+    assert replaying.replays(LookLog(home, "small").all(), "1") == []
 
 
 def test_who_ends_it_from_outside_writes_the_end_of_all(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_who_ends_it_from_outside_writes_the_end_of_all(tmp_path: Path) -> None:
     )
     assert ended is not None and ended["decision"]["action"] == "roll_back"
     assert {v: arm["decision"]["row"] for v, arm in ended["arms"].items()} == {"2": "harm", "3": "aborted"}
-    (one,) = replaying.replays(home, "small", "3")
+    (one,) = replaying.replays(LookLog(home, "small").all(), "3")
     assert one.agrees is True
     fresh = LookLog(Home.find(tmp_path / "other"), "small")
     never = end_log(

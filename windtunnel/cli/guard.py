@@ -15,7 +15,7 @@ from windtunnel.cli.options import HomeOption, the_home
 from windtunnel.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from windtunnel.serving.seldon import SeldonBackend
+    from windtunnel.serving.place import Place
 
 NAME = "guard"
 
@@ -41,21 +41,20 @@ def command(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with contextlib.ExitStack() as stack:
-        backend = None
-        if seldon is not None:
-            backend = _of_cluster(seldon, stop, stack)
-        run(the_home(context, home), stop, tick, backend=backend)
+        place = None if seldon is None else _of_cluster(seldon, stop, stack)
+        run(the_home(context, home), stop, tick, place=place)
 
 
-def _of_cluster(path: Path, stop: threading.Event, stack: contextlib.ExitStack) -> SeldonBackend:
-    """The backend of the cluster that ``path`` names, once it answers; fed by one watch."""
-    from windtunnel.serving.seldon import Seldon, SeldonBackend
+def _of_cluster(path: Path, stop: threading.Event, stack: contextlib.ExitStack) -> Place:
+    """The cluster that ``path`` names, once it answers; fed by one watch."""
+    from windtunnel.serving.place import in_cluster
+    from windtunnel.serving.seldon import Seldon
 
-    backend = SeldonBackend(Seldon.read(path))
+    place = in_cluster(Seldon.read(path))
     while not stop.is_set():
         try:
-            stack.enter_context(backend.following())
+            stack.enter_context(place.backend.following())
             break
         except UnavailableError as error:
             talk.say(f"waiting for the cluster: {error.message}")
-    return backend
+    return place

@@ -18,6 +18,15 @@ HomeOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+SeldonOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--seldon",
+        metavar="FILE",
+        help="Settings of Seldon (TOML), where the model is served in a cluster [$WINDTUNNEL_SELDON].",
+        show_default=False,
+    ),
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 

@@ -1,4 +1,4 @@
-"""After an emergency rollback in the registry: the traffic of this machine, at once."""
+"""After an emergency rollback in the registry: the traffic of this machine or of the named cluster, at once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def bring_along(home: Home, registry: RegistryClient, model: str, reason: str) -
     """
     from windtunnel.errors import WindtunnelError
     from windtunnel.serving.following import follow
-    from windtunnel.serving.local import LocalBackend
+    from windtunnel.serving.place import of_command, settings_file
 
-    if not home.serving_model(model).is_dir():
+    if settings_file(None, home, model) is None and not home.serving_model(model).is_dir():
         return f"nothing of {model} is served from this home; where it is, the guard follows"
-    backend = LocalBackend(home)
     try:
+        backend = of_command(home, model, None).backend
         release = backend.desired(model)
         if release is not None and release.exposed:
             backend.abort(model, reason, "rollback")

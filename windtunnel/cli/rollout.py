@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import rollout_look, talk
-from windtunnel.cli.options import HomeOption, JsonOption, the_home
+from windtunnel.cli.options import HomeOption, JsonOption, SeldonOption, the_home
 
 if TYPE_CHECKING:
     from windtunnel.home import Home
@@ -97,6 +97,7 @@ def abort(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="The model whose release must stop.")],
     reason: ReasonOption,
+    seldon: SeldonOption = None,
     json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -108,10 +109,11 @@ def abort(
     from windtunnel.cli.rollout_abort import order_instead, tell
     from windtunnel.names import check_model_name
     from windtunnel.serving.abort import abort_release
-    from windtunnel.serving.local import LocalBackend
+    from windtunnel.serving.place import of_command
 
     where, why = the_home(context, home), _why(reason)
-    observed, note = abort_release(where, LocalBackend(where), check_model_name(model), why)
+    place = of_command(where, check_model_name(model), seldon)
+    observed, note = abort_release(where, place, model, why)
     nothing = note is None and observed.aborted is None
     registry = order_instead(where, model, why) if nothing else tell(where, note)
     if json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import talk
-from windtunnel.cli.options import HomeOption, JsonOption, the_home
+from windtunnel.cli.options import HomeOption, JsonOption, SeldonOption, the_home
 
 if TYPE_CHECKING:
     from windtunnel.registry.records import RolloutRecord
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 ModelArgument = Annotated[str, typer.Argument(help="The model whose release it is.")]
 
 
-def show(context: typer.Context, model: ModelArgument, json: JsonOption = False, home: HomeOption = None) -> None:
+def show(
+    context: typer.Context,
+    model: ModelArgument,
+    seldon: SeldonOption = None,
+    json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
     """How MODEL's newest release stands.
 
     Step, traffic, gates with their evidence, orders, last decision. With the registry down it is read from the look
@@ -26,10 +32,12 @@ def show(context: typer.Context, model: ModelArgument, json: JsonOption = False,
     from windtunnel.errors import NotFoundError
     from windtunnel.names import check_model_name
     from windtunnel.serving import overview, overviewtext
+    from windtunnel.serving.place import of_command
 
     where = the_home(context, home)
     registry, why_not = person.connect_or_why(where)
-    found = overview.show(where, check_model_name(model), registry, why_not)
+    place = of_command(where, check_model_name(model), seldon)
+    found = overview.show(where, model, registry, why_not, place=place)
     if found is None:
         raise NotFoundError(
             f"no release of {model!r} is known" + (f" (the registry: {why_not})" if why_not else ""),
@@ -62,6 +70,10 @@ def replay(
     context: typer.Context,
     model: ModelArgument,
     version: Annotated[str, typer.Argument(help="The released version.")],
+    seldon: SeldonOption = None,
+    store: Annotated[
+        str | None, typer.Option(help="With --seldon: the object store that looks are kept in (s3://BUCKET/PREFIX).")
+    ] = None,
     json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -74,9 +86,11 @@ def replay(
     from windtunnel.errors import NotFoundError, WindtunnelError
     from windtunnel.names import check_model_name
     from windtunnel.serving import overviewtext
+    from windtunnel.serving.place import of_command
     from windtunnel.serving.replaying import replays
 
     where = the_home(context, home)
+    place = of_command(where, check_model_name(model), seldon, store=store)
 
     def record(identifier: str) -> RolloutRecord | None:
         try:
@@ -86,7 +100,7 @@ def replay(
             talk.say(f"registry: {error.message}")
             return None
 
-    found = replays(where, check_model_name(model), version, record)
+    found = replays(place.looks(model).all(), version, record)
     if not found:
         raise NotFoundError(
             f"the look log has no look at version {version} of {model!r}", hint=f"windtunnel rollout history {model}"

@@ -14,22 +14,24 @@ from typing import TYPE_CHECKING
 from windtunnel.home import Home
 from windtunnel.serving import outbox
 from windtunnel.serving.ending import end_log, ended_look
-from windtunnel.serving.looklog import LookLog
 
 if TYPE_CHECKING:
     from windtunnel.registry.client import RegistryClient
     from windtunnel.registry.orders import OrderRecord
     from windtunnel.serving.backend import Observed
+    from windtunnel.serving.place import Looks, Place
     from windtunnel.serving.settling import Backend
 
 
 def abort_release(
-    home: Home, backend: Backend, model: str, reason: str, *, by: str | None = None, now: float | None = None
+    home: Home, place: Place, model: str, reason: str, *, by: str | None = None, now: float | None = None
 ) -> tuple[Observed, outbox.Note | None]:
     """Take every candidate of ``model`` to 0, or a watched first release out of service, and note it for the registry
     (``outbox.ship`` tells it).
 
     Args:
+        home: where the note waits.
+        place: where the model is served.
         by: who; the operating system's user unless told.
         now: seconds since the epoch; the clock's unless told.
 
@@ -37,10 +39,11 @@ def abort_release(
         What is now, and the note; None when there was nothing to abort, or somebody else had done it before.
     """
     who = by or getpass.getuser()
+    backend = place.backend
     observed = backend.abort(model, reason, who)
     at = time.time() if now is None else now
     if observed.aborted is None:
-        first = _take_back_first(home, backend, model, reason, who, at)
+        first = _take_back_first(place.looks(model), backend, model, reason, who, at)
         if first is None:
             return observed, None
         observed = first
@@ -51,7 +54,7 @@ def abort_release(
     return observed, outbox.add(home, outbox.Note(model, observed.rollout_id, reason, who, at))
 
 
-def _take_back_first(home: Home, backend: Backend, model: str, reason: str, who: str, now: float) -> Observed | None:
+def _take_back_first(log: Looks, backend: Backend, model: str, reason: str, who: str, now: float) -> Observed | None:
     """Take a first release out of service whose watch has begun and not ended; None when there is none.
 
     First it is said in the look log, in one write: whoever looks after that withdraws the version, and a gate that
@@ -62,7 +65,6 @@ def _take_back_first(home: Home, backend: Backend, model: str, reason: str, who:
         return None
     if release.champion is None or not release.champion.weight:
         return None
-    log = LookLog(home, model)
     looks = log.read(release.rollout_id)
     if not looks or ended_look(looks) is not None or looks[-1]["decision"]["state"]["champion"] is not None:
         return None

@@ -24,6 +24,7 @@ from windtunnel.serving.backend import Observed
 from windtunnel.serving.ending import Looks
 from windtunnel.serving.intent import Intents
 from windtunnel.serving.lease import Clock, Sighting, leased, over_by, overdue, sight
+from windtunnel.serving.place import Place, at_home
 from windtunnel.serving.settling import BY, Registry, Settler
 
 log = logging.getLogger("windtunnel.guard")
@@ -209,17 +210,25 @@ def run(
     stop: threading.Event,
     tick_s: float = 1.0,
     *,
-    backend: Backend | None = None,
+    place: Place | None = None,
     registry: Callable[[], Registry] | None = None,
 ) -> None:
-    """Guard ``home`` until ``stop`` is set.
+    """Guard ``home``, or another place, until ``stop`` is set.
 
     Args:
         tick_s: seconds between two looks at the leases.
-        backend, registry: others than the local ones of ``home``.
+        place, registry: others than the local ones of ``home``.
     """
     home.serving.mkdir(parents=True, exist_ok=True)
-    guard = Guard(home, backend or _local(home), registry or (lambda: _registry(home)), tick_s=tick_s)
+    where = place or at_home(home)
+    guard = Guard(
+        home,
+        where.backend,
+        registry or (lambda: _registry(home)),
+        tick_s=tick_s,
+        intents=where.intents,
+        looks=where.looks,
+    )
 
     def tend() -> None:
         while not stop.wait(_SETTLE_EVERY_S):
@@ -234,12 +243,6 @@ def run(
             log.error("the heartbeat cannot be written: %s", error)  # the leases were judged before it
         if stop.wait(tick_s):
             return
-
-
-def _local(home: Home) -> Backend:
-    from windtunnel.serving.local import LocalBackend
-
-    return LocalBackend(home)
 
 
 def _registry(home: Home) -> Registry:

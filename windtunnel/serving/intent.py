@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from windtunnel import files
 from windtunnel.errors import FencedError
@@ -110,7 +111,11 @@ def ours(found: Intent | None, token: int | None) -> bool:
 
 def read(home: Home, model: str) -> Intent | None:
     """The intent that stands, or None."""
-    plain = files.read_json(path(home, model), broken_ok=True)
+    return from_dict(model, files.read_json(path(home, model), broken_ok=True))
+
+
+def from_dict(model: str, plain: Any) -> Intent | None:
+    """An intent from its plain values; None for what is none."""
     if not isinstance(plain, dict):
         return None
     try:

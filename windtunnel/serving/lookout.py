@@ -35,6 +35,7 @@ class Watch:
         values: ``windtunnel.serving.values.Value`` of each value gate, as dictionaries.
         digest: what the candidate's content must be.
         beside: the further candidates, ``version`` and ``digest`` of each; ``plan`` is that of all together.
+        seldon_conn_id: connection to the cluster that serves it; None: it is served in ``home``.
     """
 
     home: str
@@ -52,6 +53,7 @@ class Watch:
     digest: str | None = None
     values: list[dict[str, Any]] = field(default_factory=list)
     beside: list[dict[str, str]] = field(default_factory=list)
+    seldon_conn_id: str | None = None
 
     @property
     def candidates(self) -> list[str]:
@@ -115,9 +117,9 @@ def gather(home: Home, watch: Watch, backend: ServingBackend, state: RolloutStat
         found |= _counters(watch, backend.traffic(watch.model))
     except WindtunnelError as error:
         found["traffic_error"] = error.message
-    found["digest_ok"] = _digest_ok(home, watch)
+    found["digest_ok"] = _digest_ok(home, watch, backend)
     if watch.champion is not None:
-        found |= _rows(home, watch, watch.champion, state)
+        found |= _rows(home, watch, watch.champion, state, backend)
         found |= _functions(home, watch, watch.champion, state, found)
     return Evidence(**found)
 
@@ -166,10 +168,20 @@ def _with_copies(arms: dict[str, ArmTraffic], copied: dict[str, ArmTraffic], ver
 _digests: dict[Path, tuple[tuple[int, int, int], str | None]] = {}
 
 
-def _digest_ok(home: Home, watch: Watch) -> bool | None:
-    """Whether the copy that is served is what was registered; None when there is no copy to look at."""
+def _digest_ok(home: Home, watch: Watch, backend: ServingBackend) -> bool | None:
+    """Whether the copy that is served is what was registered; None when there is no copy to look at.
+
+    Pods verify their own copies before they serve; their backend says by which digest.
+    """
     from windtunnel.serving.artifacts import Folder
 
+    told = getattr(backend, "digest", None)
+    if told is not None:
+        try:
+            served = told(watch.model, watch.version)
+        except WindtunnelError:
+            return None
+        return None if served is None else bool(served == watch.digest)
     folder = Folder.of(home, watch.model, watch.version)
     try:
         stat = folder.manifest_file.stat()
@@ -185,7 +197,7 @@ def _digest_ok(home: Home, watch: Watch) -> bool | None:
 # -- the rows
 
 
-def _rows(home: Home, watch: Watch, champion: str, state: RolloutState) -> dict[str, Any]:
+def _rows(home: Home, watch: Watch, champion: str, state: RolloutState, backend: ServingBackend) -> dict[str, Any]:
     """Numbers for the gates on quality, predictions and figures; a log that cannot be read makes these silent."""
     from windtunnel.serving import rows
 
@@ -196,6 +208,9 @@ def _rows(home: Home, watch: Watch, champion: str, state: RolloutState) -> dict[
     values: dict[str, Any] = {}
     errors: dict[str, str] = {}
     try:
+        bring = getattr(backend, "bring_rows", None)
+        if bring is not None:  # the rows of pods lie elsewhere
+            bring(home, watch.model, state.started_at)
         with rows.of(
             home, watch.model, watch.rollout_id, (champion, watch.version), state.started_at, shadow=watch.mirrored
         ) as read:

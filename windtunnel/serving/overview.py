@@ -10,6 +10,7 @@ from windtunnel.home import Home
 from windtunnel.registry.orders import OrderRecord, standing
 from windtunnel.serving import knownorders, outbox
 from windtunnel.serving.looklog import LookLog
+from windtunnel.serving.place import Place, at_home
 
 if TYPE_CHECKING:
     from windtunnel.registry.client import RegistryClient
@@ -17,11 +18,19 @@ if TYPE_CHECKING:
     from windtunnel.rollout import Plan
 
 
-def show(home: Home, model: str, registry: RegistryClient | None, why_not: str | None = None) -> dict[str, Any] | None:
+def show(
+    home: Home,
+    model: str,
+    registry: RegistryClient | None,
+    why_not: str | None = None,
+    *,
+    place: Place | None = None,
+) -> dict[str, Any] | None:
     """How the model's newest release stands, as plain JSON values; None when there never was one.
 
     Args:
         registry: None when there is none to ask; ``why_not`` says why.
+        place: where it is served; ``home`` unless told.
 
     Returns:
         ``model``, ``registry`` (``answers``, or why not), ``rollout``, ``waits`` (what it waits for before it gets any
@@ -31,7 +40,11 @@ def show(home: Home, model: str, registry: RegistryClient | None, why_not: str |
         over at the last look), ``traffic`` and ``untold`` (aborts the registry does not know yet).
     """
     record, problem = _newest(registry, model, why_not)
-    looks = LookLog(home, model).all()
+    place = place or at_home(home)
+    try:
+        looks = place.looks(model).all()
+    except WindtunnelError:  # a cluster that does not answer: below it is said of its traffic
+        looks = []
     identifier = record.id if record else (looks[-1]["rollout_id"] if looks else None)
     if identifier is None:
         return None
@@ -52,7 +65,7 @@ def show(home: Home, model: str, registry: RegistryClient | None, why_not: str |
         "paused": holds.paused.sentence if holds.paused else None,
         "frozen": list(frozen),
         "no_way_back": ((last or {}).get("evidence") or {}).get("no_way_back"),
-        "traffic": _traffic(home, model),
+        "traffic": _traffic(place, model),
         "untold": [asdict(note) for note in outbox.pending(home) if note.model == model],
     }
 
@@ -203,12 +216,10 @@ def _decision(look: dict[str, Any]) -> dict[str, Any]:
     return {"at": look["at"], **{name: decision[name] for name in ("action", "outcome", "row", "reason")}}
 
 
-def _traffic(home: Home, model: str) -> dict[str, Any]:
+def _traffic(place: Place, model: str) -> dict[str, Any]:
     """What the router does now, whoever says what it should."""
-    from windtunnel.serving.local import LocalBackend
-
     try:
-        observed = LocalBackend(home).observe(model)
+        observed = place.backend.observe(model)
     except WindtunnelError as error:
         return {"error": error.message}
     return {

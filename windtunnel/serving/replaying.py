@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.home import Home
 from windtunnel.rollout import disagreements, replay
 from windtunnel.rollout.several import arms_of
-from windtunnel.serving.looklog import LookLog
 from windtunnel.serving.overview import plan_of
 
 if TYPE_CHECKING:
@@ -48,15 +46,18 @@ class Replay:
 
 
 def replays(
-    home: Home, model: str, version: str, record: Callable[[str], RolloutRecord | None] = lambda identifier: None
+    log: Iterable[dict[str, Any]],
+    version: str,
+    record: Callable[[str], RolloutRecord | None] = lambda identifier: None,
 ) -> list[Replay]:
     """The rollouts of a version, in the order in which they began, each decided again from its looks.
 
     Args:
+        log: all looks at the model, oldest first.
         record: the registry's record of a rollout; asked for where the look log does not hold the plan.
     """
     grouped: dict[str, list[dict[str, Any]]] = {}
-    for look in LookLog(home, model).all():
+    for look in log:
         if version in arms_of(look):
             grouped.setdefault(look["rollout_id"], []).append(look)
     return [_one(identifier, looks, record) for identifier, looks in grouped.items()]
@@ -66,6 +67,13 @@ def _one(identifier: str, looks: list[dict[str, Any]], record: Callable[[str], R
     plan = plan_of(looks, None) or plan_of([], record(identifier))
     if plan is None:
         return Replay(identifier, len(looks), None, problem="its plan is neither in the look log nor in the registry")
+    if len(looks) < int(looks[-1].get("number") or 0):
+        return Replay(
+            identifier,
+            len(looks),
+            None,
+            problem=f"only {len(looks)} of its {looks[-1]['number']} looks are kept: name the object store (--store)",
+        )
     try:
         differing = disagreements(plan, looks)
     except (KeyError, TypeError, ValueError) as error:

@@ -28,6 +28,8 @@ class Serving(Part):
         sticky: request header that keeps a user on one arm while weights do not change.
         flush: the prediction log is published at least this often; a crash loses at most this much.
         sample: fraction of predictions logged.
+        log: a collector writes the rows of this model's pods into the prediction log (target kubernetes); gates that
+            compare rows need it.
         environment: requirements file of a server environment of its own.
     """
 
@@ -47,6 +49,7 @@ class Serving(Part):
     sticky: str | None = None
     flush: Duration = timedelta(seconds=10)
     sample: float = Field(1.0, ge=0, le=1)
+    log: bool = False
     environment: str | None = None
 
     @model_validator(mode="after")

@@ -146,6 +146,6 @@ class PromoteOperator(TrafficOperator):
         last = ended_look(looks) or looks[-1]
         if last["decision"]["action"] in ("roll_back", "withdraw", "hold"):
             raise AirflowFailException(f"the last look says {last['decision']['action']}: {last['decision']['reason']}")
-        numbers = {**(last["decision"].get("numbers") or {}), "looks": looks.index(last) + 1}
+        numbers = {**(last["decision"].get("numbers") or {}), "looks": int(last.get("number") or looks.index(last) + 1)}
         shown = not any(look["decision"]["row"] in ("skipped", "promoted-by-order") for look in looks)
         return numbers, str(last["decision"]["reason"]), float(last["at"]), shown

@@ -136,4 +136,10 @@ class RegisterOperator(WindtunnelOperator):
             model, str(record.version), seen, predictions, numbers, record.digest, created_at=time.time()
         )
         reference.save(self.home, built)
-        keep_sample(self.home, model, str(record.version), unseen[names].head(32).to_dict("records"))
+        keep_sample(
+            self.home,
+            model,
+            str(record.version),
+            unseen[names].head(32).to_dict("records"),
+            store=self.hook.object_store,
+        )

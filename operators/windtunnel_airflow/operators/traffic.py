@@ -38,7 +38,8 @@ class TrafficOperator(WindtunnelOperator):
         return claim
 
     def settings(self, claim: Any) -> dict[str, Any]:
-        return settings_for(self.home, self.description, claim)
+        hook = self.hook
+        return settings_for(hook.home, self.description, claim, store=hook.object_store)
 
     def apply(self, release: Any) -> Any:
         """Bring traffic to ``release``; a fenced write ends the task for good.
@@ -81,7 +82,7 @@ class DeployOperator(TrafficOperator):
         from windtunnel.serving.servers import ignored
 
         claim = self.start(context)
-        if names := ignored(self.description.serving):
+        if self.served_at == "local" and (names := ignored(self.description.serving)):
             self.log.warning("Servers on this machine do not follow %s", ", ".join(names))
         observed = self.apply(
             desired(claim, 0, self.settings(claim), now=self.hook.now(), stage=stage_of(claim, "deploy"))

@@ -1,11 +1,12 @@
 """A whole life through ``dag.test`` in a process of its own: real data, training, registry; traffic from a fake.
 
-    python flight.py HOME [life|first-errors|pods]
+    python flight.py HOME [life|first-errors|pods|seldon]
 
 Airflow's database, the MLflow server with the governed store and the detached training runner are real. Where Envoy
 and model servers would be is ``FakeBackend``: it fetches and verifies the artifacts as the real one does, and counts
 requests as time goes by. In mode ``pods`` training runs in pods of a Kubernetes API on loopback, whose pods are plain
-processes. Prints one JSON object.
+processes. In mode ``seldon`` it is released on Seldon: the real backend over HTTP to an API, an operator, a gateway and
+a Prometheus of the tests' own; the home that deploys is another one than the home that trained. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -227,6 +229,85 @@ def in_pods(home: Home) -> dict[str, Any]:
         return {"train": told, "made": made, "left": list(cluster.pods), "logs": list(cluster.logs.values())}
 
 
+def on_seldon(home: Home, registry: Any) -> dict[str, Any]:
+    """The life of ``small`` with ``target: kubernetes``: first release, a canary promoted, a harmful one taken back."""
+    sys.path.insert(0, str(CASES.parents[1] / "common"))
+    import fakeseldon
+
+    from windtunnel.spec import Model
+    from windtunnel_airflow import lifecycle, places
+
+    plain = description(HOME / "rows.csv").to_dict()
+    plain["target"], plain["training"]["target"], plain["steps"] = "kubernetes", "local", []
+    model = Model.model_validate(plain)
+    write_dag_file(home.airflow / "dags", model)
+    dags = lifecycle(model)
+    ours = json.loads(os.environ["AIRFLOW_CONN_WINDTUNNEL_DEFAULT"])
+
+    def connect(root: Path) -> None:
+        ours["extra"] = {"home": str(root), "store": (HOME / "store").as_uri()}
+        os.environ["AIRFLOW_CONN_WINDTUNNEL_DEFAULT"] = json.dumps(ours)
+        places.forget()
+
+    story: dict[str, Any] = {}
+    with fakeseldon.cluster() as cluster, fakeseldon.Seldon(cluster) as seldon:
+        extra = {
+            "image": "registry.example.org/model-server:1",
+            "registry": "http://registry",
+            "kubeconfig": cluster.kubeconfig(HOME / "kubeconfig"),
+            "gateway": f"{seldon.url}/seldon/{{namespace}}/{{model}}",
+            "prometheus": seldon.url,
+            "split_requests": 40,
+            "poll_s": 0.05,
+        }
+        os.environ["AIRFLOW_CONN_WINDTUNNEL_SELDON"] = json.dumps({"conn_type": "windtunnel_seldon", "extra": extra})
+        over = threading.Event()
+        callers = threading.Thread(target=call, args=(seldon, over), daemon=True)
+        callers.start()
+        try:
+            for word, conf in (
+                ("", {"reason": "the first"}),
+                (" better", {"params": {"alpha": 0.5}, "reason": "a better recipe"}),
+                (" harmful", {"params": {"alpha": 2.0}, "reason": "a careless recipe"}),
+            ):
+                connect(HOME)
+                story[f"train{word}"] = fly(dags["small.train"], **conf)
+                connect(HOME / f"worker{word.strip()}")
+                began = len(cluster.requests)
+                story[f"release{word}"] = fly(dags["small.release"])
+                story[f"asked{word}"] = cluster.asked(began)
+        finally:
+            over.set()
+            callers.join(10)
+        live = cluster.get("seldondeployments", "small")
+        assert live is not None
+        story["predictors"] = {one["name"]: one["traffic"] for one in live["spec"]["predictors"]}
+        story["annotations"] = live["metadata"]["annotations"]
+        story["wrote"] = [
+            {one["name"]: one["traffic"] for one in request.body["spec"]["predictors"]}
+            for request in cluster.requests
+            if request.method in ("POST", "PATCH") and request.path.endswith(("/seldondeployments", "/small"))
+        ]
+    story["versions"] = {one.version: one.state for one in registry.versions("small")}
+    story["rollouts"] = [{"state": one.state, "reason": one.reason} for one in registry.rollouts("small")]
+    story["verdicts"] = [
+        [posted.verdict.to_dict()[key] for key in ("kind", "outcome", "version", "reason")]
+        for posted in registry.verdicts("small")
+    ]
+    story["archived"] = sorted(path.name for path in (HOME / "store" / "looks" / "small").rglob("*.json"))
+    story["left"] = [str(path) for path in (home.serving / "models").rglob("*") if path.name != "samples"]
+    return story
+
+
+def call(seldon: Any, over: threading.Event) -> None:
+    """Callers without end; version 3 fails half of the time as soon as it has any of them."""
+    while not over.is_set():
+        if seldon.routes.get("small", {}).get("v3"):
+            seldon.failing ^= {"v3"}
+        seldon.ask("small")
+        time.sleep(0.002)
+
+
 def fly(dag: Any, **conf: Any) -> dict[str, Any]:
     run = dag.test(run_conf=conf or None)
     return {"state": str(getattr(run.state, "value", run.state)), "run_id": run.run_id, "tasks": states(run)}
@@ -264,6 +345,8 @@ def main() -> dict[str, Any]:
         flown = in_pods(home)
         found = [{"state": one.state, "correlation_id": one.correlation_id} for one in registry.versions("small")]
         return {**flown, "versions": found}
+    if MODE == "seldon":
+        return on_seldon(home, registry)
     story["train"] = fly(dags["small.train"], reason="the first", correlation_id="c" * 32)
     story["release"] = fly(dags["small.release"])
     if MODE == "life":

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +27,16 @@ from windtunnel.serving import desired
 from windtunnel.serving.backend import Arm, ArmStatus, Capability, Observed, Release, Traffic
 from windtunnel.serving.checks import check
 from windtunnel.serving.desired import State
-from windtunnel.serving.seldon import manifest, status, steps
+from windtunnel.serving.seldon import manifest, record, status, steps
 from windtunnel.serving.seldon.feed import Feed
 from windtunnel.serving.seldon.gateway import Gateway
-from windtunnel.serving.seldon.objects import Fence, Objects
+from windtunnel.serving.seldon.objects import Decision, Fence, Objects
 from windtunnel.serving.seldon.readiness import Readiness
 from windtunnel.serving.seldon.settings import Seldon
 from windtunnel.serving.target import rollback_target
 
 if TYPE_CHECKING:
+    from windtunnel.home import Home
     from windtunnel.serving.prometheus import PrometheusTraffic
 
 
@@ -82,7 +83,7 @@ class SeldonBackend:
     def apply(self, release: Release) -> Observed:
         """See ``ServingBackend.apply``."""
         check(release)
-        manifest.check(release)
+        manifest.check(release, self.seldon)
         before = self._objects.state(release.model, self._objects.read(release.model))
         desired.accept(before, release)
         steps.check_same(before, release)
@@ -120,7 +121,13 @@ class SeldonBackend:
         return self._observed(model, live, self._objects.state(model, live))
 
     def renew(self, model: str, token: int, until: float) -> None:
-        """See ``ServingBackend.renew``. One request where nobody wrote since the last look."""
+        """See ``ServingBackend.renew``. One request where nobody wrote since the last look; none where the look itself,
+        written down a moment ago, has renewed the lease (``looked``)."""
+        live = self._objects.just_written(model)
+        if live is not None:
+            now = self._objects.state(model, live)
+            if (now.release.token, now.release.lease_until, now.aborted) == (token, until, None):
+                return
         self._objects.change(model, lambda state: desired.renew(state, token, until), recent=True)
 
     def abort(self, model: str, reason: str, by: str, *, token: int | None = None) -> Observed:
@@ -186,6 +193,48 @@ class SeldonBackend:
             arms={version: arm for version, arm in found.arms.items() if version not in copied},
             shadow={version: arm for version, arm in found.arms.items() if version in copied},
         )
+
+    # -- what a release must find again, whoever goes on with it
+
+    def journal(self, model: str) -> dict[str, str]:
+        """Annotations of the release's looks and intent (``journal``); none while ``following``, else one request."""
+        return record.kept(self._objects.look(model))
+
+    def keep(self, model: str, decision: Decision) -> None:
+        """Change them, and the state with them, in one write. Nothing is kept where no version was ever deployed."""
+        self._objects.decide(model, decision, recent=True)
+
+    def looked(self, state: State, look: Mapping[str, Any]) -> State:
+        """What a look that is written down does to the traffic in the same write: it renews the lease, or takes the
+        candidates back. The gate's own ``renew`` finds it done; the way back finds nobody left to move."""
+        release, decision = state.release, look["decision"]
+        if (release.rollout_id, release.token) != (look["rollout_id"], look.get("token")) or state.aborted:
+            return state
+        if decision["action"] in ("roll_back", "withdraw"):
+            stopped = desired.abort(state, str(decision["reason"]), "gate", float(look["at"]), release.token)
+            if stopped is state:
+                return state
+            return self._unblocked(steps.without(stopped, [arm.version for arm in release.candidates]))
+        if release.lease_until is None or not release.lease_s:
+            return state
+        return desired.renew(state, release.token, float(look["at"]) + release.lease_s)
+
+    def digest(self, model: str, version: str) -> str | None:
+        """Digest that the version's pods have verified their files by before they served; None where it has none."""
+        server = self._objects.state(model, self._objects.recent(model)).servers.get(version)
+        return server.digest if server is not None and server.proven else None
+
+    def bring_rows(self, home: Home, model: str, since: float) -> None:
+        """Fetch what the collector has written of ``model`` in the hours from ``since`` on into ``home.predictions``,
+        where gates read it; nothing where ``Seldon.predictions`` is not set.
+
+        Raises:
+            UnavailableError, DataError: as ``windtunnel.serving.collector.bringing.bring``.
+        """
+        if self.seldon.predictions is not None:
+            from windtunnel.serving.collector import bringing
+
+            bringing.bring(self.seldon.predictions, home.predictions, model, since)
 
     # -- for the guard, and whoever looks after the house
 

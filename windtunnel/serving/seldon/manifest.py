@@ -97,12 +97,19 @@ def check(release: Release) -> None:
             )
 
 
-def deployment(state: State, seldon: Seldon, live: Mapping[str, Any] | None, namespace: str) -> dict[str, Any]:
+def deployment(
+    state: State,
+    seldon: Seldon,
+    live: Mapping[str, Any] | None,
+    namespace: str,
+    journal: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """The whole of what we say of the object, to be applied by server-side apply.
 
     Args:
         live: the object as it is; None when there is none. Predictors that others have put into it stay, without
             traffic: which version gets what is decided here alone.
+        journal: its annotations of a release's looks and intent; as they are when None.
     """
     model = state.model
     found = {one["name"]: one for one in ((live or {}).get("spec") or {}).get("predictors") or []}
@@ -121,7 +128,7 @@ def deployment(state: State, seldon: Seldon, live: Mapping[str, Any] | None, nam
             "name": model,
             "namespace": namespace,
             "labels": {**seldon.labels, "app.kubernetes.io/managed-by": "windtunnel", record.MODEL: model},
-            "annotations": record.notes(state),
+            "annotations": record.notes(state) | (record.kept(live) if journal is None else dict(journal)),
         },
         "spec": {"protocol": "v2", "predictors": predictors},
     }

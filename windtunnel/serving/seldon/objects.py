@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from windtunnel.errors import (
     WindtunnelError,
 )
 from windtunnel.kube.client import Client
-from windtunnel.kube.kinds import SELDON_DEPLOYMENT
+from windtunnel.kube.kinds import SELDON_DEPLOYMENT, Kind
 from windtunnel.names import check_model_name
 from windtunnel.serving.backend import Release
 from windtunnel.serving.desired import State
@@ -31,8 +31,12 @@ from windtunnel.serving.seldon.settings import Seldon
 _CONFLICTS = 12
 #: An object read less than this ago is fresh enough to tell copied requests from others.
 _FRESH_S = 5.0
+#: A write of ours less than this ago need not be made again by the same look.
+_MOMENT_S = 1.0
 
 Transition = Callable[[State], State]
+#: From the state and the journal's annotations to both as they shall be.
+Decision = Callable[[State, Mapping[str, str]], tuple[State, Mapping[str, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,10 @@ class Objects:
         monotonic: seconds, of a clock that nobody sets.
     """
 
+    #: The kind of object that says what is wanted of a model, and what to do where the cluster has none such.
+    kind: Kind = SELDON_DEPLOYMENT
+    absent = "install Seldon Core 1, or name another cluster"
+
     def __init__(self, seldon: Seldon, client: Client, monotonic: Callable[[], float]) -> None:
         self._seldon, self._client, self._monotonic = seldon, client, monotonic
         self._seen: dict[str, _Seen] = {}
@@ -64,29 +72,34 @@ class Objects:
             recent: decide by what was read last, if anything was. The API refuses the write when that is no longer so;
                 what leads to no write at all, or to a refusal, is decided again by a new look.
         """
+        return self.decide(model, lambda state, journal: (transition(state), journal), recent=recent)
+
+    def decide(self, model: str, decision: Decision, *, recent: bool = False) -> State:
+        """``change`` of the state and of the journal's annotations, in one write."""
         look = recent and model in self._seen
         for attempt in range(_CONFLICTS):
             live = self._seen[model].live if look else self.read(model)
             try:
-                state = self.state(model, live)
-                wanted = transition(state)
+                state, journal = self.state(model, live), record.kept(live)
+                wanted, noted = decision(state, journal)
             except WindtunnelError:
                 if look:
                     look = False
                     continue
                 raise
-            if wanted is state or not wanted.servers:
+            same = noted == journal
+            if (wanted is state and same) or not wanted.servers:
                 if look and wanted is state:
                     look = False
                     continue
                 return wanted
-            if live is not None and self._written(live, wanted):
+            if live is not None and same and self._written(live, wanted):
                 if look:
                     look = False
                     continue
                 return wanted
             try:
-                self._write(model, live, wanted)
+                self._write(model, live, wanted, noted)
                 return wanted
             except ClusterError as error:
                 if not isinstance(error, ConflictError):
@@ -94,8 +107,8 @@ class Objects:
                 look = False
                 time.sleep(random.uniform(0, 0.05) * attempt)
         raise UnavailableError(
-            f"{model}: its SeldonDeployment was changed by others {_CONFLICTS} times while it was to be written",
-            hint="who writes to it all the time? 'kubectl get sdep -o yaml --show-managed-fields' tells",
+            f"{model}: its {self.kind.name} was changed by others {_CONFLICTS} times while it was to be written",
+            hint=f"who writes to it all the time? 'kubectl get {self.kind.plural} -o yaml --show-managed-fields' tells",
         )
 
     def read(self, model: str) -> dict[str, Any] | None:
@@ -106,11 +119,11 @@ class Objects:
             UnavailableError: it does not answer.
         """
         try:
-            live = self._client.get(SELDON_DEPLOYMENT, model)
+            live = self._client.get(self.kind, model)
         except AbsentError as error:
             raise ServingError(
-                f"{model}: this cluster serves no SeldonDeployments ({error.message})",
-                hint="install Seldon Core 1, or name another cluster",
+                f"{model}: this cluster serves no {self.kind.name}s ({error.message})",
+                hint=self.absent,
             ) from error
         except ClusterError as error:
             raise ServingError(f"{model}: {error.message}", hint=error.hint) from error
@@ -137,7 +150,7 @@ class Objects:
         known = self.feed.names() if self.feed is not None else None
         if known is not None:
             return known
-        items = self._client.list(SELDON_DEPLOYMENT, labels=record.MODEL).get("items") or []
+        items = self._client.list(self.kind, labels=record.MODEL).get("items") or []
         for one in items:
             self._keep(str(one["metadata"]["name"]), one)
         return sorted(str(one["metadata"]["name"]) for one in items)
@@ -156,33 +169,43 @@ class Objects:
             return State(Release(check_model_name(model), None))
         if live["metadata"].get("deletionTimestamp"):
             raise ServingError(
-                f"{model}: its SeldonDeployment is being deleted", hint="wait until it is gone, then release it again"
+                f"{model}: its {self.kind.name} is being deleted", hint="wait until it is gone, then release it again"
             )
         state = record.state_of(live)
         if state is None:
             raise ServingError(
-                f"{model}: there is a SeldonDeployment of that name which is not Windtunnel's",
+                f"{model}: there is a {self.kind.name} of that name which is not Windtunnel's",
                 hint="delete it, or give the model another name; nothing was changed",
             )
         return state
 
     def _written(self, live: dict[str, Any], wanted: State) -> bool:
         """Whether the object says all of this already."""
-        ours = manifest.deployment(wanted, self._seldon, live, self._client.namespace)
-        metadata, mine = live["metadata"], ours["metadata"]
+        ours = self._made(wanted, live)
+        metadata, mine, spec = live["metadata"], ours["metadata"], live.get("spec") or {}
         return (
             all((metadata.get("annotations") or {}).get(name) == text for name, text in mine["annotations"].items())
             and all((metadata.get("labels") or {}).get(name) == text for name, text in mine["labels"].items())
-            and (live.get("spec") or {}).get("predictors") == ours["spec"]["predictors"]
-            and (live.get("spec") or {}).get("protocol") == ours["spec"]["protocol"]
+            and all(spec.get(name) == value for name, value in ours["spec"].items())
         )
 
-    def _write(self, model: str, live: dict[str, Any] | None, state: State) -> None:
-        ours = manifest.deployment(state, self._seldon, live, self._client.namespace)
-        if live is None:
-            made = self._client.create(SELDON_DEPLOYMENT, ours)
-        else:
-            made = self._client.apply(SELDON_DEPLOYMENT, ours)
+    def _made(
+        self, state: State, live: dict[str, Any] | None, journal: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """The whole of what we say of the object."""
+        return manifest.deployment(state, self._seldon, live, self._client.namespace, journal)
+
+    def just_written(self, model: str) -> dict[str, Any] | None:
+        """The object, where the last that was heard of it was our own write, a moment ago."""
+        seen = self._seen.get(model)
+        if seen is None or seen.live is None or self._monotonic() - seen.at > _MOMENT_S:
+            return None
+        mine = str(seen.live["metadata"].get("resourceVersion")) == self._written_at.get(model)
+        return seen.live if mine else None
+
+    def _write(self, model: str, live: dict[str, Any] | None, state: State, journal: Mapping[str, str]) -> None:
+        ours = self._made(state, live, journal)
+        made = self._client.create(self.kind, ours) if live is None else self._client.apply(self.kind, ours)
         self._written_at[model] = str(made["metadata"]["resourceVersion"])
         self._keep(model, made)
 

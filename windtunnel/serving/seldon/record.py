@@ -21,6 +21,10 @@ TOKEN = f"{PREFIX}token"
 ROLLOUT = f"{PREFIX}rollout"
 LEASE = f"{PREFIX}lease-until"
 ABORTED = f"{PREFIX}aborted"
+#: What a release must find again, whoever goes on with it (``journal``): the promotion that was begun, the looks.
+INTENT = f"{PREFIX}intent"
+LOOKS = f"{PREFIX}looks"
+SAID = f"{PREFIX}last-look"
 #: Label of each object that is ours, and of its pods: the model.
 MODEL = f"{PREFIX}model"
 #: Label of a predictor's pods, annotation of a predictor.
@@ -54,6 +58,12 @@ def notes(state: State) -> dict[str, str]:
         LEASE: "" if release.lease_until is None else repr(release.lease_until),
         ABORTED: str(state.aborted["reason"]) if state.aborted else "",
     }
+
+
+def kept(live: Mapping[str, Any] | None) -> dict[str, str]:
+    """The journal's annotations on an object; a key nobody wrote yet is not there."""
+    found = ((live or {}).get("metadata") or {}).get("annotations") or {}
+    return {name: str(found[name]) for name in (INTENT, LOOKS, SAID) if name in found}
 
 
 def state_of(live: Mapping[str, Any]) -> State | None:
