@@ -73,7 +73,7 @@ def test_it_leaves_the_verified_copy_and_what_the_server_needs(
     assert manifest.build(folder.model).content == record.digest == folder.digest()
     settings = folder.read_server()
     assert (settings["digest"], settings["cpu"], settings["timeout_s"]) == (record.digest, 2, 3.0)
-    assert settings["sample"] == 0, "rows of pods are not collected yet"
+    assert settings["sample"] == 0, "nobody collects this pod's rows"
     listening = json.loads((folder.mlserver / "settings.json").read_text())
     assert (listening["host"], listening["http_port"]) == ("0.0.0.0", 9000)
     said = json.loads(step.ended.stdout)
@@ -81,6 +81,10 @@ def test_it_leaves_the_verified_copy_and_what_the_server_needs(
     # A container that starts again needs no registry: the copy is there, and is verified again.
     again = Step(registry_server, record, step.folder, WINDTUNNEL_REGISTRY_URL="http://127.0.0.1:1")
     assert again.ended.returncode == 0, again.ended.stderr
+    collected = Step(registry_server, record, step.folder, WINDTUNNEL_COLLECTOR="http://collector:8080")
+    assert collected.ended.returncode == 0, collected.ended.stderr
+    settings = folder.read_server()
+    assert (settings["sample"], settings["predictions"]) == (1.0, "/var/lib/windtunnel/predictions")
 
 
 def test_a_user_who_may_read_is_enough(registry_server: Any, record: Any, person: Any, tmp_path: Path) -> None:

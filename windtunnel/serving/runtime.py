@@ -26,6 +26,7 @@ from mlserver.types import InferenceRequest, InferenceResponse, Parameters, Resp
 
 from windtunnel.errors import IntegrityError
 from windtunnel.serving import artifacts, launch, signature
+from windtunnel.serving.collector import sending
 from windtunnel.serving.predictions import PredictionWriter, new_prediction_ids
 from windtunnel.serving.routing import AUDIENCE, AUDIENCE_HEADER, PROBE_HEADER, SEGMENT_HEADER, SHADOW_HEADER
 
@@ -69,12 +70,17 @@ class WindtunnelRuntime(MLModel):  # type: ignore[misc]
             features=self._contract.names,
             kinds={field.name: field.kind for field in self._contract.fields},
         )
+        # In a pod: whoever collects its rows. The writer is closed first, so that its last ones go along.
+        self._sender = sending.of(Path(self._config["predictions"]), os.environ)
+        self._copies = os.environ.get(sending.SHADOW) == "1"
         folder.clear_note("failed")
         threading.Thread(target=self._watch, name="hang-watch", daemon=True).start()
         return True
 
     async def unload(self) -> bool:
         self._writer.close()
+        if self._sender is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._sender.close)
         return True
 
     def _load(self, folder: artifacts.Folder) -> None:
@@ -211,7 +217,7 @@ class WindtunnelRuntime(MLModel):  # type: ignore[misc]
             correlation_id=headers.get("x-correlation-id"),
             client=headers.get("x-windtunnel-client"),
             segment=headers.get(SEGMENT_HEADER),
-            shadow=headers.get(SHADOW_HEADER) == "true",
+            shadow=self._copies or headers.get(SHADOW_HEADER) == "true",
             queue_ms=waited,
             confidence=more.get("confidence"),
         )

@@ -5,6 +5,7 @@
 - ``WINDTUNNEL_VERSION``: JSON: ``model``, ``version``, ``digest``, ``source`` (``models:/MODEL/VERSION``) and
   ``settings``;
 - ``WINDTUNNEL_REGISTRY_URL``, ``WINDTUNNEL_USERNAME``, ``WINDTUNNEL_PASSWORD``: the registry, and who may read models;
+- ``WINDTUNNEL_COLLECTOR``: who takes the server's prediction log; without it no rows are written;
 - ``WINDTUNNEL_KEYS``: folder with ``keys.json`` and the public keys whose signatures count.
 
 The server starts only after this has ended with 0, reads nothing but FOLDER, and verifies the copy again when it loads
@@ -32,13 +33,15 @@ from windtunnel.safety.keys import KeyRing
 from windtunnel.serving import artifacts, serverfiles
 from windtunnel.serving.artifacts import Folder
 from windtunnel.serving.backend import Arm
+from windtunnel.serving.collector import sending
+from windtunnel.serving.seldon import collecting
 from windtunnel.spec.serving import Serving
 
 #: Same as a server's exit code when its files are not the sealed ones (``launch.GAVE_UP``).
 NOT_SEALED, TRY_AGAIN, FAILED = 3, 75, 1
 PORT = 9000
-#: Rows of pods are not collected yet: their log ends with the pod.
-_PREDICTIONS = Path("/tmp/predictions")
+#: Where the log of a pod lies whose rows nobody collects; it stays empty.
+_UNSENT = Path("/tmp/predictions")
 
 
 def prepare(folder: Path, asked: dict[str, Any], home: Home) -> str:
@@ -72,14 +75,15 @@ def prepare(folder: Path, asked: dict[str, Any], home: Home) -> str:
         )
     place = artifacts.ensure(home, model, Arm(version, digest, source), Folder(folder))
     key = signature.verify(Manifest.from_dict(json.loads(place.manifest_file.read_bytes())), ring, model=model)
+    collected = bool(os.environ.get(sending.URL))
     serverfiles.write(
         place,
         model=model,
         version=version,
         digest=digest,
         port=PORT,
-        serving=serving.model_copy(update={"sample": 0.0}),
-        predictions=_PREDICTIONS,
+        serving=serving if collected else serving.model_copy(update={"sample": 0.0}),
+        predictions=Path(collecting.PREDICTIONS) if collected else _UNSENT,
         features=settings.get("features") or (),
         warmup=settings.get("warmup") or (),
         host="0.0.0.0",  # a pod's address is its own; who may reach it is a NetworkPolicy's to say

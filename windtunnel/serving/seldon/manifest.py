@@ -26,7 +26,7 @@ from windtunnel.errors import ServingError
 from windtunnel.kube.kinds import SELDON_DEPLOYMENT
 from windtunnel.serving.backend import Capability, Release
 from windtunnel.serving.desired import Server, State
-from windtunnel.serving.seldon import record
+from windtunnel.serving.seldon import collecting, record
 from windtunnel.serving.seldon.settings import Seldon
 
 #: What SeldonDeployment can do beyond weights of two arms. Not by header, not by segment, not by a user's key: its
@@ -171,13 +171,15 @@ def predictor(state: State, version: str, seldon: Seldon) -> dict[str, Any]:
         traffic = shadow[1]
     if not state.slots:  # one of several must have everything; where nothing may serve, it has no replicas
         traffic = 100 if version == _order(state)[0] else 0
-    component: dict[str, Any] = {"metadata": {"name": COMPONENT}, "spec": _pod(state.model, version, server, seldon)}
+    spec = collecting.into(_pod(state.model, version, server, seldon), seldon, shadow=is_shadow)
+    component: dict[str, Any] = {"metadata": {"name": COMPONENT}, "spec": spec}
     if serving.maximum is not None and not resting:
         # Without metrics, whose form differs between Seldon's versions: then Kubernetes' own default, 80 % of the CPU.
         component["hpaSpec"] = {"minReplicas": serving.minimum or serving.replicas, "maxReplicas": serving.maximum}
     graph: dict[str, Any] = {"name": model, "type": "MODEL", "modelUri": server.source, "children": []}
-    if seldon.logger:
-        graph["logger"] = {"url": seldon.logger, "mode": seldon.logger_mode}
+    logger = collecting.logger(seldon, shadow=is_shadow)
+    if logger is not None:
+        graph["logger"] = logger
     return {
         "name": predictor_name(version),
         "labels": {**seldon.labels, record.MODEL: model, record.VERSION: version, "version": predictor_name(version)},

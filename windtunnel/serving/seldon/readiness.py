@@ -12,8 +12,7 @@ from windtunnel.kube.client import Client
 from windtunnel.kube.kinds import POD
 from windtunnel.serving.backend import Arm
 from windtunnel.serving.desired import Server
-from windtunnel.serving.routing import PROBE_HEADER
-from windtunnel.serving.seldon import manifest, record, status
+from windtunnel.serving.seldon import manifest, record, split, status
 from windtunnel.serving.seldon.objects import Fence, Objects
 from windtunnel.serving.seldon.settings import Seldon
 from windtunnel.serving.servers import tensors
@@ -90,7 +89,7 @@ class Readiness:
             raise NotReadyError(f"service {service} answers for version {said}, not {version}")
 
     def _ask(self, service: str, method: str, path: str, body: Any, timeout_s: float) -> Answer:
-        ours = {PROBE_HEADER: "1"}  # nobody's prediction
+        ours = split.PROBE
         if self._seldon.direct is None:
             return self._client.through(service, "http", method, path, body, headers=ours, timeout_s=timeout_s)
         import httpx

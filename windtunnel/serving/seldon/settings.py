@@ -33,6 +33,12 @@ class Seldon:
         pull_secrets: for ``image``.
         logger: where the executor sends requests and answers as CloudEvents. None: nowhere.
         logger_mode: what it sends.
+        collector: URL of the collector of predictions, as pods reach it. None: rows of pods end with the pod.
+        collector_rows: who sends them: ``server``, our model server its own log; ``logger``, Seldon's executor events.
+        collector_secret: Secret with the collector's ``token``, for ``server``.
+        collector_ca: Secret with ``ca.crt``, where the collector's certificate is by an authority of your own.
+        predictions: where the collector writes, as whoever releases reads it: ``s3://BUCKET/PREFIX``. None: the home's
+            own folder.
         labels: further labels of the object and its pods.
         poll_s: between two looks at a version that is not ready yet.
         route_within_s: how long the gateway may take to follow a change of weights.
@@ -52,6 +58,11 @@ class Seldon:
     pull_secrets: tuple[str, ...] = ()
     logger: str | None = None
     logger_mode: Literal["all", "request", "response"] = "all"
+    collector: str | None = None
+    collector_rows: Literal["server", "logger"] = "server"
+    collector_secret: str | None = None
+    collector_ca: str | None = None
+    predictions: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     poll_s: float = 2.0
     route_within_s: float = 60.0
@@ -89,6 +100,10 @@ class Seldon:
             raise DescriptionError(f"seldon: {', '.join(missing)} must be set", hint="see docs/reference/seldon.md")
         if given.get("logger_mode", "all") not in ("all", "request", "response"):
             raise DescriptionError(f"seldon: logger_mode is {given['logger_mode']!r}", hint="all, request or response")
+        if given.get("collector_rows", "server") not in ("server", "logger"):
+            raise DescriptionError(f"seldon: collector_rows is {given['collector_rows']!r}", hint="server or logger")
+        if given.get("collector") and given.get("logger"):
+            raise DescriptionError("seldon: collector and logger are set", hint="one of them: rows would come twice")
         if "pull_secrets" in given:
             given["pull_secrets"] = tuple(given["pull_secrets"])
         return cls(access=access, **given)

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from windtunnel.errors import UnavailableError
 from windtunnel.serving.routing import PROBE_HEADER
 
+#: Headers of requests that are nobody's predictions: our server logs none of them, nor does Seldon's executor.
+PROBE = {PROBE_HEADER: "1", "Seldon-Skip-Logging": "true"}
 #: How seldom a split that is right may be taken for a wrong one, for each version.
 ALPHA = 1e-4
 
@@ -63,7 +65,7 @@ def count(
 
     found: Counter[str] = Counter()
     url = f"{base.rstrip('/')}/v2/models/{model}/infer"
-    headers = {"Content-Type": "application/json", PROBE_HEADER: "1", **(route or {})}
+    headers = {"Content-Type": "application/json", **PROBE, **(route or {})}
     # Reading the authorities takes longer than most counts; plain http has no use for them.
     with httpx.Client(timeout=timeout_s, trust_env=False, verify=url.startswith("https:")) as client:
         for _ in range(requests):
