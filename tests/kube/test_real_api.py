@@ -193,3 +193,23 @@ def test_an_abort_is_one_write_and_others_fields_stay(access: Access, client: Cl
     assert live is not None and live["metadata"]["annotations"]["team"] == "risk"
     assert [one["name"] for one in live["spec"]["predictors"]] == ["v1"]
     assert live["metadata"]["annotations"][record.ABORTED] == "no"
+
+
+@pytest.mark.usefixtures("seldon")
+def test_the_real_schema_takes_every_autoscaler_as_it_is_said(client: Client) -> None:
+    """DEMAND SRV-7, SRV-9: nothing of hpaSpec, kedaSpec and pdbSpec is pruned or refused."""
+    scale = {"cpu": 60, "queue": 8, "rate": 50, "latency": "200ms"}
+    keda = replace(SETTINGS, autoscaler="keda", prometheus="http://prometheus:9090")
+    for seldon, asked in ((SETTINGS, {"cpu": 60}), (keda, scale)):
+        serving = {"replicas": 2, "minimum": 2, "maximum": 9, "scale": asked}
+        one = Server("sha256:1", "models:/scaled/1", 0, True, True, {"serving": serving})
+        release = Release("scaled", Arm("1", "sha256:1", "models:/scaled/1", 100), token=1, rollout_id="r")
+        wanted = desired.routed(State(release, servers={"1": one}), now=1000.0)
+        live = client.get(SELDON_DEPLOYMENT, "scaled")
+        made = manifest.deployment(wanted, seldon, live, client.namespace)
+        live = client.apply(SELDON_DEPLOYMENT, made) if live else client.create(SELDON_DEPLOYMENT, made)
+        (component,) = live["spec"]["predictors"][0]["componentSpecs"]
+        assert live["spec"]["predictors"] == made["spec"]["predictors"]
+        assert ("kedaSpec" in component) == (seldon is keda) != ("hpaSpec" in component)
+        assert component["pdbSpec"] == {"maxUnavailable": 1}
+    client.delete(SELDON_DEPLOYMENT, "scaled")

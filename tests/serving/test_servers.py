@@ -14,7 +14,7 @@ from windtunnel.home import Home
 from windtunnel.serving import launch, servers
 from windtunnel.serving.artifacts import Folder
 from windtunnel.serving.servers import ProcessServers, Program
-from windtunnel.spec.serving import Serving
+from windtunnel.spec.serving import Scale, Serving
 from windtunnel.stackfile import StackFile
 
 
@@ -166,4 +166,6 @@ def test_a_process_is_started_left_alone_replaced_and_ended(tmp_path: Path) -> N
 
 def test_what_this_machine_does_not_follow_is_named() -> None:
     assert servers.ignored(Serving()) == []
-    assert servers.ignored(Serving(replicas=2, gpu=1, batch=8)) == ["serving.replicas", "serving.gpu", "serving.batch"]
+    assert servers.ignored(Serving(replicas=2, gpu=1, maximum=3, scale=Scale(cpu=50))) == [
+        "serving.replicas", "serving.maximum", "serving.scale", "serving.gpu",
+    ]  # fmt: skip

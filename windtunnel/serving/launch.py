@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from windtunnel import files
-from windtunnel.serving import artifacts
+from windtunnel.serving import admission, artifacts
 
 #: Exit code after which a restart cannot help (the files are not the sealed ones).
 GAVE_UP = 3
@@ -70,9 +70,25 @@ async def _serve(folder: artifacts.Folder, config: dict[str, Any]) -> None:
     from mlserver.cli.serve import load_settings
     from mlserver.rest import RESTServer
 
+    limits = config.get("limits")
+    gates: list[admission.Admission] = []
+    if limits:
+        admission.export(
+            lambda: gates[-1] if gates else None, config["model"], config["version"], limits["metrics_port"]
+        )
+
     class Rest(RESTServer):  # type: ignore[misc]
         def _get_config(self) -> Any:
             found = super()._get_config()
+            if limits:
+                gate = admission.Admission(
+                    found.app,
+                    max_concurrency=limits["max_concurrency"],
+                    queue=limits["queue"],
+                    timeout_s=config["timeout_s"],
+                )
+                gates.append(gate)
+                found.app = gate
             found.timeout_keep_alive = KEEP_ALIVE_S
             found.timeout_graceful_shutdown = int(config["drain_s"]) or 1
             return found

@@ -26,6 +26,7 @@ from mlserver.types import InferenceRequest, InferenceResponse, Parameters, Resp
 
 from windtunnel.errors import IntegrityError
 from windtunnel.serving import artifacts, launch, signature
+from windtunnel.serving.batching import Batcher, Result
 from windtunnel.serving.collector import sending
 from windtunnel.serving.predictions import PredictionWriter, new_prediction_ids
 from windtunnel.serving.routing import AUDIENCE, AUDIENCE_HEADER, PROBE_HEADER, SEGMENT_HEADER, SHADOW_HEADER
@@ -52,6 +53,8 @@ class WindtunnelRuntime(MLModel):  # type: ignore[misc]
         self._pool = ThreadPoolExecutor(max_workers=max(1, int(self._config["cpu"])), thread_name_prefix="predict")
         self._running: dict[int, float] = {}
         self._timeout = float(self._config["timeout_s"])
+        batch = self._config.get("batch")
+        self._batcher = Batcher(self._shared, batch["size"], batch["delay_s"]) if batch else None
         try:
             await loop.run_in_executor(None, self._load, folder)
         except IntegrityError as error:
@@ -114,9 +117,8 @@ class WindtunnelRuntime(MLModel):  # type: ignore[misc]
         more: dict[str, Any] = {}
         waited = 0.0
         try:
-            waited, outputs, more = await asyncio.get_running_loop().run_in_executor(
-                self._pool, self._call, columns, rows, clock
-            )
+            call = self._shared if self._batcher is None else self._batcher.ask
+            waited, outputs, more = await call(columns, rows, clock)
         except Refused as error:
             status, problem = error.status_code, str(error)
         except Exception as error:  # the user's model may raise anything; that is a failed request, not a failed server
@@ -130,6 +132,10 @@ class WindtunnelRuntime(MLModel):  # type: ignore[misc]
         return self._response(ids, outputs, more)
 
     # -- the model's thread
+
+    async def _shared(self, columns: dict[str, list[Any]], rows: int, arrived: float) -> Result:
+        """One call, for one request or for several; ``arrived`` is the first one's."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._call, columns, rows, arrived)
 
     def _call(
         self, columns: dict[str, list[Any]], rows: int, arrived: float

@@ -30,6 +30,7 @@ def write(
     warmup: Sequence[dict[str, Any]] = (),
     host: str = "127.0.0.1",
     instance: str = "0",
+    metrics_port: int | None = None,
 ) -> int:
     """Write them into ``folder``; files that hold the same already are not touched.
 
@@ -39,11 +40,19 @@ def write(
         warmup: rows (feature to value) predicted before the server is ready.
         host: address the server listens on.
         instance: tells the writers of one version's prediction log apart.
+        metrics_port: in a pod, where no router of ours stands before the server: it keeps ``max_concurrency``,
+            ``queue`` and ``timeout`` itself, and tells its numbers on this port.
 
     Returns:
         Threads that the server may use.
     """
     threads = max(1, math.ceil(serving.cpu))
+    more: dict[str, Any] = {}
+    if serving.batch is not None:
+        more["batch"] = {"size": serving.batch, "delay_s": serving.batch_delay.total_seconds()}
+    if metrics_port is not None:
+        bounds = {"max_concurrency": serving.max_concurrency, "queue": serving.queue}
+        more["limits"] = {**bounds, "metrics_port": metrics_port}
     folder.mlserver.mkdir(parents=True, exist_ok=True)
     write_json_if_changed(
         folder.server_file,
@@ -62,6 +71,7 @@ def write(
             "instance": instance,
             "features": list(features),
             "warmup": list(warmup),
+            **more,
         },
     )
     write_json_if_changed(

@@ -74,13 +74,13 @@ class ServerManager(Protocol):
 
 
 def ignored(serving: Serving) -> list[str]:
-    """Settings that servers on this machine do not follow: one process per version, no batching, no GPU of its own."""
+    """Settings that servers on this machine do not follow: one process per version, no GPU of its own."""
     asked = {
         "replicas": serving.replicas > 1,
         "minimum": serving.minimum is not None,
         "maximum": serving.maximum is not None,
+        "scale": serving.scale is not None,
         "gpu": serving.gpu > 0,
-        "batch": serving.batch is not None,
     }
     return [f"serving.{name}" for name, is_set in asked.items() if is_set]
 

@@ -9,12 +9,35 @@ from pydantic import Field, model_validator
 from windtunnel.spec.base import Duration, Part, Size
 
 
+class Scale(Part):
+    """When a version gets more servers, up to ``maximum``, and when fewer; each that is given counts, the one that asks
+    for most servers decides (SRV-7).
+
+    Attributes:
+        cpu: percent of the cores asked for that the servers use on average; 80 where nothing is given.
+        queue: requests of each server that run or wait.
+        rate: requests per second of each server.
+        latency: 95 of 100 requests are answered within this.
+    """
+
+    cpu: int | None = Field(None, ge=1, le=100)
+    queue: float | None = Field(None, gt=0)
+    rate: float | None = Field(None, gt=0)
+    latency: Duration | None = None
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """What is given and is not the CPU: it has to be measured by somebody."""
+        return tuple(name for name in ("queue", "rate", "latency") if getattr(self, name) is not None)
+
+
 class Serving(Part):
     """Settings of each version's model server.
 
     Attributes:
         replicas: servers of each version.
         minimum, maximum: bounds for autoscaling, where the target scales.
+        scale: what they follow between these bounds; null: the CPU.
         cpu: cores of each server.
         memory: bytes of each server, e.g. ``1Gi``.
         gpu: GPUs of each server.
@@ -23,8 +46,8 @@ class Serving(Part):
         batch_delay: longest wait for a batch to fill.
         ready_within: a server that is not ready by then is not used.
         drain: time for running requests before a server is stopped.
-        max_concurrency: requests in flight before the router answers 503 with Retry-After.
-        queue: requests that may wait beyond that.
+        max_concurrency: requests in flight of a version (of each of its servers in a cluster); more wait.
+        queue: requests that may wait beyond that; more are answered 503 with Retry-After.
         sticky: request header that keeps a user on one arm while weights do not change.
         flush: the prediction log is published at least this often; a crash loses at most this much.
         sample: fraction of predictions logged.
@@ -36,6 +59,7 @@ class Serving(Part):
     replicas: int = Field(1, ge=1)
     minimum: int | None = Field(None, ge=1)
     maximum: int | None = Field(None, ge=1)
+    scale: Scale | None = None
     cpu: float = Field(1.0, gt=0)
     memory: Size = 2**30
     gpu: int = Field(0, ge=0)
@@ -56,4 +80,9 @@ class Serving(Part):
     def _bounds(self) -> Serving:
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
+        if self.maximum is None and (self.minimum is not None or self.scale is not None):
+            name = "minimum" if self.minimum is not None else "scale"
+            raise ValueError(f"{name} is for autoscaling, which needs maximum; for a fixed number say replicas")
+        if self.maximum is not None and self.minimum is None and self.replicas > self.maximum:
+            raise ValueError(f"replicas {self.replicas} is above maximum {self.maximum}")
         return self

@@ -40,6 +40,8 @@ from windtunnel.spec.serving import Serving
 #: Same as a server's exit code when its files are not the sealed ones (``launch.GAVE_UP``).
 NOT_SEALED, TRY_AGAIN, FAILED = 3, 75, 1
 PORT = 9000
+#: Where Seldon looks for a container's metrics by itself: a port named ``metrics``, 6000.
+METRICS_PORT = 6000
 #: Where the log of a pod lies whose rows nobody collects; it stays empty.
 _UNSENT = Path("/tmp/predictions")
 
@@ -88,6 +90,7 @@ def prepare(folder: Path, asked: dict[str, Any], home: Home) -> str:
         warmup=settings.get("warmup") or (),
         host="0.0.0.0",  # a pod's address is its own; who may reach it is a NetworkPolicy's to say
         instance=socket.gethostname(),
+        metrics_port=METRICS_PORT,
     )
     artifacts.verify(place)
     return key

@@ -26,14 +26,15 @@ from windtunnel.errors import ServingError
 from windtunnel.kube.kinds import SELDON_DEPLOYMENT
 from windtunnel.serving.backend import Capability, Release
 from windtunnel.serving.desired import Server, State
-from windtunnel.serving.seldon import collecting, record
+from windtunnel.serving.seldon import collecting, record, scaling
 from windtunnel.serving.seldon.settings import Seldon
+from windtunnel.spec.serving import Serving
 
 #: What SeldonDeployment can do beyond weights of two arms. Not by header, not by segment, not by a user's key: its
 #: routes know weights and copies only.
 CAPABILITIES: frozenset[Capability] = frozenset({"mirror", "several"})
 
-HTTP, GRPC = 9000, 9500
+HTTP, GRPC, METRICS = 9000, 9500, 6000
 MODELS, KEYS = "/mnt/windtunnel", "/etc/windtunnel/keys"
 _CA = "/etc/windtunnel/registry-ca"
 #: Name of the pods' one component, so that names of what the operator makes stay short.
@@ -61,8 +62,8 @@ def service_name(model: str, version: str) -> str:
     return name if len(name) <= 63 else f"seldon-{hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()}"
 
 
-def check(release: Release) -> None:
-    """Refuse what a SeldonDeployment cannot do, or cannot be called.
+def check(release: Release, seldon: Seldon | None = None) -> None:
+    """Refuse what a SeldonDeployment cannot do, or cannot be called; with settings, also what they cannot do.
 
     Raises:
         ServingError: it says which.
@@ -95,6 +96,10 @@ def check(release: Release) -> None:
                 f"{model} version {version} asks for a server environment of its own ({serving['environment']})",
                 hint="build it into the image of the model servers; leave serving.environment out",
             )
+        if seldon is not None and (refused := scaling.refusals(Serving.model_validate(serving), seldon)):
+            raise ServingError(
+                f"{model} version {version}: {'; '.join(refused)}", hint="see docs/reference/seldon.md, Autoscaling"
+            )
 
 
 def deployment(
@@ -113,9 +118,12 @@ def deployment(
     """
     model = state.model
     found = {one["name"]: one for one in ((live or {}).get("spec") or {}).get("predictors") or []}
-    predictors = [
-        _merged(found.get(predictor_name(version)), predictor(state, version, seldon)) for version in _order(state)
-    ]
+    predictors = []
+    for version in _order(state):
+        ours = predictor(state, version, seldon)
+        predictors.append(_merged(found.get(predictor_name(version)), ours))
+        for component, mine in zip(predictors[-1]["componentSpecs"], ours["componentSpecs"], strict=False):
+            scaling.only_ours(component, mine)
     if asleep(state):
         for component in (one for found in predictors for one in found["componentSpecs"]):
             component.pop("hpaSpec", None)  # an autoscaler, whoever set it, would wake what nobody may call
@@ -173,9 +181,7 @@ def predictor(state: State, version: str, seldon: Seldon) -> dict[str, Any]:
         traffic = 100 if version == _order(state)[0] else 0
     spec = collecting.into(_pod(state.model, version, server, seldon), seldon, shadow=is_shadow)
     component: dict[str, Any] = {"metadata": {"name": COMPONENT}, "spec": spec}
-    if serving.maximum is not None and not resting:
-        # Without metrics, whose form differs between Seldon's versions: then Kubernetes' own default, 80 % of the CPU.
-        component["hpaSpec"] = {"minReplicas": serving.minimum or serving.replicas, "maxReplicas": serving.maximum}
+    component |= scaling.settings(model, version, predictor_name(version), serving, seldon)
     graph: dict[str, Any] = {"name": model, "type": "MODEL", "modelUri": server.source, "children": []}
     logger = collecting.logger(seldon, shadow=is_shadow)
     if logger is not None:
@@ -278,6 +284,7 @@ def _pod(model: str, version: str, server: Server, seldon: Seldon) -> dict[str, 
                 "ports": [
                     {"name": "http", "containerPort": HTTP, "protocol": "TCP"},
                     {"name": "grpc", "containerPort": GRPC, "protocol": "TCP"},
+                    {"name": "metrics", "containerPort": METRICS, "protocol": "TCP"},
                 ],
                 "resources": {"requests": {"cpu": cpu, "memory": memory}, "limits": limits},
                 "readinessProbe": {

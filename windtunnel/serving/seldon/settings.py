@@ -29,6 +29,8 @@ class Seldon:
             through the API, which a mesh that demands mutual TLS of everybody does not let in.
         split_requests: how many requests one such count takes.
         prometheus: URL of the Prometheus that scrapes Seldon's executors. None: there are no traffic numbers.
+        autoscaler: who scales: ``hpa``, Kubernetes' own, by CPU; ``keda`` where KEDA is installed, and Seldon's
+            operator with it (``keda.enabled``): by queue, rate and latency too, from ``prometheus``.
         service_account: of the pods.
         pull_secrets: for ``image``.
         logger: where the executor sends requests and answers as CloudEvents. None: nowhere.
@@ -54,6 +56,7 @@ class Seldon:
     direct: str | None = None
     split_requests: int = 200
     prometheus: str | None = None
+    autoscaler: Literal["hpa", "keda"] = "hpa"
     service_account: str | None = None
     pull_secrets: tuple[str, ...] = ()
     logger: str | None = None
@@ -104,6 +107,8 @@ class Seldon:
             raise DescriptionError(f"seldon: collector_rows is {given['collector_rows']!r}", hint="server or logger")
         if given.get("collector") and given.get("logger"):
             raise DescriptionError("seldon: collector and logger are set", hint="one of them: rows would come twice")
+        if given.get("autoscaler", "hpa") not in ("hpa", "keda"):
+            raise DescriptionError(f"seldon: autoscaler is {given['autoscaler']!r}", hint="hpa or keda")
         if "pull_secrets" in given:
             given["pull_secrets"] = tuple(given["pull_secrets"])
         return cls(access=access, **given)

@@ -1,0 +1,103 @@
+"""How many servers a version has on Seldon Core 1: autoscalers and disruption budgets of its pods. Pure.
+
+Fields of ``componentSpecs[]`` as Seldon Core 1.18 has them: ``hpaSpec`` (``metricsv2`` is autoscaling/v2), ``kedaSpec``
+(a ScaledObject's, without its target), ``pdbSpec``. The operator takes ``kedaSpec`` before ``hpaSpec``, and where it
+was installed without KEDA it makes neither: so ``kedaSpec`` is written only where the settings say that KEDA is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from windtunnel.serving.promnames import SELDON
+from windtunnel.serving.seldon.settings import Seldon
+from windtunnel.spec.serving import Scale, Serving
+
+#: Window of rates and quantiles: two scrapes of the usual 30 s must lie in it.
+_WINDOW = "2m"
+#: Seconds between two looks of KEDA, and calm before servers are taken away.
+_POLL_S, _CALM_S = 15, 300
+
+
+def refusals(serving: Serving, seldon: Seldon) -> list[str]:
+    """What the settings cannot do of what the description asks."""
+    scale = serving.scale
+    if scale is None or not scale.measured:
+        return []
+    names = ", ".join(f"serving.scale.{name}" for name in scale.measured)
+    found = []
+    if seldon.autoscaler != "keda":
+        found.append(f"{names}: Kubernetes' own autoscaler knows only the CPU; with KEDA set autoscaler = 'keda'")
+    if not seldon.prometheus:
+        found.append(f"{names}: KEDA reads it from Prometheus; set prometheus")
+    return found
+
+
+def settings(model: str, version: str, predictor: str, serving: Serving, seldon: Seldon) -> dict[str, Any]:
+    """``hpaSpec`` or ``kedaSpec``, and ``pdbSpec``, of the version's component; what it does not need is left out."""
+    found: dict[str, Any] = {}
+    if serving.maximum is not None:
+        least = serving.minimum or serving.replicas
+        if seldon.autoscaler == "keda":
+            found["kedaSpec"] = _keda(model, version, predictor, serving, seldon, least)
+        else:
+            found["hpaSpec"] = _hpa(serving, least)
+    if max(serving.replicas, serving.minimum or 0) > 1:
+        # One at a time when nodes are emptied; of a single server it would say nothing.
+        found["pdbSpec"] = {"maxUnavailable": 1}
+    return found
+
+
+def only_ours(merged: dict[str, Any], ours: Mapping[str, Any]) -> None:
+    """Of two autoscalers the one we did not ask for goes, in place: it is a former setting's."""
+    for mine, other in (("hpaSpec", "kedaSpec"), ("kedaSpec", "hpaSpec")):
+        if mine in ours and other not in ours:
+            merged.pop(other, None)
+
+
+def _hpa(serving: Serving, least: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"minReplicas": least, "maxReplicas": serving.maximum}
+    if serving.scale is not None and serving.scale.cpu is not None:
+        target = {"type": "Utilization", "averageUtilization": serving.scale.cpu}
+        found["metricsv2"] = [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]
+    return found  # without metrics it is Kubernetes' own default, 80 % of the CPU
+
+
+def _keda(model: str, version: str, predictor: str, serving: Serving, seldon: Seldon, least: int) -> dict[str, Any]:
+    scale = serving.scale or Scale()
+    executor = f'deployment_name="{model}",predictor_name="{predictor}",service="predictions"'
+    server = f'model="{model}",version="{version}"'
+    triggers: list[dict[str, Any]] = []
+    if scale.cpu is not None or not scale.measured:
+        triggers.append({"type": "cpu", "metricType": "Utilization", "metadata": {"value": str(scale.cpu or 80)}})
+    if scale.queue is not None:
+        query = f"sum(windtunnel_server_running{{{server}}}) + sum(windtunnel_server_waiting{{{server}}})"
+        triggers.append(_prometheus("queue", query, scale.queue, "AverageValue", seldon))
+    if scale.rate is not None:
+        query = f"sum(rate({SELDON.requests}{{{executor}}}[{_WINDOW}]))"
+        triggers.append(_prometheus("rate", query, scale.rate, "AverageValue", seldon))
+    if scale.latency is not None:
+        quantile = f"histogram_quantile(0.95, sum by (le) (rate({SELDON.buckets}{{{executor}}}[{_WINDOW}])))"
+        # Without requests it is no number: then it asks for nothing.
+        query = f"({quantile} > 0) or vector(0)"
+        triggers.append(_prometheus("latency", query, scale.latency.total_seconds(), "Value", seldon))
+    calm = {"scaleDown": {"stabilizationWindowSeconds": _CALM_S}}
+    return {
+        "pollingInterval": _POLL_S,
+        "cooldownPeriod": _CALM_S,
+        "minReplicaCount": least,
+        "maxReplicaCount": serving.maximum,
+        "advanced": {"horizontalPodAutoscalerConfig": {"behavior": calm}},
+        "triggers": triggers,
+    }
+
+
+def _prometheus(name: str, query: str, threshold: float, kind: str, seldon: Seldon) -> dict[str, Any]:
+    metadata = {
+        "serverAddress": str(seldon.prometheus),
+        "query": query,
+        "threshold": f"{threshold:g}",
+        "ignoreNullValues": "true",  # a version that nobody has called yet has no series
+    }
+    return {"type": "prometheus", "name": name, "metricType": kind, "metadata": metadata}
