@@ -49,7 +49,7 @@ class TrainingPodTrigger(BaseTrigger):
         pod_name, pod_namespace: the pod.
         began: when it was deferred first (seconds since the epoch).
         kubernetes_conn_id: connection to the cluster; read in the triggerer, never stored.
-        cluster_context, config, in_cluster: as the provider's operator has them; ``config`` is a kubeconfig as JSON.
+        cluster_context, in_cluster: as the provider's operator has them.
         schedule_within: seconds until it must have a node; none count while a queue holds it back.
         start_within: seconds from there until its container must run.
         log_every: seconds between two readings of its log.
@@ -65,7 +65,6 @@ class TrainingPodTrigger(BaseTrigger):
         began: float,
         kubernetes_conn_id: str | None,
         cluster_context: str | None = None,
-        config: str | None = None,
         in_cluster: bool | None = None,
         schedule_within: float = 600.0,
         start_within: float = 600.0,
@@ -80,7 +79,6 @@ class TrainingPodTrigger(BaseTrigger):
         self.began = began
         self.kubernetes_conn_id = kubernetes_conn_id
         self.cluster_context = cluster_context
-        self.config = config
         self.in_cluster = in_cluster
         self.schedule_within = schedule_within
         self.start_within = start_within
@@ -93,18 +91,17 @@ class TrainingPodTrigger(BaseTrigger):
     def instead_of(cls, theirs: Any, *, grace: int, run: Mapping[str, Any]) -> TrainingPodTrigger:
         """Ours for the provider's trigger.
 
+        A kubeconfig that lies in this worker is not sent along, as the provider would: it may hold credentials.
+
         Args:
             theirs: a ``KubernetesPodTrigger``.
         """
-        from windtunnel import canonical
-
         return cls(
             pod_name=theirs.pod_name,
             pod_namespace=theirs.pod_namespace,
             began=theirs.trigger_start_time.timestamp(),
             kubernetes_conn_id=theirs.kubernetes_conn_id,
             cluster_context=theirs.cluster_context,
-            config=canonical.dumps(theirs.config_dict).decode() if theirs.config_dict else None,
             in_cluster=theirs.in_cluster,
             schedule_within=float(theirs.schedule_timeout),
             start_within=float(theirs.startup_timeout),
@@ -115,14 +112,14 @@ class TrainingPodTrigger(BaseTrigger):
         )
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        names = ("pod_name", "pod_namespace", "began", "kubernetes_conn_id", "cluster_context", "config", "in_cluster")
+        names = ("pod_name", "pod_namespace", "began", "kubernetes_conn_id", "cluster_context", "in_cluster")
         names += ("schedule_within", "start_within", "log_every", "grace", "more")
         told = {name: getattr(self, name) for name in names}
         return f"{type(self).__module__}.{type(self).__qualname__}", {**told, "run": self.run_of}
 
     @property
     def where(self) -> Where:
-        return Where(self.kubernetes_conn_id, self.pod_namespace, self.cluster_context, self.config, self.in_cluster)
+        return Where(self.kubernetes_conn_id, self.pod_namespace, self.cluster_context, self.in_cluster)
 
     # -- Airflow
     async def run(self) -> AsyncIterator[TriggerEvent]:

@@ -39,13 +39,11 @@ class Where:
 
     Attributes:
         kubernetes_conn_id: Airflow connection.
-        config: a kubeconfig as JSON, instead of the connection's.
     """
 
     kubernetes_conn_id: str | None
     namespace: str
     cluster_context: str | None = None
-    config: str | None = None
     in_cluster: bool | None = None
 
 
@@ -178,7 +176,6 @@ class Door:
         hook = AsyncKubernetesHook(
             conn_id=where.kubernetes_conn_id,
             cluster_context=where.cluster_context,
-            config_dict=json.loads(where.config) if where.config else None,
             in_cluster=where.in_cluster,
         )
         held = hook.get_conn()
