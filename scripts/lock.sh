@@ -9,7 +9,7 @@ compile() {
 compile "$@" locks/main.in -o locks/main.txt
 # A model trained in one environment is loaded in the other: what it is made of has the same version in both.
 same=locks/shared.txt
-grep -E '^(mlflow|scikit-learn|skops|cloudpickle|joblib|numpy|scipy|pandas|pyarrow|pydantic|pydantic-core)==' locks/main.txt \
+grep -E '^(mlflow|scikit-learn|skops|cloudpickle|joblib|numpy|scipy|pandas|pyarrow|pydantic|pydantic-core|xgboost-cpu|lightgbm|onnx|onnxruntime)==' locks/main.txt \
   | sed 's/ *\\$//' > "$same"
 compile "$@" -c "$same" locks/serving.in -o locks/serving.txt
 # What docker/ builds its images with.

@@ -77,6 +77,8 @@ def _flavor(flavor: str, conf: dict[str, Any], allowance: Allowance, out: Descri
             f"loading it would import and run the module {loader!r}, which is none of MLflow's known loaders"
         )
     for key, value in _walk(conf):
+        if flavor == "python_function" and key == "model_code_path":
+            continue  # where it was saved from: MLflow takes the file of that name in the folder, which is looked at
         if key in _PATHS and isinstance(value, str) and (value.startswith(("/", "~")) or ".." in value.split("/")):
             out.problems.append(f"{flavor}.{key} leads out of the model's folder ({value})")
         if key == "code" and isinstance(value, str):

@@ -20,8 +20,9 @@ from windtunnel.errors import TrainingError
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Packages whose types a stored model may name without being asked.
+#: Packages whose types a stored model may name without being asked, and types that hold nothing but values.
 TRUSTED = ("sklearn", "numpy", "scipy", "pandas", "xgboost", "lightgbm", "catboost")
+_VALUES = ("collections.OrderedDict", "collections.defaultdict")
 EXAMPLE_ROWS = 5
 _PICKLED = ("pickle", "cloudpickle")
 _EXPECTED = "expected an estimator with predict(), an mlflow.pyfunc.PythonModel, or the path of an MLflow model folder"
@@ -224,7 +225,7 @@ def _save_estimator(
     types: list[str] | None
     try:
         skops.io.dump(made, probe)
-        types = _trusted(skops.io.get_untrusted_types(file=probe), (*TRUSTED, root, *trust))
+        types = _trusted(skops.io.get_untrusted_types(file=probe), (*TRUSTED, *_VALUES, root, *trust))
         skops.io.load(probe, trusted=types)
     except TrainingError:
         raise
@@ -279,6 +280,12 @@ def _save_folder(source: Path, target: Path, entry_point: str, pickle: bool) -> 
             hint="a model server loads that flavor; save it with a predict function",
         )
     shutil.copytree(source, target)
+    saved_from = flavors["python_function"].get("model_code_path")
+    if saved_from:
+        # MLflow reads the file of this name in the folder; where it lay on this machine is nobody's business.
+        described = yaml.safe_load((target / "MLmodel").read_text(encoding="utf-8"))
+        described["flavors"]["python_function"]["model_code_path"] = Path(saved_from).name
+        (target / "MLmodel").write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
 
 
 def _load_back(target: Path, frame: pd.DataFrame) -> Any:
