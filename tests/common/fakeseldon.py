@@ -119,6 +119,7 @@ class Seldon:
     ) -> None:
         self.cluster, self.fate, self.after_s = of, fate, after_s
         self.stuck = False
+        self.clock: Callable[[], float] = time.time  # of Prometheus
         self.refuse: str | None = None
         self.routes: dict[str, dict[str, int]] = {}
         self.mirrors: dict[str, tuple[str, int]] = {}
@@ -262,7 +263,7 @@ class Seldon:
         assert found, text
         if at is not None:
             return []
-        now, rows = time.time(), []
+        now, rows = self.clock(), []
         with self._lock:
             counts = {key: n for key, n in self.counts.items() if key[0] == found[1]}
         prefix = "seldon_api_executor_server_requests_seconds"

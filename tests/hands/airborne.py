@@ -160,6 +160,9 @@ class Sky:
     def version_url(self, model: str, version: str) -> str:
         return f"{model}/{version}"
 
+    def gather(self, watch: Any, backend: Any, state: Any) -> Any:
+        return gather(backend, watch, state)
+
     def _note(self, model: str) -> None:
         champion = self.registry.champions.get(model)
         self.exposed |= {one for one in self.serving.weights(model).items() if one[0] != champion}
@@ -277,9 +280,7 @@ def look(sky: Sky, watch: Mapping[str, Any]) -> dict[str, Any] | None:
     """One look of a trigger; its event, or None while there is none. As ``GateTrigger.run``."""
     read = gatekeeping.Watch.from_dict(watch)
     try:
-        answer = gatekeeping.look(
-            read, sky.serving, sky.looks_, sky.now(), gather=lambda w, _, state: gather(sky.serving, w, state)
-        )
+        answer = gatekeeping.look(read, sky.serving, sky.looks_, sky.now(), gather=sky.gather)
     except FencedError as error:
         return {"status": "fenced", "message": error.message}
     except Exception as error:
