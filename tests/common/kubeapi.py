@@ -432,9 +432,12 @@ def _set(thing: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 
 
 def _delete(thing: dict[str, Any], path: tuple[str, ...]) -> None:
-    for name in path[:-1]:
-        thing = thing.get(name, {})
-    thing.pop(path[-1], None)
+    inner = thing.get(path[0])
+    if len(path) > 1 and isinstance(inner, dict):
+        _delete(inner, path[1:])
+        if inner:  # what has nothing left goes, too
+            return
+    thing.pop(path[0], None)
 
 
 def _merge(into: Any, changes: Any) -> Any:

@@ -95,9 +95,9 @@ def in_cluster(
 
 
 def _backend(settings: Seldon, client: Client | None, read_mlmodel: Callable[[str, Arm], bytes] | None) -> Any:
-    from windtunnel.serving.seldon import SeldonBackend
+    from windtunnel.serving.core2 import backend_of
 
-    return SeldonBackend(settings, client, read_mlmodel=read_mlmodel)
+    return backend_of(settings, client=client, read_mlmodel=read_mlmodel)
 
 
 def settings_file(told: Path | None, home: Home, model: str | None = None) -> Path | None:

@@ -62,9 +62,12 @@ class Feed:
             written: version of our own last write; before that has come by it does not know.
         """
         with self._lock:
-            if not self.believed or (written is not None and written not in self._came.get(model, ())):
+            known = self._known.get(model)
+            if not self.believed:
                 return False, None
-            return True, self._known.get(model)
+            if written is not None and written not in self._came.get(model, ()) and not _later(known, written):
+                return False, None
+            return True, known
 
     def everything(self) -> list[dict[str, Any]] | None:
         """All objects; None when it does not know."""
@@ -99,3 +102,10 @@ class Feed:
             else:
                 self._known |= event.objects
         self._listed.set()
+
+
+def _later(thing: dict[str, Any] | None, written: str) -> bool:
+    """Whether an object is of after that write: somebody, the operator mostly, has written it since. Where versions are
+    no numbers that cannot be told."""
+    now = str(((thing or {}).get("metadata") or {}).get("resourceVersion") or "")
+    return now.isdigit() and written.isdigit() and int(now) >= int(written)

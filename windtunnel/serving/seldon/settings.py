@@ -85,12 +85,19 @@ class Seldon:
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Seldon:
         """From plain values, as a connection's extra or a TOML table holds them; ``kubeconfig``, ``context`` and
-        ``namespace`` are those of ``access``.
+        ``namespace`` are those of ``access``. With ``api`` ``core2`` they are those of ``core2.Core2``.
 
         Raises:
             DescriptionError: a key nobody knows, a missing one, or a value of another type.
         """
         given = dict(plain)
+        api = given.pop("api", None)
+        if api not in (None, "core1", "core2"):
+            raise DescriptionError(f"seldon: api is {api!r}", hint="core1 (SeldonDeployment) or core2 (Experiment)")
+        if api == "core2" and cls is Seldon:
+            from windtunnel.serving.core2.settings import Core2
+
+            return Core2.of(given)
         access = Access(**{name: given.pop(name, None) for name in ("kubeconfig", "context", "namespace")})
         known = {one.name: one for one in fields(cls) if one.name != "access"}
         strange = sorted(set(given) - set(known))
@@ -103,12 +110,12 @@ class Seldon:
             raise DescriptionError(f"seldon: {', '.join(missing)} must be set", hint="see docs/reference/seldon.md")
         if given.get("logger_mode", "all") not in ("all", "request", "response"):
             raise DescriptionError(f"seldon: logger_mode is {given['logger_mode']!r}", hint="all, request or response")
+        if given.get("autoscaler", "hpa") not in ("hpa", "keda"):
+            raise DescriptionError(f"seldon: autoscaler is {given['autoscaler']!r}", hint="hpa or keda")
         if given.get("collector_rows", "server") not in ("server", "logger"):
             raise DescriptionError(f"seldon: collector_rows is {given['collector_rows']!r}", hint="server or logger")
         if given.get("collector") and given.get("logger"):
             raise DescriptionError("seldon: collector and logger are set", hint="one of them: rows would come twice")
-        if given.get("autoscaler", "hpa") not in ("hpa", "keda"):
-            raise DescriptionError(f"seldon: autoscaler is {given['autoscaler']!r}", hint="hpa or keda")
         if "pull_secrets" in given:
             given["pull_secrets"] = tuple(given["pull_secrets"])
         return cls(access=access, **given)
