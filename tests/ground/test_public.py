@@ -12,7 +12,7 @@ HEAVY = ("mlflow", "pandas", "numpy", "scipy", "evidently", "great_expectations"
 PUBLIC = {
     "Audience", "Benchmark", "Card", "Check", "Data", "Drift", "Evaluation", "ExtraStep", "Feature", "Gate", "Hours",
     "Limits", "Metric", "Model", "Monitoring", "Outcome", "Performance", "Pod", "Policy", "Resources", "Retrain",
-    "Rollout", "Run", "Segments", "Serving", "Slice", "Step", "Toleration", "Training", "Verdict", "Volume",
+    "Rollout", "Run", "Scale", "Segments", "Serving", "Slice", "Step", "Toleration", "Training", "Verdict", "Volume",
     "load_model",
 }  # fmt: skip
 

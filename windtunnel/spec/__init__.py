@@ -9,7 +9,7 @@ from windtunnel.spec.pod import Pod, Toleration, Volume
 from windtunnel.spec.policy import Policy
 from windtunnel.spec.prices import Prices
 from windtunnel.spec.rollout import Audience, Gate, Hours, Limits, Rollout, Segments, Step
-from windtunnel.spec.serving import Serving
+from windtunnel.spec.serving import Scale, Serving
 from windtunnel.spec.training import ExtraStep, Resources, Training
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Resources",
     "Retrain",
     "Rollout",
+    "Scale",
     "Segments",
     "Serving",
     "Slice",
