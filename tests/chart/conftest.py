@@ -35,6 +35,16 @@ GIVEN["production+guard"] = {
     **GIVEN["production"],
     "guard": {"enabled": True, "namespace": "models", "modelServer": "registry.example.org/team/model-server:0.1.0"},
 }
+GIVEN["production+collector"] = {
+    **GIVEN["production"],
+    "collector": {
+        "enabled": True,
+        "to": "s3://models/predictions",
+        "namespaces": ["models"],
+        "image": {"digest": "sha256:" + "b" * 64},
+        "sample": {"visits": "0.1"},
+    },
+}
 PRESETS = ("small", "production", "eks")
 
 

@@ -45,8 +45,8 @@ def finals(path: Path) -> dict[str, list[tuple[str, str]]]:
     return {name: ones for name, ones in found.items() if name not in used | {"(arguments)"}}
 
 
-def test_there_are_four() -> None:
-    assert [path.parent.name for path in FILES] == ["airflow", "model-server", "registry", "trainer"]
+def test_there_are_five() -> None:
+    assert [path.parent.name for path in FILES] == ["airflow", "collector", "model-server", "registry", "trainer"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
@@ -118,7 +118,7 @@ def test_what_the_recipes_copy_is_not_ignored() -> None:
 
 def test_bake_builds_each_of_them_with_a_list_of_what_is_inside() -> None:
     targets = dict(re.findall(r'^target "([\w-]+)" \{\n(.*?)^\}', BAKE, re.M | re.S))
-    assert set(targets) == {"common", "registry", "airflow", "trainer", "trainer-cuda", "model-server"}
+    assert set(targets) == {"common", "registry", "airflow", "trainer", "trainer-cuda", "model-server", "collector"}
     assert "type=sbom" in targets["common"]
     assert "type=provenance,mode=max" in targets["common"]
     assert re.search(r'PLATFORMS" \{\s+default = "linux/amd64,linux/arm64"', BAKE)
@@ -168,6 +168,13 @@ def test_entry_points_are_commands_that_run() -> None:
     done = subprocess.run([sys.executable, *entry[1:], *command, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--port" in done.stdout
+    collector = dict(stages(ROOT / "docker" / "collector" / "Dockerfile")[""])
+    argv = [*json.loads(collector["ENTRYPOINT"]), *json.loads(collector["CMD"])]
+    done = subprocess.run(
+        [Path(sys.executable).with_name(argv[0]), *argv[1:]], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--spool" in done.stdout
     server = dict(stages(ROOT / "docker" / "model-server" / "Dockerfile")[""])
     mlserver = ROOT / ".venv-serving" / "bin" / "mlserver"
     if not mlserver.exists():

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-PRESETS = ("small", "production", "eks", "production+guard")
+PRESETS = ("small", "production", "eks", "production+guard", "production+collector")
 #: Kinds that are not Kubernetes's own; checked here by what we use of them.
 FOREIGN = {
     "Certificate": ("cert-manager.io/v1", {"secretName", "dnsNames", "issuerRef"}),
@@ -104,7 +104,18 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
                 "env": {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60"},
             },
         },
-        {"monitoring": {"rules": {"enabled": True}}, "migration": {"enabled": False}},
+        {
+            "monitoring": {"rules": {"enabled": True}},
+            "migration": {"enabled": False},
+            "collector": {
+                "enabled": True,
+                "to": "file:///predictions",
+                "claim": "predictions",
+                "openEvents": True,
+                "plain": True,
+                "s3": {"endpointUrl": "http://minio.store:9000", "region": "eu-west-1", "secretName": "keys"},
+            },
+        },
     ),
 }
 
@@ -122,12 +133,15 @@ def test_a_grid_of_values_renders_to_valid_objects(base: str, helpers: Any) -> N
             validate(one, KUBERNETES[0])
 
 
+@pytest.mark.parametrize("name", ["production", "production+collector"])
 def test_what_production_installs_is_what_was_looked_at(
-    rendered: Callable[[str], list[dict[str, Any]]], helpers: Any
+    name: str, rendered: Callable[[str], list[dict[str, Any]]], helpers: Any
 ) -> None:
     """A difference in the golden file is a difference in somebody's cluster. WINDTUNNEL_GOLDEN=write makes it anew."""
-    path = helpers.ROOT / "tests" / "chart" / "golden" / "production.yaml"
-    text = yaml.safe_dump_all(rendered("production"), sort_keys=True, width=120)
+    path = helpers.ROOT / "tests" / "chart" / "golden" / f"{name.replace('+', '-')}.yaml"
+    known = rendered("production") if name != "production" else []  # a part's own file has that part alone
+    objects = [one for one in rendered(name) if one not in known]
+    text = yaml.safe_dump_all(objects, sort_keys=True, width=120)
     if os.environ.get("WINDTUNNEL_GOLDEN") == "write":
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")

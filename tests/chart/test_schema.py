@@ -68,6 +68,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"ingress": {"host": "no host"}}, "/ingress/host"),
     ({"networkPolicy": {"databaseCidrs": []}}, "/networkPolicy/databaseCidrs"),
     ({"guard": {"modelServer": "model-server:latest"}}, "/guard/modelServer"),
+    ({"collector": {"to": "gs://bucket"}}, "/collector/to"),
+    ({"collector": {"enabled": True}}, "collector.to"),
+    ({"collector": {"enabled": True, "to": "file:///predictions"}}, "collector.claim"),
+    ({"collector": {"sample": {"visits": "2"}}}, "/collector/sample/visits"),
+    ({"collector": {"token": "hunter2"}}, "token"),
     ({"global": {"x": "y"}}, "global"),
 ]
 

@@ -168,6 +168,15 @@ runAsNonRoot: true
 {{- if and $v.guard.enabled (not $v.guard.modelServer) -}}
 {{- fail "guard.modelServer: empty, expected the image of the model servers, by digest if you can" -}}
 {{- end -}}
+{{- if and $v.collector.enabled (not $v.collector.to) -}}
+{{- fail "collector.to: empty, expected s3://BUCKET/PREFIX (or file:///predictions with collector.claim)" -}}
+{{- end -}}
+{{- if and $v.collector.enabled (hasPrefix "file:" $v.collector.to) (not $v.collector.claim) -}}
+{{- fail "collector.claim: empty; with a collector.to of file:///predictions it has to be the claim that readers mount, too" -}}
+{{- end -}}
+{{- if and $v.collector.enabled $v.tls.enabled (not $v.collector.plain) (not $v.tls.certManager.enabled) (not $v.collector.tlsSecretName) -}}
+{{- fail "collector.tlsSecretName: empty; with tls.enabled expected a certificate of the collector's own, or collector.plain" -}}
+{{- end -}}
 {{- if and $v.migration.downgradeTo (ne (int $v.registry.replicas) 0) -}}
 {{- fail "migration.downgradeTo: set, but a server would bring the tables up again; expected registry.replicas=0" -}}
 {{- end -}}
@@ -208,6 +217,27 @@ runAsNonRoot: true
     - port: {{ .Values.database.port }}
       protocol: TCP
 {{- end }}
+{{- end -}}
+
+{{- define "windtunnel.collector" -}}
+{{- include "windtunnel.fullname" . }}-collector
+{{- end -}}
+
+{{- define "windtunnel.collectorTls" -}}
+{{- if and .Values.tls.enabled (not .Values.collector.plain) }}true{{ end -}}
+{{- end -}}
+
+{{- define "windtunnel.collectorScheme" -}}
+{{- if include "windtunnel.collectorTls" . }}https{{ else }}http{{ end -}}
+{{- end -}}
+
+{{- define "windtunnel.collectorTlsSecret" -}}
+{{- default (printf "%s-tls" (include "windtunnel.collector" .)) .Values.collector.tlsSecretName -}}
+{{- end -}}
+
+{{- define "windtunnel.collectorImage" -}}
+{{- $image := .Values.collector.image -}}
+{{- include "windtunnel.ref" (dict "registry" .Values.image.registry "repository" $image.repository "tag" (default .Chart.AppVersion $image.tag) "digest" $image.digest) -}}
 {{- end -}}
 
 {{/* What the guard is told of Seldon. Values are quoted as JSON, which TOML reads. */}}

@@ -8,7 +8,9 @@ inbox     events on the disk before they are acknowledged
 places    where the log lies: a folder or an object store
 keeper    all of it as one thing that may be killed at any line
 admission who may send what, how much at once
-server    HTTP in front of it
+check     whether a collector answers, and only to those it should
+server, tls, metrics  HTTP in front of it
+writers   model servers that send their own log, and those that are gone
 sending   a model server's own log, sent to a collector
 bringing  what an object store has of the log, brought to where gates and monitoring read it
 
