@@ -94,6 +94,11 @@ def check(release: Release, seldon: Core2) -> None:
                 f"{model} version {version}: an Experiment cannot keep users on one arm by a key (serving.sticky)",
                 hint="leave serving.sticky out",
             )
+        if serving.get("scale"):
+            raise ServingError(
+                f"{model} version {version}: Core 2 scales by requests that wait, and by nothing else (serving.scale)",
+                hint="leave serving.scale out; serving.minimum and serving.maximum are the bounds",
+            )
         if serving.get("environment"):
             raise ServingError(
                 f"{model} version {version} asks for a server environment of its own ({serving['environment']})",
