@@ -146,6 +146,10 @@ def test_the_server_of_a_pod_serves_that_copy_and_no_other(
     path = folder.mlserver / "settings.json"
     listening = json.loads(path.read_text())
     path.write_text(json.dumps(listening | {"http_port": port}))  # a pod has port 9000 to itself, this machine not
+    bounds = json.loads(folder.server_file.read_text())
+    assert bounds["limits"] == {"max_concurrency": 64, "queue": 256, "metrics_port": 6000}
+    bounds["limits"]["metrics_port"] = any_free()
+    folder.server_file.write_text(json.dumps(bounds))
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
