@@ -123,8 +123,11 @@ class Client:
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
         return _object(self._ask("PATCH", path, query, changes, content_type=_MERGE, doing=doing))
 
-    def delete(self, kind: Kind, name: str, *, resource_version: str | None = None) -> bool:
+    def delete(self, kind: Kind, name: str, *, resource_version: str | None = None, grace_s: int | None = None) -> bool:
         """Delete an object and, after it, what belongs to it; False when there is none.
+
+        Args:
+            grace_s: what a pod is left to end in; its own unless told.
 
         Raises:
             ConflictError: it is not at ``resource_version`` any more.
@@ -132,6 +135,8 @@ class Client:
         body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
         if resource_version is not None:
             body["preconditions"] = {"resourceVersion": resource_version}
+        if grace_s is not None:
+            body["gracePeriodSeconds"] = grace_s
         path, doing = kind.path(self.namespace, name), self._doing("delete", kind, name)
         answer = self._ask("DELETE", path, body=body, tolerate=(404,), doing=doing)
         if answer.status == 404 and not answer.told:

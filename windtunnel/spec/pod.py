@@ -151,7 +151,6 @@ class Pod(Part):
         secrets_from: Secrets whose keys all become variables.
         queue: name of a Kueue LocalQueue that admits the training; ``start_within`` counts from then.
         queue_priority: name of a Kueue WorkloadPriorityClass, where there is a queue.
-        gang: what makes the pods of a training of several nodes: ``jobset``, or ``trainjob`` (Kubeflow Trainer).
         labels, annotations: on the pod, beside ours.
         cost_centre: label ``windtunnel.dev/cost-centre``, for whoever adds up the bill.
         user, group: numeric ids; the image's own user unless told, never root; group also owns claims.
@@ -178,7 +177,6 @@ class Pod(Part):
     secrets_from: list[str] = Field(default_factory=list)
     queue: str | None = None
     queue_priority: str | None = None
-    gang: Literal["jobset", "trainjob"] = "jobset"
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
     cost_centre: str | None = None

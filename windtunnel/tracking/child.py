@@ -22,7 +22,7 @@ from windtunnel.data import steps
 from windtunnel.errors import IntegrityError, TrainingError, TransientError, UnavailableError
 from windtunnel.evidence import manifest
 from windtunnel.home import Home
-from windtunnel.tracking import entry, environment, failures, processes
+from windtunnel.tracking import entry, environment, failures, nodes, processes
 from windtunnel.tracking.contract import EXIT, RunResult, RunSpec
 from windtunnel.tracking.run import Run, own_metrics
 from windtunnel.tracking.server import Tracking, connect
@@ -79,9 +79,14 @@ class Child:
             self._seed()
             with self.stage("run"):
                 made = function(run)
+            if nodes.rank() > 0:
+                return self._part_done(run)
             if spec.kind == "step":
                 return self._step_done(run)
             trained = self._store(made)
+        elif nodes.rank() > 0:
+            say("the model is trained already; node 0 delivers it")
+            return RunResult(spec.run_id, spec.kind, durations=self.durations)
         else:
             say(f"attempt {self.attempt}: the model is trained already; only delivering it")
         return self._deliver(trained)
@@ -107,7 +112,7 @@ class Child:
         if self.spec.tracking_uri is None:
             return
         self.tracking = connect(self.spec.tracking_uri)
-        if self.attempt > 1:
+        if self.attempt > 1 and nodes.rank() == 0:
             # A former attempt closed it; a server that does not answer is told at the end.
             with suppress(UnavailableError, TrainingError):
                 self.tracking.set_state(self.spec.run_id, "RUNNING", None)
@@ -117,13 +122,21 @@ class Child:
         """What the run says of itself (TRK-6)."""
         file = getattr(sys.modules.get(function.__module__), "__file__", None)
         found = environment.record(self.spec, Path(file).parent if file else None, self.attempt)
-        self.spool.set_facts(environment.flatten(self.spec.params), environment.tags(self.spec, found))
+        if nodes.rank() == 0:
+            self.spool.set_facts(environment.flatten(self.spec.params), environment.tags(self.spec, found))
         files.write_json(self.folder / "environment.json", found)
 
     def _seed(self) -> None:
         random.seed(self.spec.seed)
         if "numpy" in sys.modules:  # never imported just for this
             sys.modules["numpy"].random.seed(self.spec.seed % 2**32)
+
+    def _part_done(self, run: Run) -> RunResult:
+        """A node other than 0 has done its part: what it returned is node 0's to store and deliver."""
+        if self.tracking is not None:
+            with suppress(UnavailableError):  # what it used; the runner tries once more
+                self.spool.ship(self.tracking, self.spec.run_id)
+        return RunResult(self.spec.run_id, self.spec.kind, metrics=run.metrics, durations=self.durations)
 
     # -- steps
     def _step_done(self, run: Run) -> RunResult:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import UnavailableError
+from windtunnel.tracking import nodes
 from windtunnel.tracking.contract import RunSpec
 from windtunnel.tracking.server import MetricPoint, Tracking
 from windtunnel.tracking.spool import Spool
@@ -30,6 +31,11 @@ def own_metrics(spool: Spool) -> dict[str, float]:
     return {key: point.value for key, point in spool.last().items() if not key.startswith(NOT_ITS_OWN)}
 
 
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 class Run:
     """What a training function gets: ``def train(run: windtunnel.Run) -> model``.
 
@@ -45,6 +51,8 @@ class Run:
         item: the item of a fan-out.
         correlation_id, cause: the story this run belongs to and why it was started.
         attempt: 1 the first time, one more after each restart.
+        rank, nodes: which of the training's nodes this is, from 0, and how many there are. What node 0 returns is the
+            model, what it logs are the metrics, what it keeps in ``checkpoint`` comes back to all.
     """
 
     def __init__(self, spec: RunSpec, folder: Path, *, attempt: int = 1, tracking: Tracking | None = None) -> None:
@@ -60,14 +68,16 @@ class Run:
         self.correlation_id = spec.correlation_id
         self.cause = spec.cause
         self.attempt = attempt
+        self.rank, self.nodes = nodes.rank(), nodes.count()
         self.checkpoint = folder / "checkpoint"
         self.folder = folder / "work"
         results = folder / "outputs"
         for part in (self.checkpoint, self.folder, results):
             part.mkdir(parents=True, exist_ok=True)
         self.outputs: Mapping[str, Path] = MappingProxyType({name: results / name for name in spec.outputs})
-        self._spool = Spool(folder)
-        self._tracking = tracking
+        # Other nodes' metrics stay with them: the same series from several would be none.
+        self._spool = Spool(folder if self.rank == 0 else _made(folder / "unsent"))
+        self._tracking = tracking if self.rank == 0 else None
         self._lock = threading.Lock()
         self._steps = {key: point.step for key, point in self._spool.last().items()} if attempt > 1 else {}
 

@@ -27,9 +27,11 @@ from windtunnel_airflow.operators.running import RunnerOperator, _cleared, ended
 from windtunnel_airflow.podflight import CANCEL_GRACE, PodFlight, problem
 
 if TYPE_CHECKING:
+    from windtunnel.spec import Pod
     from windtunnel.tracking.contract import RunSpec, RunStatus
     from windtunnel.tracking.pods.depot import Depot
     from windtunnel.tracking.pods.ends import PodEnd
+    from windtunnel.tracking.pods.manifest import Place
 
 #: Ends of a pod that explain why the run in it was told to stop.
 _BY_CLUSTER = frozenset({"evicted", "preempted", "node-lost", "deadline", "disk-full"})
@@ -141,22 +143,36 @@ class PodOperator(RunnerOperator):
         return Depot(self.hook.objects, str(record["run_id"]))
 
     def _flight(self, spec: RunSpec, record: Mapping[str, Any], digest: str = "") -> PodFlight:
-        from windtunnel.spec import Pod
-        from windtunnel.tracking.pods.manifest import Place, training_pod
+        from windtunnel.tracking.pods.manifest import training_pod
 
-        pod = self.description.training.pod or Pod()
-        place = Place(
+        pod = self._pod
+        manifest = training_pod(spec, pod, self._place(record, digest))
+        return PodFlight(self.task_id, self.kubernetes_conn_id, manifest, pod.start_within.total_seconds())
+
+    @property
+    def _pod(self) -> Pod:
+        from windtunnel.spec import Pod
+
+        return self.description.training.pod or Pod()
+
+    def _place(self, record: Mapping[str, Any], digest: str) -> Place:
+        """Where an attempt runs, and what it finds there.
+
+        Args:
+            digest: of what is to be done; empty where the pod is only looked for.
+        """
+        from windtunnel.tracking.pods.manifest import Place
+
+        return Place(
             command=COMMAND,
             namespace=self.hook.namespace_of(self.kubernetes_conn_id),
             attempt=int(record["attempt"]),
             variables={
                 **self.hook.store_environment,
                 "WINDTUNNEL_SPEC_DIGEST": digest,
-                "WINDTUNNEL_CHECKPOINT_EVERY": f"{pod.checkpoint_every.total_seconds():g}",
+                "WINDTUNNEL_CHECKPOINT_EVERY": f"{self._pod.checkpoint_every.total_seconds():g}",
             },
         )
-        manifest = training_pod(spec, pod, place)
-        return PodFlight(self.task_id, self.kubernetes_conn_id, manifest, pod.start_within.total_seconds())
 
     @contextmanager
     def _problems(self, flight: PodFlight, context: Any) -> Iterator[None]:

@@ -9,12 +9,12 @@ from typing import Any
 
 from windtunnel.errors import DescriptionError
 from windtunnel_airflow.links import MlflowRunLink
-from windtunnel_airflow.operators.podded import PodOperator
+from windtunnel_airflow.operators.gang import GangOperator
 from windtunnel_airflow.plain import plain
 from windtunnel_airflow.steps import take
 
 
-class TrainOperator(PodOperator):
+class TrainOperator(GangOperator):
     """Train the model and keep it in the MLflow run; never inside the task's process.
 
     The MLflow run exists before training starts, made by key, so a retry, a restart or a killed worker finds the same
@@ -33,7 +33,7 @@ class TrainOperator(PodOperator):
     operator_extra_links: Any = (MlflowRunLink(),)
 
     template_fields: Sequence[str] = (
-        *PodOperator.template_fields,
+        *GangOperator.template_fields,
         "data",
         "extra",
         "params_override",

@@ -36,3 +36,47 @@ def train(run):
 
 def bad_data(run):
     raise DataError("the column is empty")
+
+
+def together(run):
+    """Nodes that meet as torch's do, by the environment alone: node 0 listens, the others call; a sum of all ranks."""
+    import os
+    import socket
+
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    assert (rank, size) == (run.rank, run.nodes) == (int(os.environ["PET_NODE_RANK"]), int(os.environ["PET_NNODES"]))
+    where = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    total = rank
+    if rank == 0:
+        with socket.create_server(where) as server:
+            for _ in range(size - 1):
+                caller, _ = server.accept()
+                with caller:
+                    total += int(caller.recv(16))
+    else:
+        end = time.monotonic() + 100
+        while True:
+            try:
+                with socket.create_connection(where, timeout=5) as call:
+                    call.sendall(str(rank).encode())
+                break
+            except OSError:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+    run.log(rank=rank)
+    (run.checkpoint / "rank.txt").write_text(str(rank))
+    print(f"node {rank} of {size} has met the others")
+    return Constant(total)
+
+
+def with_torch(run):
+    """torch's own rendezvous and a sum over all nodes, by the environment alone."""
+    import torch
+    import torch.distributed as distributed
+
+    distributed.init_process_group("gloo")
+    total = torch.tensor([float(distributed.get_rank() + 1)])
+    distributed.all_reduce(total)
+    distributed.destroy_process_group()
+    run.log(total=float(total))
+    return Constant(float(total))

@@ -11,6 +11,7 @@ transient: the next attempt goes on from there.
     WINDTUNNEL_ATTEMPT           from 1
     WINDTUNNEL_CHECKPOINT_EVERY  seconds between two checkpoints
     WINDTUNNEL_HOME              a folder that can be written
+    WINDTUNNEL_NODE_RANK         which of the training's nodes this is, from 0; only node 0 speaks for the run
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from windtunnel import files
 from windtunnel.data import objects, parcels
 from windtunnel.errors import DataError, IntegrityError, UnavailableError, WindtunnelError
 from windtunnel.home import Home
-from windtunnel.tracking import failures, lifelock, local, processes
+from windtunnel.tracking import failures, lifelock, local, nodes, processes
 from windtunnel.tracking.contract import EXIT, Failure, RunStatus, run_dir
+from windtunnel.tracking.pods import nodes as others
 from windtunnel.tracking.pods.depot import Depot
 
 TERMINATION_LOG = Path("/dev/termination-log")
@@ -83,6 +85,7 @@ class PodRun:
     def __init__(self, order: Order) -> None:
         self.order = order
         self.depot = Depot(objects.connect(order.store), order.run_id)
+        self.rank = nodes.rank()
         self.folder = run_dir(order.home, order.run_id)
         self.told = False
         self.saved = 0
@@ -147,7 +150,12 @@ class PodRun:
             offset = end
 
     def _checkpoint(self) -> None:
-        """A checkpoint that cannot be stored is told and tried again later: it must not end the training."""
+        """A checkpoint that cannot be stored is told and tried again later: it must not end the training.
+
+        Of several nodes node 0's is stored; each gets it back.
+        """
+        if self.rank > 0:
+            return
         try:
             inner = parcels.contents(self.folder / "checkpoint")
             seen = {name: (path.stat().st_mtime_ns, path.stat().st_size) for name, path in inner.items()}
@@ -171,7 +179,10 @@ class PodRun:
         end = time.monotonic() + LEAVE_WITHIN
         while True:
             try:
-                self.depot.leave(self.folder, self.order.attempt, status)
+                if self.rank > 0:
+                    others.leave(self.depot, self.folder, self.order.attempt, self.rank, status)
+                else:
+                    self.depot.leave(self.folder, self.order.attempt, status)
                 return
             except UnavailableError as error:
                 if self.told or time.monotonic() > end:

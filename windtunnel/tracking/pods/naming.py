@@ -43,15 +43,16 @@ def label_value(text: str) -> str:
     return f"{short}-{_hash(text)}" if short else _hash(text)
 
 
-def pod_name(model: str, run_id: str, attempt: int) -> str:
+def pod_name(model: str, run_id: str, attempt: int, limit: int = LIMIT) -> str:
     """``wt-MODEL-RUN-ATTEMPT`` within 63 characters; the run is always told apart by a hash of its whole id.
 
     Args:
         attempt: from 1; each attempt at a run is a pod of its own.
+        limit: fewer characters, where something is put behind the name.
     """
     tail = f"-{_hash(run_id)}-{attempt}"
     head = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
-    return f"wt-{head}"[: LIMIT - len(tail)].rstrip("-") + tail
+    return f"wt-{head}"[: limit - len(tail)].rstrip("-") + tail
 
 
 def selector(run_id: str, attempt: int | None = None) -> str:

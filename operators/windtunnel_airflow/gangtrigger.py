@@ -1,0 +1,244 @@
+"""Wait for a training of several nodes without a worker: one question about the set every ten seconds.
+
+It tells, in the task's log, what the set waits for (its queue's words, nodes that do not run yet), and copies node 0's
+log there. It judges nothing: when the set has ended, or does not run in its time, the task finds out why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from windtunnel.errors import AbsentError, UnavailableError, WindtunnelError
+from windtunnel.tracking.pods import gang, naming
+from windtunnel.tracking.pods.ends import classify
+from windtunnel.tracking.pods.manifest import CONTAINER
+from windtunnel.tracking.pods.waiting import waits_for
+from windtunnel_airflow.podlog import Reader
+
+LOOK = 10.0
+LOGS = 30.0
+#: Within Airflow's own 30 s for a cancel, of which pods are left 20.
+CANCEL_S = 25.0
+#: Of a set of many nodes, so many that wait are told one by one.
+TOLD = 4
+
+
+class GangTrigger(BaseTrigger):
+    """Wait until a set has ended, or has not started in its time.
+
+    Events: ``{"status", "message", "open"}``, status ``success``, ``failed``, ``timeout`` (not all of it runs) or
+    ``error``; ``open`` is since when no queue holds it back.
+
+    Args:
+        kubernetes_conn_id: connection to the cluster; read in the triggerer, never stored.
+        namespace, name: of the set.
+        labels: selector of its pods.
+        start_within: seconds until all its pods must run; none count while a queue holds it back.
+        look_every, log_every: seconds between two looks at the set, two readings of the log.
+        grace: seconds that a person's cancel leaves each pod.
+        run: whose it is: ``{"windtunnel_conn_id", "run_id", "attempt"}``; for a person's cancel.
+        began: since when it is waited for; now unless told.
+    """
+
+    def __init__(
+        self,
+        kubernetes_conn_id: str,
+        namespace: str,
+        name: str,
+        labels: str,
+        start_within: float,
+        look_every: float = LOOK,
+        log_every: float = LOGS,
+        grace: int = 20,
+        run: dict[str, Any] | None = None,
+        began: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.namespace = namespace
+        self.name = name
+        self.labels = labels
+        self.start_within = start_within
+        self.look_every = look_every
+        self.log_every = log_every
+        self.grace = grace
+        self.run_of = dict(run or {})
+        self.began = time.time() if began is None else began
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        names = ("kubernetes_conn_id", "namespace", "name", "labels", "start_within", "look_every", "log_every")
+        names += ("grace", "began")
+        told = {name: getattr(self, name) for name in names}
+        return f"{type(self).__module__}.{type(self).__qualname__}", {**told, "run": self.run_of}
+
+    # -- Airflow
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        wait = _Wait(self)
+        while True:
+            began = time.monotonic()
+            try:
+                event = await asyncio.to_thread(wait.look)
+            except UnavailableError as error:  # an API that is away answers later
+                self.log.warning("%s", error)
+                event = None
+            except WindtunnelError as error:
+                event = {"status": "error", "message": str(error)}
+            except Exception as error:  # every exception becomes an event: a silent trigger would never end
+                self.log.exception("Waiting for set %s", self.name)
+                event = {"status": "error", "message": f"{type(error).__name__}: {error}"}
+            if event is not None:
+                yield TriggerEvent({**event, "open": wait.open})
+                return
+            await asyncio.sleep(max(0.05, self.look_every - (time.monotonic() - began)))
+
+    async def on_kill(self) -> None:
+        """A person ended or cleared the task: the run is told to end as cancelled, and its pods go (TRN-7)."""
+        from windtunnel_airflow import podcancel
+
+        told = asyncio.create_task(self._tell(podcancel.tell))
+        # The pods read the word when they are told to stop; a store that hangs does not keep them alive.
+        await asyncio.wait({told}, timeout=CANCEL_S / 3)
+        try:
+            await asyncio.wait_for(asyncio.to_thread(_Wait(self).remove), CANCEL_S / 3)
+            self.log.info("A person ended the task: set %s/%s is removed", self.namespace, self.name)
+        except (TimeoutError, WindtunnelError) as error:
+            self.log.error("Set %s/%s was not removed: %s", self.namespace, self.name, error)
+        await asyncio.wait({asyncio.create_task(self._tell(podcancel.close))}, timeout=CANCEL_S / 3)
+
+    async def _tell(self, what: Any) -> None:
+        if not self.run_of:
+            return
+        try:
+            await asyncio.to_thread(what, **self.run_of)
+        except Exception as error:  # the pods are removed all the same
+            self.log.warning("%s: %s", what.__name__, error)
+
+
+class _Wait:
+    """One trigger's waiting; its looks block, in threads."""
+
+    def __init__(self, trigger: GangTrigger) -> None:
+        from windtunnel_airflow.gangflight import client_of
+
+        self.trigger, self.log = trigger, trigger.log
+        self.client = client_of(trigger.kubernetes_conn_id, trigger.namespace)
+        self.reader = Reader()
+        self.next_log = 0.0
+        self.open: float | None = None
+        self.runs = False
+        self.first: str | None = None  # the pod of node 0
+        self.said: str | None = None
+
+    def look(self) -> dict[str, Any] | None:
+        """The event, where there is one."""
+        from windtunnel.kube.kinds import JOB_SET, POD
+
+        found = self.client.get(JOB_SET, self.trigger.name)
+        if found is None:
+            return {"status": "failed", "message": "the set is gone"}
+        if gang.condition(found, "Completed") is not None:
+            self._log(last=True)
+            return {"status": "success", "message": "every node is done"}
+        if (failed := gang.condition(found, "Failed")) is not None:
+            self._log(last=True)
+            return {"status": "failed", "message": str(failed.get("message") or "the set failed")}
+        if gang.suspended(found):
+            self.runs, self.open = False, None
+            self._say(self._queue(found))
+            return None
+        if self.open is None:
+            queued = naming.QUEUE in (found["metadata"].get("labels") or {})
+            self.open = time.time() if queued else self.trigger.began
+        if not self.runs:
+            return self._starting(found, list(self.client.list(POD, labels=self.trigger.labels).get("items") or []))
+        if time.monotonic() >= self.next_log:
+            self._log()
+        return None
+
+    def remove(self) -> None:
+        """The set and its pods, within a person's patience."""
+        from windtunnel.kube.kinds import JOB_SET, POD
+
+        self.client.delete(JOB_SET, self.trigger.name)
+        for pod in self.client.list(POD, labels=self.trigger.labels).get("items") or []:
+            self.client.delete(POD, str(pod["metadata"]["name"]), grace_s=self.trigger.grace)
+
+    def _starting(self, found: Mapping[str, Any], pods: list[dict[str, Any]]) -> dict[str, Any] | None:
+        count, nodes = gang.size(found), gang.newest(pods)
+        ends = {rank: classify(pod) for rank, pod in nodes.items()}
+        bad = next(((rank, end) for rank, end in sorted(ends.items()) if end.ended and end.next != "done"), None)
+        if bad is not None:
+            return {"status": "failed", "message": f"node {bad[0]}: {bad[1].kind}: {bad[1].message}"}
+        waiting = {rank: words for rank, pod in sorted(nodes.items()) if (words := waits_for(pod)) is not None}
+        self.runs = len(nodes) >= count and not waiting
+        if self.runs:
+            self.first = str(nodes[0]["metadata"]["name"]) if 0 in nodes else None
+            self._say(f"runs: {count} nodes")
+            return None
+        told = [f"node {rank} waits for {words}" for rank, words in list(waiting.items())[:TOLD]]
+        if len(waiting) > TOLD:
+            told.append(f"and {len(waiting) - TOLD} more")
+        self._say(f"{len(nodes) - len(waiting)} of {count} nodes run" + "".join(f"; {text}" for text in told))
+        assert self.open is not None
+        if time.time() - self.open >= self.trigger.start_within:
+            return {"status": "timeout", "message": f"not all of it runs: {self.said}"}
+        return None
+
+    def _queue(self, found: Mapping[str, Any]) -> str:
+        """What a queue says of why it does not admit the set (TRN-8)."""
+        from windtunnel.kube.kinds import WORKLOAD
+
+        queue = (found["metadata"].get("labels") or {}).get(naming.QUEUE)
+        if queue is None:
+            return "is suspended by somebody"
+        try:
+            mine = self.client.list(WORKLOAD, labels=f"kueue.x-k8s.io/job-uid={found['metadata'].get('uid')}")
+        except AbsentError:
+            return f"waits for queue {queue}; this cluster knows no Kueue workloads: is Kueue installed?"
+        except WindtunnelError:  # may not be read
+            return f"waits for queue {queue} to admit it"
+        words = [
+            " ".join(str(one.get("message")).split())
+            for workload in mine.get("items") or []
+            for one in (workload.get("status") or {}).get("conditions") or []
+            if one.get("type") == "QuotaReserved" and one.get("status") == "False" and one.get("message")
+        ]
+        return f"waits for queue {queue} to admit it" + (f": {words[0]}" if words else "")
+
+    def _log(self, *, last: bool = False) -> None:
+        """What node 0 wrote since the last reading, into the task's log."""
+        from windtunnel.kube.kinds import POD
+
+        self.next_log = time.monotonic() + self.trigger.log_every
+        try:
+            if self.first is None and last:
+                pods = list(self.client.list(POD, labels=self.trigger.labels).get("items") or [])
+                first = gang.newest(pods).get(0)
+                self.first = str(first["metadata"]["name"]) if first is not None else None
+            if self.first is None:
+                return
+            at, since = time.monotonic(), self.reader.since()
+            path = POD.path(self.trigger.namespace, self.first, "log")
+            more = "" if since is None else f"&sinceSeconds={since}"
+            answer = self.client.look(f"{path}?container={quote(CONTAINER)}&timestamps=true{more}")
+        except WindtunnelError as error:
+            self.log.info("The log of node 0 cannot be read just now: %s", error)
+            return
+        if answer.status != 200:
+            return
+        self.reader.asked(at)
+        for line in self.reader.new(str(answer.body).encode()):
+            if line:
+                self.log.info("[node 0] %s", line)
+
+    def _say(self, text: str) -> None:
+        """Each change once."""
+        if text != self.said:
+            self.said = text
+            self.log.info("Set %s %s", self.trigger.name, text)

@@ -1,0 +1,328 @@
+"""Training on several nodes: real operator, trigger and client, a Kubernetes API over HTTP. DEMAND TRN-4"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import kubeapi
+import pandas as pd
+import pytest
+from airflow.sdk.exceptions import TaskDeferred
+
+from windtunnel import canonical
+from windtunnel.data import steps
+from windtunnel.data.objects import connect
+from windtunnel.errors import DataError, ResourceError, TrainingError, TransientError
+from windtunnel.home import Home
+from windtunnel.tracking.contract import RunStatus
+from windtunnel.tracking.cost import METRIC
+from windtunnel.tracking.pods import gang, naming, nodes
+from windtunnel.tracking.pods.depot import Depot
+
+KINDS: dict[str, tuple[str, Any]] = {
+    "jobsets": ("/apis/jobset.x-k8s.io/v1alpha2", None),
+    "workloads": ("/apis/kueue.x-k8s.io/v1beta1", None),
+    "pods": ("/api/v1", None),
+    "events": ("/api/v1", None),
+}
+
+
+class Store(dict[str, Any]):
+    """Airflow's task state store, as far as it is used."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+@pytest.fixture
+def cluster() -> Iterator[kubeapi.Cluster]:
+    with kubeapi.Cluster(dict(KINDS)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def mlflow(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from mlflow.tracking import MlflowClient
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    MlflowClient(tracking_uri=uri).create_experiment("sea", artifact_location=(folder / "artifacts").as_uri())
+    return uri
+
+
+class Flight:
+    """One task, and the cluster that its set lives on."""
+
+    def __init__(self, make: Callable[..., Any], cluster: kubeapi.Cluster, store: str, uri: str) -> None:
+        self.make, self.cluster, self.url, self.uri = make, cluster, store, uri
+        self.state = Store()
+
+    def context(self, tries: int = 1) -> dict[str, Any]:
+        ti = SimpleNamespace(
+            dag_id="sea.train", run_id="run", task_id="train", map_index=-1, try_number=tries, stats_tags={},
+            get_task_states=lambda **_: {"run": {"train": "running"}}, xcom_push=lambda key, value: None,
+        )  # fmt: skip
+        run = SimpleNamespace(dag_id="sea.train", run_id="run", conf={}, run_type="manual", clear_number=0)
+        return {"ti": ti, "dag_run": run, "dag": SimpleNamespace(), "run_id": "run", "params": {},
+                "task_state_store": self.state}  # fmt: skip
+
+    def begin(self, tries: int = 1, **more: Any) -> Any:
+        """The trigger that the task waits with, as it comes back from Airflow's database."""
+        with pytest.raises(TaskDeferred) as found:
+            self.make(**more).execute(self.context(tries))
+        assert found.value.method_name == "resume_pod"
+        path, arguments = found.value.trigger.serialize()
+        assert path.endswith("gangtrigger.GangTrigger")
+        json.dumps(arguments)
+        return type(found.value.trigger)(**{**arguments, "look_every": 0.05, "log_every": 0.05})
+
+    def end(self, trigger: Any, **more: Any) -> Any:
+        async def first() -> dict[str, Any]:
+            async for event in trigger.run():
+                return dict(event.payload)
+            raise AssertionError("the trigger said nothing")
+
+        event = asyncio.run(asyncio.wait_for(first(), 100))
+        return self.make(**more).resume_execution("resume_pod", {"event": event}, self.context())
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return dict(self.state["windtunnel_pod"])
+
+    @property
+    def depot(self) -> Depot:
+        return Depot(connect(self.url), str(self.record["run_id"]))
+
+    @property
+    def the_set(self) -> dict[str, Any]:
+        [found] = self.cluster.all("jobsets")
+        return found
+
+    def pods(self, *states: dict[str, Any]) -> None:
+        """The set's pods as they are now, in the order of their numbers; what JobSet and Job would make."""
+        meta = self.the_set["metadata"]
+        for rank, status in enumerate(states):
+            self.cluster.put(
+                "pods",
+                {
+                    "metadata": {
+                        "name": f"{meta['name']}-node-0-{rank}-abcde",
+                        "labels": meta["labels"],
+                        "annotations": {gang.INDEX: str(rank)},
+                        "creationTimestamp": "2026-11-21T10:00:00Z",
+                    },
+                    "spec": {"nodeName": f"n{rank}"},
+                    "status": status,
+                },
+            )
+
+    def says(self, kind: str, message: str = "") -> None:
+        condition = {"type": kind, "status": "True", "reason": "R", "message": message}
+        name = self.the_set["metadata"]["name"]
+        self.cluster.edit("jobsets", name, lambda one: one.update(status={"conditions": [condition]}))
+
+    def run(self) -> Any:
+        from mlflow.tracking import MlflowClient
+
+        return MlflowClient(tracking_uri=self.uri).get_run(self.record["run_id"])
+
+
+def state(**container: Any) -> dict[str, Any]:
+    bound = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-21T10:00:00Z"}
+    return {"conditions": [bound], "containerStatuses": [{"name": "training", "state": container}]}
+
+
+RUNS = {"phase": "Running", **state(running={"startedAt": "2026-11-21T10:00:00Z"})}
+
+
+def over(code: int, reason: str = "Error") -> dict[str, Any]:
+    ended = {"exitCode": code, "reason": reason, "finishedAt": "2026-11-21T10:30:00Z"}
+    return {"phase": "Failed" if code else "Succeeded", **state(terminated=ended)}
+
+
+@pytest.fixture
+def flight(
+    tmp_path: Path, cluster: kubeapi.Cluster, mlflow: str, describe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> Flight:
+    from windtunnel_airflow import TrainOperator
+
+    home, store = Home(tmp_path / "home"), (tmp_path / "store").as_uri()
+    kubernetes = {"kube_config_path": cluster.kubeconfig(tmp_path / "kubeconfig"), "namespace": "models"}
+    ours = {"home": str(home.root), "store": store, "prices": {"currency": "EUR", "cpu": 2.0}}
+    for name, given in (
+        ("KUBERNETES", {"conn_type": "kubernetes", "extra": kubernetes}),
+        ("WINDTUNNEL", {"conn_type": "windtunnel", "host": mlflow, "extra": ours}),
+    ):
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name}_DEFAULT", json.dumps(given))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
+    frame = pd.DataFrame({"t": range(20), "a": range(20), "y": range(20)})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    rows = steps.write_output(home, "sea.train", tmp_path.name, "data", "rows", tmp_path / "rows.parquet")
+
+    def make(**pod: Any) -> Any:
+        model = describe(
+            name="sea",
+            data={"source": "rows.csv", "time": "t", "target": "y", "features": ["a"]},
+            training={"entry_point": "a:b", "target": "kubernetes", "nodes": 2, "pod": {"image": "here", **pod}},
+        )
+        # Another key for each test: one MLflow for all.
+        data = {"outputs": {"rows": rows.to_dict()}, "digest": f"{rows.digest}-{tmp_path.name}"}
+        operator = TrainOperator(task_id="train", model=model, data=data, experiment="sea")
+        operator.make_run_id = lambda key, context, own=operator.make_run_id: own(f"{tmp_path.name}/{key}", context)
+        return operator
+
+    return Flight(make, cluster, store, mlflow)
+
+
+def test_a_set_that_ends_well(flight: Flight, cluster: kubeapi.Cluster, tmp_path: Path, monkeypatch: Any) -> None:
+    """DEMAND TRN-4, TRN-6: made once, waited for without a worker, collected from node 0, removed, and paid."""
+    trigger = flight.begin()
+    made = flight.the_set
+    assert made["spec"]["replicatedJobs"][0]["template"]["spec"]["completions"] == 2
+    flight.pods(over(0), over(0))
+    flight.says("Completed")
+    name = f"{made['metadata']['name']}-node-0-0-abcde"
+    cluster.pages = {f"/api/v1/namespaces/models/pods/{name}/log": "2026-11-21T10:00:00.5Z epoch 1\n"}
+    said: list[str] = []
+    monkeypatch.setattr(trigger.log, "info", lambda text, *a: said.append(text % a), raising=False)
+    model = tmp_path / "made" / "model"
+    model.mkdir(parents=True)
+    (model / "MLmodel").write_text("flavors: {}\n")
+    leave(flight, model)
+    answer = flight.end(trigger)
+    assert Path(answer["model_path"]).is_dir() and answer["metrics"] == {"loss": 0.5}
+    assert not cluster.all("jobsets")
+    assert "[node 0] epoch 1" in said
+    run = flight.run()
+    assert run.data.metrics[METRIC] == pytest.approx(2 * 0.5 * 2.0), "two nodes, half an hour, one core of 2 EUR"
+    evidence = json.loads(flight.depot.objects.get_bytes(f"{flight.depot.key}/attempts/1/evidence.json") or b"")
+    assert len(evidence["pods"]) == 2 and evidence["kind"] == "succeeded"
+    posts = [one for one in cluster.asked() if one.startswith("POST")]
+    assert posts == ["POST /apis/jobset.x-k8s.io/v1alpha2/namespaces/models/jobsets"]
+
+
+def leave(flight: Flight, model: Path) -> None:
+    """What node 0 of a run leaves in the store."""
+    from windtunnel.evidence import manifest
+    from windtunnel.tracking.contract import RunResult
+
+    run_id, found = str(flight.record["run_id"]), manifest.build(model)
+    result = RunResult(
+        run_id, "train", f"runs:/{run_id}/model", str(model), found.content, found.to_dict(), {"loss": 0.5}
+    )
+    folder = model.parent
+    for name, plain in (("trained.json", {}), ("result.json", result.to_dict()), ("environment.json", {})):
+        (folder / name).write_bytes(canonical.dumps(plain))
+    flight.depot.leave(folder, int(flight.record["attempt"]), RunStatus(run_id, "succeeded", 0))
+
+
+def test_one_node_s_end_is_the_run_s(flight: Flight, cluster: kubeapi.Cluster) -> None:
+    """DEMAND TRN-4, PIP-3: node 0 saw a cut connection, the kernel killed node 1 for memory."""
+    trigger = flight.begin()
+    flight.pods(over(70), over(137, "OOMKilled"))
+    flight.depot.leave(Path("/nowhere"), 1, RunStatus("r", "failed", 70, "code", "connection reset by peer"))
+    flight.says("Failed", "job failed")
+    with pytest.raises(ResourceError, match=r"node 1: the kernel killed it for memory"):
+        flight.end(trigger)
+    assert not cluster.all("jobsets")
+    tags = flight.run().data.tags
+    assert (tags["wt.pod.end"], tags["wt.failure"]) == ("oom-killed", "resource")
+    assert tags["wt.cost"].endswith("EUR for 1 attempt")
+
+
+def test_after_a_lost_node_the_next_try_makes_the_next_set(flight: Flight, cluster: kubeapi.Cluster) -> None:
+    """DEMAND TRN-3, TRN-4"""
+    trigger = flight.begin()
+    first = flight.the_set["metadata"]["name"]
+    preempted = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": ""}
+    lost = over(143)
+    lost["conditions"] = [*lost["conditions"], preempted]
+    flight.pods(RUNS, lost)
+    flight.says("Failed")
+    with pytest.raises(TransientError, match="node 1: PreemptionByScheduler"):
+        flight.end(trigger)
+    for pod in cluster.all("pods"):
+        cluster.remove("pods", pod["metadata"]["name"])
+    flight.begin(tries=2)
+    assert flight.the_set["metadata"]["name"] != first
+    assert flight.the_set["metadata"]["labels"][naming.ATTEMPT] == "2"
+
+
+def test_a_task_that_died_finds_its_set_again(flight: Flight, cluster: kubeapi.Cluster) -> None:
+    """DEMAND PIP-5: also one that died between making it and saying so."""
+    flight.begin()
+    flight.begin(tries=2)
+    flight.state.clear()
+    flight.begin(tries=3)
+    assert len(cluster.all("jobsets")) == 1
+    made = [one for one in cluster.asked() if one.startswith("POST")]
+    assert len(made) == 1
+
+
+def test_a_waiting_set_says_what_it_waits_for(flight: Flight, cluster: kubeapi.Cluster, monkeypatch: Any) -> None:
+    """DEMAND TRN-8: the queue's own words; its time does not count, and afterwards all must run within theirs."""
+    trigger = flight.begin(queue="team-a", start_within="0s")
+    assert flight.the_set["spec"]["suspend"] is True
+    uid = flight.the_set["metadata"]["uid"]
+    reason = "couldn't assign flavors to pod set node: insufficient quota for nvidia.com/gpu"
+    waits = {"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": reason}
+    meta = {"name": "w", "labels": {"kueue.x-k8s.io/job-uid": uid}}
+    cluster.put("workloads", {"metadata": meta, "status": {"conditions": [waits]}})
+    said: list[str] = []
+
+    def note(text: str, *given: Any) -> None:
+        said.append(text % given)
+        if "insufficient quota" in said[-1]:  # admitted: one of two pods finds a node
+            name = flight.the_set["metadata"]["name"]
+            cluster.edit("jobsets", name, lambda one: one["spec"].update(suspend=False))
+            flight.pods(RUNS)
+
+    monkeypatch.setattr(trigger.log, "info", note, raising=False)
+    with pytest.raises(TransientError, match="1 of 2 nodes run; all must"):
+        flight.end(trigger, queue="team-a", start_within="0s")
+    assert any(f"waits for queue team-a to admit it: {reason}" in line for line in said)
+    assert not cluster.all("jobsets")
+
+
+def test_a_persons_cancel_removes_the_set_and_its_pods(flight: Flight, cluster: kubeapi.Cluster) -> None:
+    """DEMAND TRN-7"""
+    trigger = flight.begin()
+    flight.pods(RUNS, RUNS)
+    asyncio.run(trigger.on_kill())
+    assert not cluster.all("jobsets") and not cluster.all("pods")
+    graces = [
+        one.body["gracePeriodSeconds"] for one in cluster.requests if one.method == "DELETE" and "pods" in one.path
+    ]
+    assert graces == [20, 20]
+    assert flight.depot.wish(1) is not None, "the nodes know why when they are told to stop"
+    assert flight.run().info.status == "KILLED"
+
+
+def test_a_cluster_without_jobset_says_what_to_install(flight: Flight, cluster: kubeapi.Cluster) -> None:
+    del cluster.kinds["jobsets"]
+    with pytest.raises(TrainingError, match="knows no JobSets") as found:
+        flight.make().execute(flight.context())
+    assert "install JobSet" in str(found.value.hint)
+
+
+def test_what_other_nodes_said_counts_where_their_pods_are_gone(flight: Flight, cluster: kubeapi.Cluster) -> None:
+    trigger = flight.begin()
+    word = RunStatus("r", "failed", 65, "data", "the column is empty", ended_at=5.0)
+    nodes.leave(flight.depot, Path("/nowhere"), 1, 1, word)
+    flight.says("Failed")
+    with pytest.raises(DataError, match="node 1: the column is empty"):
+        flight.end(trigger)
+
+
+def test_an_api_that_is_away_is_asked_again(flight: Flight, cluster: kubeapi.Cluster) -> None:
+    trigger = flight.begin()
+    flight.pods(over(70), RUNS)
+    cluster.faults.append(kubeapi.Fault("GET .*jobsets", status=503, times=2, headers={"Retry-After": "0"}))
+    with pytest.raises(TrainingError, match="node 0"):
+        flight.end(trigger)
+    assert not cluster.all("jobsets"), "a set of which one node has failed is not waited for"
