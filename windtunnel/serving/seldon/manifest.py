@@ -179,7 +179,7 @@ def predictor(state: State, version: str, seldon: Seldon) -> dict[str, Any]:
         traffic = shadow[1]
     if not state.slots:  # one of several must have everything; where nothing may serve, it has no replicas
         traffic = 100 if version == _order(state)[0] else 0
-    spec = collecting.into(_pod(state.model, version, server, seldon), seldon, shadow=is_shadow)
+    spec = collecting.into(pod(state.model, version, server, seldon), seldon, shadow=is_shadow)
     component: dict[str, Any] = {"metadata": {"name": COMPONENT}, "spec": spec}
     component |= scaling.settings(model, version, predictor_name(version), serving, seldon)
     graph: dict[str, Any] = {"name": model, "type": "MODEL", "modelUri": server.source, "children": []}
@@ -213,7 +213,8 @@ def _order(state: State) -> list[str]:
     return [version for version in order if version in state.servers]
 
 
-def _pod(model: str, version: str, server: Server, seldon: Seldon) -> dict[str, Any]:
+def pod(model: str, version: str, server: Server, seldon: Seldon) -> dict[str, Any]:
+    """A version's pod: the first step that fetches and verifies, and the server of that copy."""
     serving = server.serving
     cpu, memory = f"{math.ceil(serving.cpu * 1000)}m", str(serving.memory + _ROOM)
     limits = {"memory": memory, "ephemeral-storage": "8Gi"}
