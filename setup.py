@@ -53,8 +53,9 @@ EXTRAS = {
     "examples": ["scikit-learn", "statsmodels"],
     "serving": ["mlserver>=1.7,<1.8", "mlserver-mlflow>=1.7,<1.8"],
 }
-# Everything the embedded stack runs in its main environment; the model servers have their own.
-EXTRAS["all"] = sorted({need for name, needs in EXTRAS.items() if name != "serving" for need in needs})
+# Everything the embedded stack runs in its main environment; the model servers have their own, the collector a cluster.
+APART = ("serving", "collector")
+EXTRAS["all"] = sorted({need for name, needs in EXTRAS.items() if name not in APART for need in needs})
 
 setup(
     name="windtunnel",
