@@ -7,14 +7,20 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fakecore2
 import fakeseldon
 import podlike
 import pytest
 import waiting
+
+from windtunnel.kube.access import Access
+from windtunnel.serving.backend import Arm, Release
+from windtunnel.serving.core2 import Core2, Core2Backend
 
 #: An object of ours whose lease has ended long ago would be taken back; with none there is only looking.
 VERBS = {"GET": {"get", "list", "watch"}, "PATCH": {"patch"}, "POST": {"create"}, "DELETE": {"delete"}}
@@ -71,3 +77,40 @@ def test_the_guard_runs_as_the_chart_starts_it(
         # In the namespace of its role alone.
         assert "/namespaces/models/seldondeployments" in path, path
         assert VERBS[method] & granted, method
+
+
+@pytest.mark.real
+def test_on_core_2_it_takes_a_candidate_back_within_its_rights(helpers: Any, open_folder: Path) -> None:
+    """DEMAND ROL-6: nobody renews the lease; the chart's guard and role are enough to end it, objects and all."""
+    asked_for = helpers.merged(helpers.preset("production+guard"), {"guard": {"api": "core2"}})
+    objects = helpers.render(asked_for)
+    settings = open_folder / "seldon.toml"
+    settings.write_text(helpers.of(objects, "ConfigMap", "wt-guard")["data"]["seldon.toml"])
+    with fakecore2.cluster() as cluster, fakecore2.Core2(cluster) as core:
+        kubeconfig = cluster.kubeconfig(open_folder / "kubeconfig")
+        mine = Core2(image="i", registry="r", access=Access(kubeconfig), direct=core.url, poll_s=0.02)
+        arms = [Arm(str(n), f"sha256:{n}", f"models:/visits/{n}", weight) for n, weight in ((1, 75), (2, 25))]
+        lease = {"token": 1, "rollout_id": "r", "lease_until": time.time() + 2, "lease_s": 2.0}
+        Core2Backend(mine).apply(Release("visits", arms[0], (arms[1],), **lease))
+        env = {**os.environ, "HOME": str(open_folder), "KUBECONFIG": kubeconfig, "WINDTUNNEL_REGISTRY_URL": ""}
+        command = [str(Path(sys.executable).with_name("windtunnel")), "guard", "--seldon", str(settings)]
+        began = len(cluster.requests)
+        with (open_folder / "log").open("w") as log:
+            guard = subprocess.Popen([*command, "--home", str(open_folder / "home")], env=env, stdout=log, stderr=log)
+        try:
+            waiting.until(lambda: guard.poll() is not None or len(cluster.all("servers")) == 1, every_s=0.1)
+        finally:
+            guard.terminate()
+            guard.wait(60)
+        assert [one["metadata"]["name"] for one in cluster.all("servers")] == ["visits-v1"], (
+            open_folder / "log"
+        ).read_text()
+        assert [one["metadata"]["name"] for one in cluster.all("models")] == ["visits-v1"]
+        (found,) = cluster.all("experiments")
+        assert found["spec"]["candidates"] == [{"name": "visits-v1", "weight": 100}]
+        asked = {(one.method, one.path.split("/models/", 1)[1].partition("/")[0]) for one in cluster.requests[began:]}
+    granted = {(resource, verb) for rule in helpers.of(objects, "Role", "wt-guard")["rules"]
+               for resource in rule["resources"] for verb in rule["verbs"]}  # fmt: skip
+    for method, resource in asked:
+        assert any((resource, verb) in granted for verb in VERBS[method]), (method, resource)
+    assert ("DELETE", "models") in asked and ("POST", "models") not in asked

@@ -243,6 +243,7 @@ runAsNonRoot: true
 {{/* What the guard is told of Seldon. Values are quoted as JSON, which TOML reads. */}}
 {{- define "windtunnel.guardSettings" -}}
 seldon.toml: |
+  api = {{ .Values.guard.api | toJson }}
   image = {{ .Values.guard.modelServer | toJson }}
   registry = {{ include "windtunnel.url" . | toJson }}
   namespace = {{ default .Release.Namespace .Values.guard.namespace | toJson }}
