@@ -22,6 +22,7 @@ NAMES = (
     "weights",
     "server",
     "log",
+    "collector",
     "looks",
     "memory",
     "flight",
