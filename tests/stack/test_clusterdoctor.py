@@ -83,7 +83,7 @@ def test_all_is_well(look: Callable[..., dict[str, Finding]], tmp_path: Path) ->
     assert {one.name for one in found.values() if one.result != "ok"} == beside
     assert found["gpus"].found == "2 nvidia.com/gpu (A100), 7 nvidia.com/mig-1g-5gb (A100)"
     assert found["context"].found == "context fake, namespace models"
-    assert found["rights of training"].found.startswith("these credentials may do all 10 things")
+    assert found["rights of training"].found.startswith("these credentials may do all 14 things")
     assert not list((tmp_path / "store").rglob("*.*")), "the probe is removed"
 
 

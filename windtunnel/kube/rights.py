@@ -58,6 +58,8 @@ TRAINING = Part(
         ),
         Right("", "pods/log", ("get",), "the task's log"),
         Right("", "events", ("list", "watch"), "why a pod does not start"),
+        Right("jobset.x-k8s.io", "jobsets", ("create", "delete", "get"), "training on several nodes", optional=True),
+        Right("kueue.x-k8s.io", "workloads", ("list",), "why a queue makes it wait", optional=True),
         Right(
             "", "nodes", ("list",), "what the nodes have, told of a training that none can take",
             everywhere=True, optional=True,
