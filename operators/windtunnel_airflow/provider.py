@@ -126,6 +126,7 @@ def _seldon_connection() -> dict[str, Any]:
         "hook-class-name": f"{_PACKAGE}.seldon.SeldonHook",
         "hook-name": "Windtunnel: Seldon",
         "conn-fields": {
+            "api": field("API", "core1: SeldonDeployment; core2: Experiment, Model and Server. Empty: core1"),
             "image": field("Image of the model servers", "docker/model-server, by digest"),
             "registry": field("MLflow URL for the models' pods", "As the pods reach it"),
             "namespace": field("Namespace", "Empty: the kubeconfig's, or the pod's"),

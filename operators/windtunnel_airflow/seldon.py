@@ -51,16 +51,17 @@ class SeldonHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Ask the cluster whether these credentials may do what a release does, and Prometheus whether it answers."""
         from windtunnel.kube.client import Client
-        from windtunnel.kube.kinds import SELDON_DEPLOYMENT
+        from windtunnel.serving.core2 import needed
 
         try:
             settings = self.settings
             client = Client(settings.access, patience_s=5.0)
-            client.list(SELDON_DEPLOYMENT)
-            lacking = [verb for verb in ("get", "watch", "create", "patch") if not client.may(verb, SELDON_DEPLOYMENT)]
             where = f"namespace {client.namespace}"
-            if lacking:
-                return False, f"May not {', '.join(lacking)} {SELDON_DEPLOYMENT.plural} in {where}"
+            for kind, verbs in needed(settings).items():
+                client.list(kind)
+                lacking = [verb for verb in verbs if not client.may(verb, kind)]
+                if lacking:
+                    return False, f"May not {', '.join(lacking)} {kind.plural} in {where}"
             if settings.prometheus is None:
                 return True, f"Seldon answers in {where}; no Prometheus is set, so gates have no traffic numbers"
             return _prometheus(settings.prometheus, where)

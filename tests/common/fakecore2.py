@@ -102,6 +102,7 @@ class Core2:
         self.wrong: dict[str, str] = {}
         self.counts: Counter[tuple[str, str]] = Counter()  # Server, code
         self.probes: Counter[str] = Counter()
+        self.clock: Callable[[], float] = time.time  # of Prometheus
         self._cache: dict[str, Route] = {}  # as the scheduler has them
         self._experiments: dict[str, dict[str, Any]] = {}  # accepted ones, by name
         self._told: dict[str, int] = {}  # generation of an Experiment that was handled last
@@ -289,7 +290,7 @@ class Core2:
         assert found, text
         if at is not None:
             return []
-        now, rows, prefix = time.time(), [], "seldon_model_infer_api_seconds"
+        now, rows, prefix = self.clock(), [], "seldon_model_infer_api_seconds"
         with self._lock:
             counts = {key: n for key, n in self.counts.items() if re.fullmatch(found[1], key[0])}
         for (server, code), n in counts.items():

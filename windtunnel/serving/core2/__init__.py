@@ -17,12 +17,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from windtunnel.kube.kinds import Kind
     from windtunnel.serving.core2.backend import Core2Backend
     from windtunnel.serving.core2.settings import Core2
     from windtunnel.serving.seldon.backend import SeldonBackend
     from windtunnel.serving.seldon.settings import Seldon
 
-__all__ = ["Core2", "Core2Backend", "backend_of"]
+__all__ = ["Core2", "Core2Backend", "backend_of", "needed"]
 
 
 def backend_of(seldon: Seldon, **more: Any) -> SeldonBackend:
@@ -36,6 +37,18 @@ def backend_of(seldon: Seldon, **more: Any) -> SeldonBackend:
     from windtunnel.serving.seldon.backend import SeldonBackend
 
     return SeldonBackend(seldon, **more)
+
+
+def needed(seldon: Seldon) -> dict[Kind, tuple[str, ...]]:
+    """What a release by these settings does with objects of Seldon's, beside listing them: verbs by kind."""
+    from windtunnel.kube.kinds import SELDON_DEPLOYMENT
+    from windtunnel.serving.core2.kinds import EXPERIMENT, MODEL, SERVER
+    from windtunnel.serving.core2.settings import Core2
+
+    written = ("get", "watch", "create", "patch")
+    if not isinstance(seldon, Core2):
+        return {SELDON_DEPLOYMENT: written}
+    return {EXPERIMENT: written, MODEL: (*written, "delete"), SERVER: (*written, "delete")}
 
 
 def __getattr__(name: str) -> Any:
