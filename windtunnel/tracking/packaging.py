@@ -289,18 +289,30 @@ def _save_folder(source: Path, target: Path, entry_point: str, pickle: bool) -> 
 
 
 def _load_back(target: Path, frame: pd.DataFrame) -> Any:
-    """Load as a server would; give it a signature if it came without one."""
-    import mlflow.pyfunc
+    """Load as a server would; give it a signature of the features if it came without one, or with one of a tensor.
+
+    A network that was exported by a tensor says how the tensor looks. Requests come by the features' names.
+    """
     from mlflow.models import infer_signature, set_signature
 
+    loaded = _loaded(target)
+    inputs = loaded.metadata.get_input_schema()
+    if inputs is not None and inputs.is_tensor_spec():
+        set_signature(str(target), infer_signature(frame))
+        loaded, inputs = _loaded(target), None
+    after = predictions(loaded.predict, frame, "the stored model")
+    if inputs is None:
+        set_signature(str(target), infer_signature(frame, after))
+    return after
+
+
+def _loaded(target: Path) -> Any:
+    import mlflow.pyfunc
+
     try:
-        loaded = mlflow.pyfunc.load_model(str(target))
+        return mlflow.pyfunc.load_model(str(target))
     except Exception as error:
         raise TrainingError(
             f"the model was stored but cannot be loaded: {type(error).__name__}: {error}",
             hint="classes and functions it uses must be importable at the top level of a module",
         ) from error
-    after = predictions(loaded.predict, frame, "the stored model")
-    if loaded.metadata.signature is None:
-        set_signature(str(target), infer_signature(frame, after))
-    return after

@@ -76,7 +76,7 @@ def torch(run):
         loss = torch.nn.functional.mse_loss(net(x)[:, 0], y)
         loss.backward()
         steps.step()
-        run.log(loss=float(loss))
+        run.log(loss=loss.item())
     net.eval()
     mlflow.pytorch.save_model(net, str(run.folder / "made"), input_example=rows.head(3).to_numpy(dtype="float32"))
     return run.folder / "made"
