@@ -56,7 +56,7 @@ def test_airflow_finds_the_connection_type_with_its_form() -> None:
     }  # fmt: skip
     from windtunnel.serving.seldon import Seldon
 
-    known = {one.name for one in dataclasses.fields(Seldon)} | {"kubeconfig", "context", "namespace"}
+    known = {one.name for one in dataclasses.fields(Seldon)} | {"api", "kubeconfig", "context", "namespace"}
     assert {"image", "registry", "prometheus"} <= declared["windtunnel_seldon"] <= known
     assert declared["mlflow"] == set(EXTRAS) - {"headers"}
     plain = ProvidersManager().hooks["mlflow"]
