@@ -38,7 +38,7 @@ def test_the_table_of_permissions_is_the_rendered_one(
     assert told == given
     accounts = {
         one["metadata"]["name"].removeprefix("wt-")
-        for name in ("small", "production+guard")
+        for name in ("small", "production+guard", "production+collector")
         for one in rendered(name)
         if one["kind"] == "ServiceAccount"
     }
@@ -93,7 +93,7 @@ def test_the_table_of_secrets_is_what_is_mounted_or_read(
         for key in re.findall(r"`([\w.-]+)`", cells[1])
     }
     read: set[tuple[str, str]] = set()
-    read |= set(_keys(rendered("production+guard")))
+    read |= set(_keys(rendered("production+guard"))) | set(_keys(rendered("production+collector")))
     for name in ("small", "production", "eks"):
         for one in rendered(name):
             read |= set(_keys(one))
@@ -105,7 +105,7 @@ def test_the_table_of_secrets_is_what_is_mounted_or_read(
             if "data" in values:
                 read.add((values["data"]["metadataSecretName"], "connection"))
     # Made by cert-manager, not by people.
-    assert told == {pair for pair in read if pair[0] != "wt-registry-tls"}
+    assert told == {pair for pair in read if pair[0] not in ("wt-registry-tls", "wt-collector-tls")}
 
 
 def _keys(found: Any) -> list[tuple[str, str]]:

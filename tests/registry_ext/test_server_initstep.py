@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from windtunnel.evidence import manifest
 from windtunnel.loopback import any_free
 from windtunnel.registry.client import RegistryClient
 from windtunnel.serving.artifacts import Folder
+from windtunnel.serving.predictions import PredictionLog
 from windtunnel.stackfile import read_secret
 
 pytestmark = pytest.mark.real
@@ -140,9 +142,12 @@ def test_the_server_of_a_pod_serves_that_copy_and_no_other(
     record = service.register(
         model, source=f"runs:/{run_id}/model", run_id=run_id, recipe=helpers.RECIPE, correlation_id="c", cause="test"
     )
-    step = Step(registry_server, record, tmp_path / "mnt")
+    collector, log_root = f"http://127.0.0.1:{any_free()}", tmp_path / "log"
+    step = Step(registry_server, record, tmp_path / "mnt", WINDTUNNEL_COLLECTOR=collector)
     assert step.ended.returncode == 0, step.ended.stderr
     folder, port = Folder(step.folder), any_free()
+    told = json.loads(folder.server_file.read_text())  # a pod has this folder to itself, too
+    folder.server_file.write_text(json.dumps(told | {"predictions": str(tmp_path / "own"), "flush_s": 0.5}))
     path = folder.mlserver / "settings.json"
     listening = json.loads(path.read_text())
     path.write_text(json.dumps(listening | {"http_port": port}))  # a pod has port 9000 to itself, this machine not
@@ -158,7 +163,15 @@ def test_the_server_of_a_pod_serves_that_copy_and_no_other(
         "MLSERVER_MODEL_NAME": model,  # what Seldon's operator adds
         "MLSERVER_MODEL_URI": "/mnt/models",
         "MLSERVER_HTTP_PORT": str(port),
+        "WINDTUNNEL_COLLECTOR": collector,
+        "WINDTUNNEL_COLLECTOR_TOKEN": str(tmp_path / "token"),
+        "WINDTUNNEL_SHADOW": "1",
     }
+    (tmp_path / "token").write_text("secret")
+    collects = [
+        str(Path(sys.executable).with_name("windtunnel")), "collector", "--spool", str(tmp_path / "spool"), "--to",
+        log_root.as_uri(), "--port", collector.rpartition(":")[2], "--token-file", str(tmp_path / "token"),
+    ]  # fmt: skip
     command = [PYTHON, "-m", "windtunnel.serving.launch", str(step.folder)]
     with (tmp_path / "server.log").open("wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -168,6 +181,20 @@ def test_the_server_of_a_pod_serves_that_copy_and_no_other(
             answer = httpx.post(f"http://127.0.0.1:{port}/v2/models/{model}/infer", json=body).json()
             assert (answer["model_name"], answer["model_version"]) == (model, record.version)
             assert answer["outputs"][0]["data"] == [pytest.approx(60.0)]
+            # Its row waits on its disk until somebody collects; then it comes, marked as the copy that it is.
+            collecting = subprocess.Popen(collects, stdout=log, stderr=log)
+            try:
+                kept = PredictionLog(log_root)
+                (frame,) = until(lambda: [one for one in [kept.read(model, 0, time.time() + 60)] if len(one)])
+                assert list(frame["prediction_id"]) == answer["parameters"]["prediction_ids"]
+                assert (frame["feature_age"][0], frame["status"][0], frame["shadow"][0]) == (30.0, 200, True)
+                assert until(lambda: kept.watermark(model).rows == 1)
+                server.terminate()
+                server.wait(60)
+                assert until(lambda: kept.watermark(model).writers == 0), "what ends says so"
+            finally:
+                collecting.terminate()
+                collecting.wait(60)
         finally:
             server.terminate()
             server.wait(60)

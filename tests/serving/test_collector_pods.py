@@ -176,3 +176,30 @@ def test_a_gates_numbers_come_from_the_store(write: Callable[..., Path], tmp_pat
     assert bringing.bring(home.predictions.as_uri(), home.predictions, "visits", start) == 0
     with pytest.raises(DataError):
         bringing.bring("gs://x/y", home.predictions, "visits", start)
+
+
+def test_a_look_in_a_cluster_brings_its_rows_and_says_when_it_cannot(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    """DEMAND ROL-10: a gate on predictions judges what pods have logged; a store that is away is no evidence."""
+    from windtunnel.home import Home
+    from windtunnel.rollout import RolloutState
+    from windtunnel.serving import lookout
+    from windtunnel.serving.lookout import Watch
+    from windtunnel.serving.seldon import Seldon, SeldonBackend
+
+    start = time.time() - 60
+    root = write(*(float(n) for n in range(20)))
+    write(*(float(n) for n in range(30)), version="4")
+    watch = Watch(str(tmp_path), "visits", "4", "3", "visits-4", 7, {}, 0, 30.0, predictions=True)
+    state = RolloutState.begin(champion="3", candidate="4", at=start)
+
+    def look(place: str, folder: str) -> dict[str, Any]:
+        given = {"image": "i:1", "registry": "http://r", "predictions": place}
+        backend = SeldonBackend(Seldon.of(given), client=object())  # type: ignore[arg-type]
+        return lookout._rows(Home(tmp_path / folder), watch, "3", state, backend)
+
+    found = look(root.as_uri(), "home")["prediction"]
+    assert (sum(found.champion), sum(found.candidate)) == (20, 30)
+    away = look("ftp://nowhere", "other")
+    assert "prediction" not in away and "object store" in away["prediction_error"]

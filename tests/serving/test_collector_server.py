@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import signal
@@ -230,6 +231,7 @@ def test_kill_9_under_load_loses_no_acknowledged_event_and_doubles_none(tmp_path
     assert running.log.watermark("visits").rows == len(acknowledged)
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_is_said_and_got_over(tmp_path: Path) -> None:
     """No file of this process may grow beyond 64 KiB, which is how a full disk looks to it."""
 
@@ -285,6 +287,26 @@ def test_more_than_the_limits_is_refused_with_a_time_to_come_again(tmp_path: Pat
     app._keeper.window_s = -60.0  # nothing waits any longer
     app._keeper.flush()
     assert {one.status_code for one in asyncio.run(flood(40, "later"))} == {202}
+
+
+def test_a_full_disk_is_told_its_sender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, real = _app(tmp_path, Limits()), os.pwrite
+
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def send(request_id: str) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://c") as client:
+            headers = seldonevents.headers("request", request_id)
+            return await client.post("/", content=seldonevents.asks(1.0), headers=headers)
+
+    assert asyncio.run(send("before")).status_code == 202
+    monkeypatch.setattr(os, "pwrite", full)
+    told = asyncio.run(send("full"))
+    assert (told.status_code, told.headers["retry-after"]) == (503, "5") and "No space" in told.json()["error"]
+    monkeypatch.setattr(os, "pwrite", real)
+    assert asyncio.run(send("after")).status_code == 202
+    assert app._keeper.totals.dropped == {"visits": 1}, "its sender may not send it again: a loss, and counted"
 
 
 def test_what_waits_shares_one_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
