@@ -30,6 +30,7 @@ from windtunnel.spec import Model
 from windtunnel.spec.base import parse_duration
 from windtunnel_airflow.base import describe
 from windtunnel_airflow.hook import WindtunnelHook
+from windtunnel_airflow.queueing import queueing
 from windtunnel_airflow.retry import default_args
 from windtunnel_airflow.wiring import Wiring, wire
 
@@ -150,6 +151,7 @@ def _training_tasks(model: Model, wiring: Wiring, common: dict[str, Any]) -> dic
                 params_override="{{ params.params | tojson }}",
                 recipe="{{ params.recipe }}",
                 entry_point="{{ params.entry_point }}",
+                **queueing(model),
                 **common,
             )
         elif name == "evaluate":

@@ -253,7 +253,7 @@ def problem(error: Exception, what: str) -> Exception:
         what: the pod, by namespace and name.
     """
     status = getattr(error, "status", None)
-    said = _said(error)
+    said = said_of(error)
     if status in (401, 403):
         return TrainingError(
             f"pod {what}: the cluster refuses ({status}): {said}",
@@ -267,7 +267,8 @@ def problem(error: Exception, what: str) -> Exception:
     )
 
 
-def _said(error: Exception) -> str:
+def said_of(error: Exception) -> str:
+    """The API's own words."""
     import json
 
     try:

@@ -160,6 +160,39 @@ class TrainingPodTrigger(BaseTrigger):
             self.log.warning("%s: %s", what.__name__, error)
 
 
+class QuotaTrigger(BaseTrigger):
+    """Sleep before a pod is tried again that the namespace's quota had no room for.
+
+    Event: ``{"status": "again"}``.
+
+    Args:
+        seconds: how long.
+        run: as ``TrainingPodTrigger``'s.
+    """
+
+    def __init__(self, seconds: float, run: dict[str, Any]) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.run_of = dict(run)
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        told = {"seconds": self.seconds, "run": self.run_of}
+        return f"{type(self).__module__}.{type(self).__qualname__}", told
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        await asyncio.sleep(self.seconds)
+        yield TriggerEvent({"status": "again"})
+
+    async def on_kill(self) -> None:
+        """A person ended or cleared the task: there is no pod, only a run to close."""
+        from windtunnel_airflow import podcancel
+
+        try:
+            await asyncio.to_thread(podcancel.close, **self.run_of)
+        except Exception as error:  # nothing runs; the run is closed by hand
+            self.log.warning("Run %s was not closed: %s", self.run_of.get("run_id"), error)
+
+
 class _Wait:
     """One trigger's waiting."""
 

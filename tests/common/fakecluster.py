@@ -57,6 +57,7 @@ class Cluster:
         self.made: Callable[[dict[str, Any]], None] = lambda pod: None
         self.failing: list[tuple[str, str, int]] = []
         self.age = timedelta(0)
+        self.refusals: list[str] = []  # of pods that are to be made, each once: 403 and these words
         self.tick = 0.05
         self.version = 0
         self.listed: dict[str, dict[str, Any]] = {}
@@ -175,6 +176,8 @@ class Cluster:
     def _create(self, request: Any) -> Any:
         pod = dict(request.data)
         name = str(pod["metadata"]["name"])
+        if self.refusals:
+            raise _error(403, self.refusals.pop(0))
         pod["metadata"]["creationTimestamp"] = (datetime.now(UTC) - self.age).isoformat()
         if name in self.pods:
             raise _error(409, f'pods "{name}" already exists')

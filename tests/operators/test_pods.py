@@ -523,6 +523,75 @@ def test_a_dag_file_may_ask_for_pods(describe: Callable[..., Any]) -> None:
     lifecycle(describe(target="kubernetes", training=training(pod={"image": "here"})))
 
 
+def test_a_team_has_its_share_by_a_pool_and_priorities(describe: Callable[..., Any]) -> None:
+    """DEMAND TRN-8"""
+    from windtunnel_airflow import lifecycle
+
+    given = {"entry_point": "sea.model:train", "pool": "tides", "pool_slots": 2, "priority": 7}
+    task = lifecycle(describe(training=given))["small.train"].task_dict["train"]
+    assert (task.pool, task.pool_slots, task.priority_weight) == ("tides", 2, 7)
+    assert "absolute" in str(task.weight_rule).lower()
+    plain = lifecycle(describe())["small.train"].task_dict["train"]
+    assert (plain.pool, plain.pool_slots, plain.priority_weight) == ("default_pool", 1, 1)
+
+
+FULL = "exceeded quota: team, requested: limits.memory=3Gi,pods=1, used: limits.memory={used}Gi,pods=2, limited: "
+
+
+def test_a_full_quota_is_waited_for_and_told(
+    train: Callable[..., Any], store: Store, cluster: Cluster, mlflow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEMAND TRN-8: each change once; the pod is made when there is room; a person's cancel closes the run."""
+    from windtunnel_airflow.operators import podded
+
+    monkeypatch.setattr(podded, "QUOTA_EVERY", 0.01)
+    said: list[str] = []
+    cluster.script = [RUNNING]
+    cluster.refusals = [
+        f'pods "x" is forbidden: {FULL.format(used=used)}limits.memory=8Gi,pods=9' for used in (7, 7, 6)
+    ]
+
+    def operator() -> Any:
+        made = train()
+        monkeypatch.setattr(type(made), "log", SimpleNamespace(
+            info=lambda text, *parts: said.append(text % parts), warning=lambda text, *parts: None,
+        ))  # fmt: skip
+        return made
+
+    def again(work: Callable[[], Any]) -> TaskDeferred:
+        with pytest.raises(TaskDeferred) as found:
+            work()
+        return found.value
+
+    at = again(lambda: operator().execute(context(store)))
+    for _ in range(2):
+        assert at.method_name == "resume_quota"
+        at = again(lambda: operator().resume_quota(context(store), {"status": "again"}))
+    assert [text.partition(" waits for ")[2] for text in said if " waits for " in text] == [
+        f"quota team of namespace training: limits.memory: asked 3Gi, used {used}Gi of 8Gi; pods: asked 1, used 2 of 9"
+        for used in (7, 6)
+    ]
+    path, arguments = at.trigger.serialize()
+    assert path == "windtunnel_airflow.podtrigger.QuotaTrigger"
+    reopened(store, mlflow)
+    asyncio.run(type(at.trigger)(**arguments).on_kill())
+    assert run_of(store, mlflow).info.status == "KILLED"
+    at = again(lambda: operator().resume_quota(context(store), {"status": "again"}))
+    assert at.method_name == "resume_pod" and len(cluster.pods) == 1
+
+
+def test_a_quota_that_can_never_hold_it_is_told_at_once(
+    train: Callable[..., Any], store: Store, cluster: Cluster
+) -> None:
+    """DEMAND TRN-5"""
+    cluster.refusals = [f'pods "x" is forbidden: {FULL.format(used=0)}limits.memory=2Gi,pods=9']
+    with pytest.raises(ResourceError, match="asks for more than quota team"):
+        train().execute(context(store))
+    cluster.refusals = [f'pods "x" is forbidden: {FULL.format(used=7)}limits.memory=8Gi,pods=9']
+    with pytest.raises(ResourceError, match="found no room for 0 s"):
+        train(start_within="0s").execute(context(Store()))
+
+
 def test_workers_reach_the_store_by_their_own_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """DEMAND OPS-6, OPS-13: pods are told where the store is, never who we are."""
     from windtunnel_airflow.hook import WindtunnelHook

@@ -57,6 +57,9 @@ class Training(Part):
         pod: the pod it trains in, where the target is ``kubernetes``.
         prices: what its hours cost; the installation's own table unless told.
         nodes: pods that train together, each with ``resources`` of its own and a number; all of them or none.
+        pool: Airflow pool of the train task: how many trainings of a team run at once.
+        pool_slots: how many of the pool's slots it takes.
+        priority: Airflow's ``priority_weight``: who goes first where a pool is full.
     """
 
     entry_point: Code
@@ -72,6 +75,9 @@ class Training(Part):
     pod: Pod | None = None
     prices: Prices | None = None
     nodes: int = Field(1, ge=1, le=1000)
+    pool: str | None = Field(None, min_length=1, max_length=256)
+    pool_slots: int = Field(1, ge=1)
+    priority: int = Field(1, ge=-(2**31), lt=2**31)
 
 
 class ExtraStep(Part):

@@ -14,17 +14,18 @@ A person's cancel ends the pod, and its run as cancelled: Airflow's triggerer te
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
-from windtunnel.errors import TransientError, WindtunnelError
+from windtunnel.errors import ResourceError, TransientError, WindtunnelError
 from windtunnel_airflow.base import run_coordinates
 from windtunnel_airflow.operators.running import RunnerOperator, _cleared, ended_by_person, failure
-from windtunnel_airflow.podflight import CANCEL_GRACE, PodFlight, problem
+from windtunnel_airflow.podflight import CANCEL_GRACE, PodFlight, problem, said_of
 
 if TYPE_CHECKING:
     from windtunnel.spec import Pod
@@ -32,9 +33,13 @@ if TYPE_CHECKING:
     from windtunnel.tracking.pods.depot import Depot
     from windtunnel.tracking.pods.ends import PodEnd
     from windtunnel.tracking.pods.manifest import Place
+    from windtunnel.tracking.pods.quota import OverQuota
 
 #: Ends of a pod that explain why the run in it was told to stop.
 _BY_CLUSTER = frozenset({"evicted", "preempted", "node-lost", "deadline", "disk-full"})
+
+#: Seconds between two tries to make a pod that the namespace's quota has no room for.
+QUOTA_EVERY = 20.0
 
 COMMAND = ("python", "-P", "-m", "windtunnel.tracking.pods.entry")
 
@@ -82,8 +87,14 @@ class PodOperator(RunnerOperator):
             self.log.info("Making pod %s/%s, attempt %s", flight.namespace, flight.name, record["attempt"])
             if why := flight.doubt():
                 self.log.warning("Unless a node is added: %s", why)
-            flight.watch(context)
+            full = self._make(flight, context)
+        self._wait_for_quota(flight, context, full)
         return None  # never: waiting is raised
+
+    def resume_quota(self, context: Any, event: dict[str, Any]) -> Any:
+        """Try again what the namespace's quota had no room for."""
+        with self.hook.mlflow_environment():
+            return self.execute_in_pod(context)
 
     def resume_pod(self, context: Any, event: dict[str, Any]) -> Any:
         """Go on when the trigger has seen the pod end, or has given it up."""
@@ -189,10 +200,59 @@ class PodOperator(RunnerOperator):
             self._keep(context, {**record, "made": True})
             trigger = self._trigger(deferred.trigger, record)
             raise TaskDeferred(trigger=trigger, method_name="resume_pod", timeout=deferred.timeout) from None
-        except (WindtunnelError, AirflowFailException):
+        except (WindtunnelError, AirflowFailException, AirflowSkipException):
             raise
         except (ApiException, HTTPError, AirflowException, ConnectionError, TimeoutError) as error:
             raise problem(error, f"{flight.namespace}/{flight.name}") from error
+
+    def _make(self, flight: PodFlight, context: Any) -> OverQuota:
+        """Make the pod and wait for it; returns only where the namespace's quota has no room for it.
+
+        Raises:
+            TaskDeferred, Exception: as ``flight.watch``.
+        """
+        from kubernetes.client.exceptions import ApiException
+
+        from windtunnel.tracking.pods.quota import over_quota
+
+        try:
+            flight.watch(context)
+        except ApiException as error:
+            if error.status != 403 or (found := over_quota(said_of(error))) is None:
+                raise
+            return found
+        raise AssertionError("watching always raises")
+
+    def _wait_for_quota(self, flight: PodFlight, context: Any, full: OverQuota) -> None:
+        """Sleep, and try again: others' pods end, and free what they use.
+
+        Raises:
+            TaskDeferred: it waits.
+            ResourceError: in vain: it asks for more than the quota, or ``start_within`` is over.
+        """
+        from windtunnel_airflow.podtrigger import QuotaTrigger
+
+        record = self._record(context)
+        since = float(record.get("full_since") or time.time())
+        said = f"quota {full.name} of namespace {flight.namespace}: {full.words}"
+        if full.never:
+            self._no_room(record, f"pod {flight.name} asks for more than {said}", "see training.resources")
+        if time.time() - since >= flight.start_within:
+            words = f"pod {flight.name} found no room for {flight.start_within} s in {said}"
+            self._no_room(record, words, "training.pod.start_within says how long it waits")
+        if said != record.get("full"):
+            self.log.info("Pod %s waits for %s", flight.name, said)
+        self._keep(context, {**record, "full_since": since, "full": said})
+        trigger = QuotaTrigger(QUOTA_EVERY, self._whose(record))
+        raise TaskDeferred(trigger=trigger, method_name="resume_quota")
+
+    def _no_room(self, record: Mapping[str, Any], words: str, hint: str) -> NoReturn:
+        from windtunnel.tracking.contract import RunStatus
+        from windtunnel.tracking.pods.ends import PodEnd
+
+        status = RunStatus(str(record["run_id"]), "failed", failure="resource", message=words)
+        self._close_run(status, PodEnd("unschedulable", "resource", "fail", words), False)
+        raise ResourceError(words, hint=hint)
 
     def _trigger(self, theirs: Any, record: Mapping[str, Any]) -> Any:
         """Ours instead of the provider's, which asks the API for each pod."""
