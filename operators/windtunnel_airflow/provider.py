@@ -143,6 +143,10 @@ def _seldon_connection() -> dict[str, Any]:
             "keys": field("ConfigMap of the keys that count", "Empty: windtunnel-keys"),
             "service_account": field("Service account of the models' pods", "Empty: the namespace's default"),
             "logger": field("Request logger", "Where Seldon sends requests and answers as CloudEvents"),
+            "collector": field("Collector URL", "As the models' pods reach it; their rows go there"),
+            "collector_rows": field("Who sends rows", "server: our model servers; logger: Seldon. Empty: server"),
+            "collector_secret": field("Secret with the collector's token", "For rows of our model servers"),
+            "predictions": field("Where the collector writes", "s3://BUCKET/PREFIX, as the workers reach it"),
         },
         "ui-field-behaviour": {
             "hidden-fields": ["host", "port", "login", "password", "schema"],

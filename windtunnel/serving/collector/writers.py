@@ -92,8 +92,9 @@ class Writers:
         self._lock = threading.Lock()
         self._kept = 0.0
         plain: Any = files.read_json(self._path, broken_ok=True)
+        # Nobody could be heard of while there was no collector: everybody has the whole time anew.
         self._heard: dict[str, tuple[float, dict[str, Any]]] = {
-            key: (float(at), dict(mark)) for key, (at, mark) in (plain if isinstance(plain, dict) else {}).items()
+            key: (clock(), dict(mark)) for key, (_, mark) in (plain if isinstance(plain, dict) else {}).items()
         }
 
     @property
