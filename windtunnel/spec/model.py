@@ -213,6 +213,7 @@ class Model(Part):
                 if name in maker:
                     yield ("steps", at, "outputs"), f"output {name!r} is written by {maker[name]!r} already"
                 maker.setdefault(name, step.name)
+        yield from self._pod_problems()
         for at, step in enumerate(self.steps):
             for key in ("after", "before"):
                 for place, other in enumerate(getattr(step, key)):
@@ -237,6 +238,13 @@ class Model(Part):
                         ("steps", at, "inputs", place),
                         f"{name!r} is written by {maker[name]!r}, which does not come before; add it to after",
                     )
+
+    def _pod_problems(self) -> Iterator[tuple[Path, str]]:
+        """A step in a pod needs an image."""
+        for at, step in enumerate(self.steps):
+            pod = step.pod or self.training.pod
+            if step.target == "kubernetes" and (pod is None or pod.image is None):
+                yield ("steps", at, "target"), "a step in a pod needs an image: set pod.image, here or in training"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values that ``Model.model_validate`` reads back."""

@@ -94,6 +94,9 @@ class ExtraStep(Part):
         critical: False lets the pipeline go on when it fails.
         over: fan out: one mapped run per item of this list.
         time_limit: after this it is ended.
+        target: ``local``, on the worker, or ``kubernetes``, in a pod.
+        pod: the pod it runs in; the training's unless told.
+        resources: what it may use; the training's unless told.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
@@ -106,3 +109,6 @@ class ExtraStep(Part):
     critical: bool = True
     over: list[Any] | None = None
     time_limit: Duration = timedelta(hours=1)
+    target: Literal["local", "kubernetes"] = "local"
+    pod: Pod | None = None
+    resources: Resources | None = None

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowSkipException
 
 from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
-from windtunnel_airflow.operators.running import RunnerOperator
+from windtunnel_airflow.operators.podded import PodOperator
 from windtunnel_airflow.steps import gather, reference, step_name, take
 
 if TYPE_CHECKING:
     from windtunnel.data.steps import Output
+    from windtunnel.spec import ExtraStep, Pod
+    from windtunnel.tracking.contract import RunStatus
+    from windtunnel.tracking.pods.ends import PodEnd
 
 
-class ExtraStepOperator(RunnerOperator):
+class ExtraStepOperator(PodOperator):
     """Run ``package.module:function`` with a ``windtunnel.Run``.
 
     ``run.inputs`` maps the names in ``inputs`` to verified paths (``WINDTUNNEL_INPUT_{NAME}_PATH``), ``run.outputs``
@@ -35,9 +38,12 @@ class ExtraStepOperator(RunnerOperator):
         when: ``package.module:function`` of the same Run; False skips the step.
         item: the item of a fan-out; use ``.expand(item=[...])``.
         time_limit: seconds.
+
+    Where the description's step of this name says ``target: kubernetes`` it runs in a pod, and inputs and outputs go
+    through the object store.
     """
 
-    template_fields: Sequence[str] = (*RunnerOperator.template_fields, "inputs", "item")
+    template_fields: Sequence[str] = (*PodOperator.template_fields, "inputs", "item")
 
     def __init__(
         self,
@@ -63,7 +69,22 @@ class ExtraStepOperator(RunnerOperator):
         if absent:
             self.begin(context)
             raise AirflowSkipException(f"skipped: the step that writes {', '.join(absent)} was skipped")
+        if self._described is not None and self._described.target == "kubernetes":
+            return self.execute_in_pod(context)
         return super().execute(context)
+
+    @property
+    def _described(self) -> ExtraStep | None:
+        """What the description says of this step; None in a DAG of somebody's own."""
+        return next((step for step in self.description.steps if step.name == self.task_id), None)
+
+    @property
+    def _pod(self) -> Pod:
+        own = self._described.pod if self._described is not None else None
+        return own or super()._pod
+
+    def _close_run(self, status: RunStatus, end: PodEnd, said: bool) -> None:
+        """A step has no MLflow run; why it ended stands in the task's log and in the store."""
 
     def inputs_digest(self) -> str:
         from windtunnel import canonical
@@ -96,8 +117,12 @@ class ExtraStepOperator(RunnerOperator):
                 "run": where["dag_run_id"],
                 "task": step_name(where["task_id"], where["map_index"]),
             },
-            **self._common(context),
+            **{**self._common(context), **self._resources()},
         )
+
+    def _resources(self) -> dict[str, Any]:
+        own = self._described.resources if self._described is not None else None
+        return {} if own is None else {"resources": own.model_dump(mode="json")}
 
     def _input(self, name: str, result: Any, where: Mapping[str, Any]) -> Output:
         if isinstance(result, Mapping):

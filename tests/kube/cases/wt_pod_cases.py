@@ -80,3 +80,24 @@ def with_torch(run):
     distributed.destroy_process_group()
     run.log(total=float(total))
     return Constant(float(total))
+
+
+def enrich(run):
+    """A team's own step: a file and a folder from the rows it was wired to, and nothing else."""
+    import os
+
+    rows = run.rows()
+    assert list(run.inputs) == ["rows"]
+    assert os.environ["WINDTUNNEL_INPUT_ROWS_PATH"] == str(run.inputs["rows"])
+    rows.assign(more=rows["a"] * 2).to_parquet(run.outputs["enriched"])
+    run.outputs["parts"].mkdir()
+    for name in ("one", "two"):
+        (run.outputs["parts"] / f"{name}.txt").write_text(name)
+
+
+def forgets(run):
+    run.outputs["enriched"].write_text("the other is not written")
+
+
+def not_today(run):
+    return False

@@ -28,6 +28,7 @@ from windtunnel.data.objects import Objects
 from windtunnel.errors import DataError, IntegrityError
 from windtunnel.home import Home
 from windtunnel.tracking.contract import RunResult, RunSpec, RunStatus, check_run_id, run_dir
+from windtunnel.tracking.pods import outputs
 
 #: Older checkpoints than this many are removed: one may turn out to be bad.
 KEEP = 2
@@ -172,6 +173,9 @@ class Depot:
             given |= {name: folder / name for name in _WORDS if (folder / name).exists()}
             parcels.send(self.objects, f"{self.key}/trained", given)
         if status.state == "succeeded":
+            made = files.read_json(folder / "result.json") or {}
+            if made.get("kind") == "step":
+                outputs.leave(self.objects, self.key, Home(folder.parent.parent), made.get("outputs") or {})
             parcels.send(self.objects, f"{self.key}/result", {n: folder / n for n in _MADE if (folder / n).exists()})
         if (folder / "log.txt").exists():
             self.objects.put(f"{self.key}/attempts/{attempt}/log.txt", folder / "log.txt")
@@ -184,7 +188,7 @@ class Depot:
         return RunStatus.from_dict(canonical.loads(raw)) if raw is not None else None
 
     def collect(self, home: Home) -> RunResult:
-        """Fetch what a succeeded run made into ``HOME/runs/RUN``, where the steps after it look.
+        """Fetch what a succeeded run made into ``HOME/runs/RUN``, and a step's outputs, where the steps after it look.
 
         Raises:
             DataError: it is not there.
@@ -195,11 +199,14 @@ class Depot:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made, model = folder.with_name(f".{self.run_id}.made"), folder.with_name(f".{self.run_id}.trained")
         try:
-            for key, target in (("result", made), ("trained", model)):
-                if parcels.receive(self.objects, f"{self.key}/{key}", target) is None:
-                    raise DataError(f"run {self.run_id} left no {key} in {self.objects.url}/{self.key}")
+            self._fetch("result", made)
             plain = files.read_json(made / "result.json") or {}
             folder.mkdir(exist_ok=True, mode=0o700)
+            if plain.get("kind") == "step":
+                there = {} if plain.get("skipped") else outputs.collect(self.objects, self.key, home)
+                files.write_json(folder / "result.json", {**plain, "outputs": there})
+                return RunResult.from_dict({**plain, "outputs": there})
+            self._fetch("trained", model)
             shutil.rmtree(folder / "model", ignore_errors=True)
             (model / "model").rename(folder / "model")
             result = RunResult.from_dict({**plain, "model_path": str(folder / "model")})
@@ -209,6 +216,10 @@ class Depot:
         finally:
             shutil.rmtree(made, ignore_errors=True)
             shutil.rmtree(model, ignore_errors=True)
+
+    def _fetch(self, what: str, target: Path) -> None:
+        if parcels.receive(self.objects, f"{self.key}/{what}", target) is None:
+            raise DataError(f"run {self.run_id} left no {what} in {self.objects.url}/{self.key}")
 
 
 def _check_model(result: RunResult) -> None:
