@@ -12,6 +12,7 @@ from windtunnel import __version__
 from windtunnel.cli import (
     audit,
     check,
+    cluster,
     collector,
     demo,
     doctor,
@@ -81,6 +82,7 @@ for module in (
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(registry.app, name="registry")
 app.add_typer(audit.app, name="audit")
+app.add_typer(cluster.app, name="cluster")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

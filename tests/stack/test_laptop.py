@@ -1,0 +1,335 @@
+"""``windtunnel cluster``: which commands it runs, and what it leaves when one fails.
+
+kind, minikube, Docker, kubectl and Helm are scripts that write down how they were called; no real one is at hand. The
+plan is held against the chart, the recipes and the pages.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from windtunnel.cli.app import app
+from windtunnel.errors import StackError
+from windtunnel.stack.laptop import Laptop, plan, secrets
+
+ROOT = Path(__file__).parents[2]
+FAKE = '''#!{python} -IS
+"""Writes down how it was called; keeps clusters and secrets in a file; fails as it is told."""
+import json, os, sys
+from pathlib import Path
+
+here = Path(os.environ["FAKE_STATE"])
+name, argv = Path(sys.argv[0]).name, sys.argv[1:]
+call = " ".join([name, *argv])
+given = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
+with (here / "calls").open("a") as log:
+    log.write(json.dumps({{"argv": [name, *argv], "stdin": given}}) + "\\n")
+state = json.loads((here / "state").read_text()) if (here / "state").exists() else []
+
+def keep():
+    (here / "state").write_text(json.dumps(state))
+
+bad = os.environ.get("FAKE_FAIL")
+if bad and bad in call:
+    if "create cluster" in call or "minikube start" in call:
+        state.append("cluster"); keep()  # half made
+    sys.exit("it went wrong: " + bad)
+if call == "kind get clusters":
+    print("other\\nwindtunnel" if "cluster" in state else "other")
+elif call.startswith("minikube profile list"):
+    if "cluster" not in state:
+        sys.exit(69)
+    print(json.dumps({{"valid": [{{"Name": "windtunnel"}}], "invalid": []}}))
+elif "create cluster" in call or "minikube start" in call:
+    state.append("cluster"); keep()
+elif "delete" in argv and name in ("kind", "minikube"):
+    state.clear(); keep()
+elif "imagetools" in argv:
+    print("sha256:" + ("1" if "python:" in argv[3] and "airflow" not in argv[3] else "2") * 64)
+elif name == "kubectl" and "get" in argv and argv[argv.index("get") + 1] in ("namespace", "secret"):
+    sys.exit(0 if argv[argv.index("get") + 1] in state else 1)
+elif name == "kubectl" and "create" in argv:
+    state.append("namespace" if "namespace" in argv else "secret"); keep()
+elif name == "kubectl" and "pods" in argv:
+    print((here / "pods").read_text())
+print("said by", name, file=sys.stderr)
+'''
+
+
+class Bench:
+    """A PATH with the scripts, and what they wrote down."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self.bin = root, root / "bin"
+        self.bin.mkdir()
+        monkeypatch.setenv("FAKE_STATE", str(root))
+        monkeypatch.setenv("PATH", str(self.bin))
+        self.patch = monkeypatch
+        self.install("kind", "docker", "kubectl", "helm")
+
+    def install(self, *names: str) -> None:
+        for name in names:
+            path = self.bin / name
+            path.write_text(FAKE.format(python=sys.executable))
+            path.chmod(0o755)
+
+    def remove(self, *names: str) -> None:
+        for name in names:
+            (self.bin / name).unlink()
+
+    def run(self, *argv: str, fail: str = "") -> Result:
+        self.patch.setenv("FAKE_FAIL", fail)
+        return CliRunner().invoke(app, ["cluster", *argv])
+
+    def up(self, *more: str, fail: str = "") -> Result:
+        return self.run("up", "--checkout", str(ROOT), *more, fail=fail)
+
+    def calls(self) -> list[dict[str, Any]]:
+        path = self.root / "calls"
+        found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        path.unlink(missing_ok=True)
+        return found
+
+    def asked(self) -> list[str]:
+        return [" ".join(one["argv"]) for one in self.calls()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
+
+
+IN = "--namespace windtunnel"
+K, H = "kubectl --context kind-windtunnel", "helm --kube-context kind-windtunnel"
+SERVERS = "release=airflow,component in (api-server,scheduler,dag-processor,triggerer)"
+
+
+def test_the_commands_in_their_order(bench: Bench) -> None:
+    done = bench.up()
+    assert done.exit_code == 0, done.exception
+    python, airflow = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+    assert bench.asked() == [
+        "docker buildx imagetools inspect docker.io/library/python:3.12-slim-bookworm --format {{.Manifest.Digest}}",
+        f"docker build --file docker/registry/Dockerfile --build-arg PYTHON_DIGEST={python}"
+        " --tag windtunnel/registry:0.1.0 .",
+        "docker buildx imagetools inspect docker.io/apache/airflow:slim-3.3.2-python3.12 --format {{.Manifest.Digest}}",
+        f"docker build --file docker/airflow/Dockerfile --build-arg PYTHON_DIGEST={python}"
+        f" --build-arg AIRFLOW_DIGEST={airflow} --tag windtunnel/airflow:0.1.0 .",
+        "kind get clusters",
+        "kind create cluster --name windtunnel --wait 5m",
+        "kind load docker-image windtunnel/registry:0.1.0 windtunnel/airflow:0.1.0 --name windtunnel",
+        f"{K} get namespace windtunnel",
+        f"{K} create namespace windtunnel",
+        f"{K} get secret windtunnel windtunnel-airflow windtunnel-airflow-database {IN}",
+        f"{K} create {IN} --filename -",
+        f"{H} upgrade --install windtunnel helm/windtunnel {IN}"
+        " --values helm/windtunnel/values-small.yaml --wait --timeout 15m",
+        f"{H} upgrade --install airflow airflow --repo https://airflow.apache.org --version 1.22.0 {IN}"
+        " --values helm/windtunnel/values-airflow-small.yaml --timeout 15m",
+        f"{K} wait --for=condition=Ready pod {IN} --selector {SERVERS} --timeout=15m",
+        f"{H} test windtunnel {IN} --logs",
+    ]
+    assert "$ kind create cluster --name windtunnel" in done.stderr, "every command is printed"
+    assert "said by helm" in done.stderr, "and what it says"
+
+
+def test_no_secret_stands_in_a_command_or_is_printed(bench: Bench) -> None:
+    done = bench.up()
+    (given,) = [one["stdin"] for one in bench.calls() if one["stdin"]]
+    values = [value for item in json.loads(given)["items"] for value in item["stringData"].values()]
+    assert len(values) == 10 and not any(value in done.stderr + done.stdout for value in values)
+
+
+def test_a_second_time_keeps_the_cluster_and_its_secrets(bench: Bench) -> None:
+    bench.up()
+    bench.calls()
+    done = bench.up("--no-build")
+    asked = bench.asked()
+    assert done.exit_code == 0 and "brought up to date" in done.stderr
+    assert not [one for one in asked if one.startswith("docker ") or " create " in one]
+    assert [one for one in asked if " upgrade --install " in one]
+
+
+@pytest.mark.parametrize(
+    ("fail", "named"),
+    [
+        ("imagetools inspect docker.io/library", "cannot look up the digest of docker.io/library/python:3.12"),
+        ("docker build --file docker/airflow", "cannot build the image airflow"),
+        ("create cluster", "cannot make the cluster"),
+        ("load docker-image", "cannot load the images"),
+        ("create namespace", "cannot make the namespace"),
+        ("--filename -", "cannot make the secrets"),
+        ("install windtunnel", "cannot install the registry"),
+        ("install airflow", "cannot install Airflow"),
+        ("wait --for", "cannot wait for Airflow"),
+        ("test windtunnel", "cannot check the registry"),
+    ],
+)
+def test_a_failure_is_named_and_leaves_nothing(bench: Bench, fail: str, named: str) -> None:
+    done = bench.up(fail=fail)
+    assert isinstance(done.exception, StackError)
+    assert named in done.exception.message and done.exception.hint
+    begun = "docker" not in fail or "load" in fail
+    if "imagetools" not in fail:
+        assert f"it went wrong: {fail}" in done.exception.message
+    asked = bench.asked()
+    deleted = [one for one in asked if one == "kind delete cluster --name windtunnel"]
+    assert len(deleted) == (1 if begun and "imagetools" not in fail else 0)
+    assert asked.index(deleted[0]) == len(asked) - 1 if deleted else True
+    assert bench.run("status").stdout.startswith("there is no kind cluster")
+
+
+def test_a_cluster_that_was_there_is_not_deleted_by_a_failure(bench: Bench) -> None:
+    bench.up()
+    bench.calls()
+    assert isinstance(bench.up(fail="install airflow").exception, StackError)
+    assert not [one for one in bench.asked() if "delete" in one]
+
+
+def test_what_cannot_be_taken_away_is_told(bench: Bench) -> None:
+    bench.install("kind")
+    done = bench.up(fail="cluster --name")  # neither made nor deleted
+    assert isinstance(done.exception, StackError) and "cannot make the cluster" in done.exception.message
+    assert "delete it yourself" in done.stderr
+
+
+def test_down(bench: Bench) -> None:
+    assert "there is no kind cluster windtunnel" in bench.run("down", "--yes").stderr
+    bench.up()
+    bench.calls()
+    refused = CliRunner().invoke(app, ["cluster", "down"], input="n\n")
+    assert refused.exit_code == 1 and bench.asked() == []
+    assert "deleted: windtunnel" in bench.run("down", "--yes").stderr
+    assert bench.asked() == ["kind get clusters", "kind delete cluster --name windtunnel"]
+
+
+def pod(name: str, phase: str, ready: str, waits: str | None = None) -> dict[str, Any]:
+    state = {"waiting": {"reason": waits}} if waits else {"running": {}}
+    status = {
+        "phase": phase,
+        "conditions": [{"type": "Ready", "status": ready}],
+        "containerStatuses": [{"state": state}],
+    }
+    return {"metadata": {"name": name}, "status": status}
+
+
+def test_status(bench: Bench) -> None:
+    bench.up()
+    pods = [pod("registry-0", "Running", "True"), pod("migrate", "Succeeded", "False")]
+    (bench.root / "pods").write_text(json.dumps({"items": pods}))
+    assert bench.run("status").exit_code == 0
+    pods.append(pod("airflow", "Pending", "False", "ImagePullBackOff"))
+    (bench.root / "pods").write_text(json.dumps({"items": pods}))
+    done = bench.run("status", "--json")
+    told = json.loads(done.stdout)
+    assert done.exit_code == 1 and told["schema"] == "windtunnel.cluster/1" and not told["ok"]
+    assert told["pods"][2] == {"name": "airflow", "ready": False, "says": "ImagePullBackOff"}
+    failed = bench.run("status", fail="get pods")
+    assert isinstance(failed.exception, StackError) and "does not answer" in failed.exception.message
+
+
+def test_minikube(bench: Bench) -> None:
+    bench.remove("kind")
+    bench.install("minikube")
+    assert bench.up().exit_code == 0
+    asked = bench.asked()
+    assert "minikube start --profile windtunnel --memory 8g --cpus 4" in asked
+    assert "minikube image load windtunnel/airflow:0.1.0 --profile windtunnel" in asked
+    assert [one for one in asked if one.startswith("kubectl")] and all(
+        "--context windtunnel" in one for one in asked if one.startswith("kubectl")
+    )
+    assert bench.run("down", "--yes").exit_code == 0
+    assert bench.asked()[-1] == "minikube delete --profile windtunnel"
+
+
+@pytest.mark.parametrize(
+    ("missing", "message", "hint"),
+    [
+        (["kind"], "neither kind nor minikube", "https://kind.sigs.k8s.io"),
+        (["helm"], "not found on the PATH: helm", "https://helm.sh"),
+        (["docker", "kubectl"], "not found on the PATH: docker, kubectl", "https://docs.docker.com"),
+    ],
+)
+def test_what_is_not_installed_is_named_before_anything_runs(
+    bench: Bench, missing: list[str], message: str, hint: str
+) -> None:
+    bench.remove(*missing)
+    done = bench.up()
+    assert isinstance(done.exception, StackError)
+    assert message in done.exception.message and hint in str(done.exception.hint)
+    assert bench.asked() == []
+
+
+def test_bad_input(bench: Bench, tmp_path: Path) -> None:
+    done = bench.run("up", "--checkout", str(tmp_path))
+    assert isinstance(done.exception, StackError) and "--checkout" in str(done.exception.hint)
+    done = bench.up("--name", "Wind Tunnel")
+    assert isinstance(done.exception, StackError) and "cannot name a cluster" in done.exception.message
+    assert bench.asked() == []
+
+
+def test_a_dry_run_prints_the_plan_and_does_nothing(bench: Bench) -> None:
+    done = bench.up("--dry-run")
+    assert done.exit_code == 0 and bench.asked() == []
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("#")]
+    assert len(lines) == 12 and lines[4].startswith("kind create cluster")
+
+
+def test_the_plan_is_what_the_pages_and_the_chart_say() -> None:
+    notes = (ROOT / "helm" / "windtunnel" / "templates" / "NOTES.txt").read_text(encoding="utf-8")
+    assert f"--version {plan.AIRFLOW_CHART}" in notes and plan.AIRFLOW_REPOSITORY in notes
+    page = (ROOT / "docs" / "how-to" / "install-on-kubernetes.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"<<END\n(.*?)^END", page, re.M | re.S)
+    by_hand = {
+        (one["metadata"]["name"], key)
+        for one in yaml.safe_load_all(re.sub(r"\$\([^)]*\)|\$[A-Z]+", "x", block))
+        for key in one["stringData"]
+    }
+    made = json.loads(secrets.manifests("windtunnel"))["items"]
+    assert {one["metadata"]["name"] for one in made} == set(plan.SECRETS)
+    assert {(one["metadata"]["name"], key) for one in made for key in one["stringData"]} == by_hand
+    for path in re.findall(r"(?:helm|docker)/[\w./-]+", " ".join(" ".join(s.argv) for s in plan.whole(LAPTOP))):
+        assert (ROOT / path).exists(), path
+
+
+LAPTOP = Laptop("kind", "windtunnel", ROOT)
+
+
+def test_secrets_fit_each_other_and_are_new_each_time() -> None:
+    first, second = (
+        {one["metadata"]["name"]: one["stringData"] for one in json.loads(secrets.manifests("windtunnel"))["items"]}
+        for _ in range(2)
+    )
+    assert not set(first["windtunnel"].values()) & set(second["windtunnel"].values())
+    assert len(base64.urlsafe_b64decode(first["windtunnel-airflow"]["fernet-key"])) == 32
+    assert json.loads(first["windtunnel-airflow"]["connection"])["password"] == first["windtunnel"]["mlflow-service"]
+    password = first["windtunnel"]["postgres-password"]
+    assert f":{password}@" in first["windtunnel"]["database-url"]
+    assert f":{password}@" in first["windtunnel-airflow-database"]["connection"]
+
+
+def test_ctrl_c_takes_away_what_was_begun(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from windtunnel.stack.laptop import Machine, doing
+
+    machine, did = Machine(lambda line: None, str(ROOT)), []
+    real = machine.do
+
+    def do(step: plan.Step, *more: Any) -> None:
+        did.append(step.title)
+        if step.title == "install Airflow":
+            raise KeyboardInterrupt
+        real(step, *more)
+
+    monkeypatch.setattr(machine, "do", do)
+    with pytest.raises(KeyboardInterrupt):
+        doing.up(LAPTOP, machine)
+    assert did[-2:] == ["install Airflow", "delete the cluster"]
