@@ -58,7 +58,7 @@ BAD: list[tuple[dict[str, str], bytes, str, int]] = [
     ({"time": "yesterday"}, seldonevents.asks(1), "ce-time", 400),
     ({"time": "2027-01-15T08:00:00"}, seldonevents.asks(1), "ce-time", 400),
     ({"protocol": "tensorflow"}, b"{}", "ce-protocol", 400),
-    ({"content": "application/protobuf"}, b"{}", "content-type", 415),
+    ({"content": "application/protobuf"}, b"\x0a\x03", "content-type", 415),
     ({"content": "application/cloudevents+json"}, b"{}", "content-type", 415),
     ({}, b"{", "body", 400),
     ({}, b"[" * 100_000, "body", 400),
@@ -140,6 +140,20 @@ def test_a_request_id_that_is_used_twice_makes_two_rows() -> None:
         pairs.add(half("response", "mine", seldonevents.answers(value)))
     rows = pairs.take(0).rows
     assert [(row.columns["age"], row.outputs) for row in rows] == [([1], [10]), ([2], [20])]
+
+
+def test_json_by_another_name_is_json() -> None:
+    """What ``curl -d`` says of it; the executor passes that on."""
+    found = half("request", "r", seldonevents.asks(1), content="application/x-www-form-urlencoded")
+    assert found.payload == payloads.Asked({"age": [1]}, 1)
+
+
+def test_halves_of_other_nodes_of_a_graph_do_not_meet() -> None:
+    pairs = Pairs(100)
+    for node in ("scale", "predict"):
+        pairs.add(half("request", "r", seldonevents.asks(1), modelid=node))
+    pairs.add(half("response", "r", seldonevents.answers(1), modelid="predict"))
+    assert len(pairs.take(CAME - 1).rows) == 1 and pairs.waiting == 1
 
 
 def test_halves_of_other_versions_do_not_meet() -> None:

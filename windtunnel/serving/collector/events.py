@@ -54,7 +54,7 @@ class Half:
     Attributes:
         key: what makes it the same event again: source and id, as CloudEvents says; 16 bytes.
         what: which half.
-        model: name of the SeldonDeployment; ``version`` from its predictor's name.
+        model: name of the SeldonDeployment; ``version`` from its predictor's name; ``node`` of its graph.
         request_id: Seldon's ``puid``, which both halves have.
         at: when the executor sent it, seconds since the epoch; when it came here where it does not say.
         came: when it came here.
@@ -67,6 +67,7 @@ class Half:
     what: Literal["request", "response"]
     model: str
     version: str
+    node: str
     request_id: str
     at: float
     came: float
@@ -75,9 +76,9 @@ class Half:
     size: int
 
     @property
-    def pair(self) -> tuple[str, str, str]:
+    def pair(self) -> tuple[str, str, str, str]:
         """What both halves of a prediction share."""
-        return self.model, self.version, self.request_id
+        return self.model, self.version, self.node, self.request_id
 
 
 def understood(headers: Mapping[str, str], body: bytes, came: float, *, shadow: bool = False) -> Half | None:
@@ -113,12 +114,13 @@ def understood(headers: Mapping[str, str], body: bytes, came: float, *, shadow: 
     protocol = headers.get("ce-protocol", "")
     if protocol not in _PROTOCOLS:
         raise BadEvent("ce-protocol", f"ce-protocol is {protocol[:40]!r}: expected v2 or seldon")
-    if told and told != "application/json":
-        raise BadEvent("content-type", f"content-type is {told[:80]!r}: expected application/json", 415)
     request_id = _text(headers, "ce-requestid")
     try:
         plain = json.loads(body)
     except (ValueError, RecursionError) as error:
+        # What a client called its JSON does not matter (curl calls it a form); what is none is told by its name.
+        if told not in ("", "application/json"):
+            raise BadEvent("content-type", f"content-type is {told[:80]!r}: expected JSON", 415) from None
         raise BadEvent("body", f"the body holds no JSON: {str(error)[:100]}") from None
     payload: Asked | Answered
     try:
@@ -131,6 +133,7 @@ def understood(headers: Mapping[str, str], body: bytes, came: float, *, shadow: 
         what="request" if kind == REQUEST else "response",
         model=model,
         version=version_of(endpoint),
+        node=headers.get("ce-modelid", "")[:256],
         request_id=request_id,
         at=_moment(headers.get("ce-time"), came),
         came=came,

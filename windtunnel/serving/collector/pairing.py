@@ -80,7 +80,7 @@ class Pairs:
         self._remembered = 0
         self._seen: set[bytes] = set()
         self._fresh: list[bytes] = []
-        self._waiting: dict[tuple[str, str, str], deque[Half]] = {}
+        self._waiting: dict[tuple[str, str, str, str], deque[Half]] = {}
         self._rows: list[Row] = []
         self.tally = Tally()
         self.held_bytes = 0
