@@ -32,6 +32,7 @@ class Mesh(fakecore2.Core2):
     """Callers ask by the model's name; ``harm`` fails every other request as soon as callers reach it."""
 
     harm: str | None = None
+    direct: Any = None  # where the world of Core 1 puts its harm
     _turn = 0
 
     def ask(self, model: str) -> tuple[int, dict[str, Any]]:
@@ -157,15 +158,16 @@ def test_a_person_ends_it_with_one_write(skies: Any, dag: Any) -> None:
     assert flight.run.states["outcome"] == "failed" and core1.agree(sky) == []
 
 
+def test_killed_at_some_requests_it_ends_in_the_same_place(skies: Any, dag: Any) -> None:
+    assert not core1.killed(skies, dag, lambda edges: edges[5 :: len(edges) // 3])
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("errors", [None, "2"])
 def test_killed_at_any_request_it_ends_in_the_same_place(skies: Any, dag: Any, errors: str | None) -> None:
-    def fails(make: Callable[[], Core2Sky]) -> Callable[[], Core2Sky]:
-        def made() -> Core2Sky:
-            sky = make()
-            sky.seldon.harm = f"{MODEL}-v{errors}" if errors else None
-            return sky
+    def harmed() -> Core2Sky:
+        sky: Core2Sky = skies()
+        sky.seldon.harm = f"{MODEL}-v{errors}" if errors else None
+        return sky
 
-        return made
-
-    assert not core1.killed(fails(skies), dag, lambda edges: edges[::3])
+    assert not core1.killed(harmed, dag, lambda edges: edges[::3], errors=errors)

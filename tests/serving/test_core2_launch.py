@@ -92,6 +92,7 @@ def pod(models: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
         serving=Serving(),
         predictions=root / "predictions",
         warmup=[ROW],
+        metrics_port=_port(),
     )
     made = Pod(folder, root / "agent", _port(), _port())
     made.repository.mkdir()
@@ -129,6 +130,9 @@ def test_the_agent_loads_it_and_answers_name_the_registrys_version(pod: Pod) -> 
     answer = httpx.post(f"http://127.0.0.1:{pod.http}/v2/models/visits-v3_1/infer", json=asked, timeout=30)
     assert answer.status_code == 200, answer.text
     assert (answer.json()["model_name"], answer.json()["model_version"]) == ("visits", "3")
+    port = pod.folder.read_server()["limits"]["metrics_port"]
+    told = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
+    assert "windtunnel_server_running" in told, "it keeps the limits of the description"
 
 
 @pytest.mark.real

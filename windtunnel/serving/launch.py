@@ -14,6 +14,7 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,30 +66,43 @@ def _bound(memory: int) -> None:
     threading.Thread(target=_watch_memory, args=(memory,), name="memory-watch", daemon=True).start()
 
 
+def limits_of(config: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """What goes before a server's app: in a pod its limits, whose numbers are told on a port of their own; elsewhere
+    nothing.
+
+    Args:
+        config: as ``Folder.read_server`` gives it.
+    """
+    limits = config.get("limits")
+    if not limits:
+        return lambda app: app
+    gates: list[admission.Admission] = []
+    admission.export(lambda: gates[-1] if gates else None, config["model"], config["version"], limits["metrics_port"])
+
+    def limited(app: Any) -> admission.Admission:
+        gate = admission.Admission(
+            app,
+            max_concurrency=limits["max_concurrency"],
+            queue=limits["queue"],
+            timeout_s=config["timeout_s"],
+        )
+        gates.append(gate)
+        return gate
+
+    return limited
+
+
 async def _serve(folder: artifacts.Folder, config: dict[str, Any]) -> None:
     from mlserver import MLServer
     from mlserver.cli.serve import load_settings
     from mlserver.rest import RESTServer
 
-    limits = config.get("limits")
-    gates: list[admission.Admission] = []
-    if limits:
-        admission.export(
-            lambda: gates[-1] if gates else None, config["model"], config["version"], limits["metrics_port"]
-        )
+    limited = limits_of(config)
 
     class Rest(RESTServer):  # type: ignore[misc]
         def _get_config(self) -> Any:
             found = super()._get_config()
-            if limits:
-                gate = admission.Admission(
-                    found.app,
-                    max_concurrency=limits["max_concurrency"],
-                    queue=limits["queue"],
-                    timeout_s=config["timeout_s"],
-                )
-                gates.append(gate)
-                found.app = gate
+            found.app = limited(found.app)
             found.timeout_keep_alive = KEEP_ALIVE_S
             found.timeout_graceful_shutdown = int(config["drain_s"]) or 1
             return found

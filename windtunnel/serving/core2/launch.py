@@ -43,6 +43,7 @@ async def _serve(folder: artifacts.Folder) -> None:
     from mlserver.settings import Settings
 
     config = folder.read_server()
+    limited = launch.limits_of(config)
 
     class Verified(SchemalessModelRepository):  # type: ignore[misc]
         async def list(self) -> list[Any]:
@@ -54,6 +55,7 @@ async def _serve(folder: artifacts.Folder) -> None:
     class Rest(RESTServer):  # type: ignore[misc]
         def _get_config(self) -> Any:
             found = super()._get_config()
+            found.app = limited(found.app)
             found.timeout_keep_alive = launch.KEEP_ALIVE_S
             found.timeout_graceful_shutdown = int(config["drain_s"]) or 1
             return found
