@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 from waiting import until
 
 from windtunnel.errors import AbsentError
 from windtunnel.kube.client import Client
-from windtunnel.kube.kinds import DEFINITION, SELDON_DEPLOYMENT
+from windtunnel.kube.kinds import DEFINITION, NAMESPACE, SELDON_DEPLOYMENT, Kind
 from windtunnel.serving import desired
 from windtunnel.serving.backend import Arm, Release
 from windtunnel.serving.desired import Server, State
 from windtunnel.serving.seldon import Seldon, manifest
 
 pytestmark = pytest.mark.kubernetes
+CHART = Path(__file__).parents[1] / "chart" / "golden" / "production-collector.yaml"
+KINDS = {
+    "ServiceAccount": Kind("", "v1", "serviceaccounts", "ServiceAccount"),
+    "Service": Kind("", "v1", "services", "Service"),
+    "StatefulSet": Kind("apps", "v1", "statefulsets", "StatefulSet"),
+    "PodDisruptionBudget": Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"),
+    "NetworkPolicy": Kind("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
+    "Pod": Kind("", "v1", "pods", "Pod"),
+}
 
 
 @pytest.mark.parametrize("rows", ["server", "logger"])
@@ -51,3 +63,18 @@ def test_the_real_schema_takes_what_is_said_of_rows(client: Client, rows: str) -
             return True
 
     until(gone, 60)
+
+
+def test_the_real_api_takes_what_the_chart_installs_as_restricted(client: Client) -> None:
+    """DEMAND OPS-2: strict, in a namespace that lets only restricted pods in; the check's pod is admitted as one."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    client.patch(NAMESPACE, str(client.namespace), {"metadata": {"labels": labels}})
+    objects = [one for one in yaml.safe_load_all(CHART.read_text(encoding="utf-8")) if one["kind"] in KINDS]
+    assert {one["kind"] for one in objects} == set(KINDS)
+    for one in sorted(objects, key=lambda one: list(KINDS).index(one["kind"])):
+        live = client.create(KINDS[one["kind"]], one)
+        if one["kind"] == "StatefulSet":
+            (made,), (said,) = (each["spec"]["template"]["spec"]["containers"] for each in (live, one))
+            assert (made["args"], made["securityContext"]) == (said["args"], said["securityContext"])
+    for one in objects:
+        client.delete(KINDS[one["kind"]], one["metadata"]["name"])
