@@ -289,6 +289,19 @@ def test_a_model_of_other_content_is_not_ready(world: World) -> None:
     assert backend.observe("visits").arms["2"].ready
 
 
+def test_a_server_that_has_traffic_is_not_started_anew(world: World) -> None:
+    """Its pods would end before others are there: a StatefulSet has nobody in their place."""
+    world.backend().apply(release(100))
+    world.backend(image="newer").apply(release(90, arm(2, 10), stage=1))
+
+    def image(name: str) -> str:
+        found = world.cluster.get("servers", name)
+        assert found is not None
+        return str(found["spec"]["podSpec"]["containers"][1]["image"])
+
+    assert (image("visits-v1"), image("visits-v2")) == ("i", "newer")
+
+
 def test_objects_of_somebody_else_are_left_alone(world: World) -> None:
     theirs = {"apiVersion": "mlops.seldon.io/v1alpha1", "metadata": {"name": "visits"}}
     world.cluster.put("experiments", {**theirs, "kind": "Experiment", "spec": {"candidates": []}})

@@ -64,6 +64,9 @@ class Parts:
     def ensure(self, state: State, owner: Mapping[str, Any]) -> Found:
         """Each version that shall be there has both, saying what they shall say. What is there in excess stays.
 
+        A Server whose version has traffic is left as it is: other settings of the installation, an image mostly, would
+        start its pods anew, one that is alone with nobody in its place. They hold for versions that are deployed later.
+
         Args:
             owner: the Experiment, as the API has it.
 
@@ -73,7 +76,9 @@ class Parts:
         """
         found = self.read(state.model)
         for version in manifest.parts(state):
-            self._write(SERVER, manifest.server_of(state, version, self._seldon, owner), found.servers.get(version))
+            live = found.servers.get(version)
+            if version not in state.slots or not _of(live, state.servers[version].digest):
+                self._write(SERVER, manifest.server_of(state, version, self._seldon, owner), live)
             self._write(MODEL, manifest.model_of(state, version, self._seldon, owner), found.models.get(version))
         return found
 
@@ -144,6 +149,10 @@ class Parts:
             raise ServingError(f"{about}: {error.message}", hint="install Seldon Core 2, or name another") from error
         except ClusterError as error:
             raise ServingError(f"{about}: {error.message}", hint=error.hint) from error
+
+
+def _of(live: Live | None, digest: str) -> bool:
+    return live is not None and (live["metadata"].get("annotations") or {}).get(record.DIGEST) == digest
 
 
 def _excess(state: State, found: Found) -> list[tuple[Kind, str]]:
