@@ -389,7 +389,8 @@ def steward_dag(
     """``windtunnel.steward``: the house's own work, one DAG for all models.
 
     Args:
-        kubernetes_conn_id: where models train in pods, their cluster: task ``pods`` removes those nobody came back for.
+        kubernetes_conn_id: where models train in pods, their cluster: task ``pods`` removes those nobody came back for,
+            ``store`` what the object store need not keep any more.
     """
     from windtunnel_airflow.operators.steward import (
         AgreementOperator,
@@ -402,6 +403,7 @@ def steward_dag(
         SweepOperator,
         SweepPodsOperator,
     )
+    from windtunnel_airflow.operators.storekeeping import StoreRetentionOperator
 
     with DAG(
         dag_id="windtunnel.steward",
@@ -426,6 +428,7 @@ def steward_dag(
             SweepPodsOperator(
                 task_id="pods", kubernetes_conn_id=kubernetes_conn_id, windtunnel_conn_id=windtunnel_conn_id
             )
+            StoreRetentionOperator(task_id="store", windtunnel_conn_id=windtunnel_conn_id)
     return dag
 
 

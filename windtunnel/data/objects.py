@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -47,6 +47,9 @@ class Objects(Protocol):
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Key -> bytes of every object whose key starts with ``prefix``."""
+
+    def times(self, prefix: str) -> dict[str, float]:
+        """Every key that begins with ``prefix`` -> when it was written, in seconds since the epoch."""
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects; those already gone do not matter."""
@@ -107,6 +110,13 @@ class FolderObjects:
                 if path.is_file() and not path.name.endswith(".tmp")
             }
         return {key: size for key, size in sorted(found.items()) if key.startswith(prefix)}
+
+    def times(self, prefix: str) -> dict[str, float]:
+        out: dict[str, float] = {}
+        for key in self.sizes(prefix):
+            with suppress(FileNotFoundError):  # removed meanwhile
+                out[key] = (self.root / key).stat().st_mtime
+        return out
 
     def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -171,12 +181,18 @@ class S3Objects:
             return body
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        out: dict[str, int] = {}
+        return {key: int(each["Size"]) for key, each in self._listed(prefix).items()}
+
+    def times(self, prefix: str) -> dict[str, float]:
+        return {key: float(each["LastModified"].timestamp()) for key, each in self._listed(prefix).items()}
+
+    def _listed(self, prefix: str) -> dict[str, Any]:
+        out: dict[str, Any] = {}
         strip = len(self._key(""))
         with self._errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
             for page in pages:
-                out |= {str(each["Key"])[strip:]: int(each["Size"]) for each in page.get("Contents", [])}
+                out |= {str(each["Key"])[strip:]: each for each in page.get("Contents", [])}
         return out
 
     def delete(self, keys: Sequence[str]) -> None:
