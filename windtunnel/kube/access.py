@@ -13,6 +13,8 @@ from typing import Any
 
 from windtunnel.errors import ForbiddenError
 
+#: Connections that are kept open: as many as a triggerer has threads that look at releases.
+POOL = 64
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -64,6 +66,7 @@ class Access:
                 f"{f', context {self.context}' if self.context else ''}: {error}",
                 hint="set KUBECONFIG, or name a kubeconfig and one of its contexts ('kubectl config get-contexts')",
             ) from error
+        settings.connection_pool_maxsize = POOL
         settings.retries = False  # tries are counted in one place, the client's
         return client.ApiClient(settings), self.namespace or found or "default"
 

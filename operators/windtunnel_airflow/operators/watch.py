@@ -31,6 +31,7 @@ class WatchWindowOperator(WindtunnelOperator):
         champion = self.hook.registry.champion(model.name)
         if champion is None:
             raise AirflowSkipException(f"{model.name} has no champion to watch yet")
+        self._fetch(model)
         window = watch.next_window(
             self.home, model, str(champion.version), champion.digest, time.time(), correlation_id=story.correlation_id
         )
@@ -40,6 +41,22 @@ class WatchWindowOperator(WindtunnelOperator):
         event = Event(model.name, story.correlation_id, story.cause, str(champion.version), champion.digest)
         announce(self, context, "window", event)
         return window
+
+    def _fetch(self, model: Any) -> None:
+        """Of a model that pods serve: what a collector has written of their predictions, brought here.
+
+        Raises:
+            AirflowSkipException: none does.
+        """
+        if self.served_at != "kubernetes":
+            return
+        if not model.serving.log:
+            raise AirflowSkipException(
+                f"nobody collects what the pods of {model.name} predict: set serving.log where a collector does"
+            )
+        monitoring = model.monitoring
+        span = 2 * monitoring.window + monitoring.lateness
+        self.hook.backend().bring_rows(self.home, model.name, time.time() - span.total_seconds() - 3600)
 
 
 class _Window(WindtunnelOperator):

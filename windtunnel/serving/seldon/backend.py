@@ -161,7 +161,7 @@ class SeldonBackend:
         The version's pods verified its content before they served, and verify it again whenever its server starts; here
         it is asked whether they are available, and for one inference.
         """
-        live = self._objects.read(check_model_name(model))
+        live = self._objects.look(check_model_name(model))
         state = self._objects.state(model, live)
         version = rollback_target(state)
         if version is None:

@@ -1,0 +1,177 @@
+"""``Sky`` with Seldon where the fake of a serving backend was, over real HTTP; the registry, Airflow and time stay."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import fakeseldon
+from airborne import MODEL, Flight, Sky, hooked
+
+from windtunnel.data.objects import FolderObjects
+from windtunnel.home import Home
+from windtunnel.kube.access import Access
+from windtunnel.kube.client import Client
+from windtunnel.rollout import Plan, disagreements
+from windtunnel.serving import lookout
+from windtunnel.serving.guard import Guard
+from windtunnel.serving.place import Place, in_cluster
+from windtunnel.serving.seldon import Seldon, manifest, record
+
+#: Requests of callers in a second.
+RATE = 20
+SDEP = f"/seldondeployments/{MODEL}"
+
+
+class ClusterSky(Sky):
+    """``Sky`` with Seldon where the fake of a serving backend was."""
+
+    seldon_conn_id = "windtunnel_seldon"
+
+    def __init__(
+        self,
+        folder: Path,
+        cluster: Any,
+        seldon: fakeseldon.Seldon,
+        running: ExitStack,
+        access: Access | None = None,
+        **settings: Any,
+    ) -> None:
+        self.cluster, self.seldon, self.running = cluster, seldon, running
+        self.main = threading.current_thread()
+        super().__init__()
+        self.home = Home(folder / "home")
+        self.object_store = FolderObjects(folder / "store")  # type: ignore[assignment]
+        given = {
+            "image": "i",
+            "registry": "r",
+            "gateway": f"{seldon.url}/seldon/{{namespace}}/{{model}}",
+            "split_requests": 20,
+            "prometheus": seldon.url,
+            "poll_s": 0.01,
+        }
+        where = access or Access(cluster.kubeconfig(folder / "kubeconfig"))
+        self.settings = Seldon(access=where, **(given | settings))  # type: ignore[arg-type]
+        seldon.clock = lambda: self.world.wall
+        self.triggerer = self.place()
+        self.serving, self.looks_ = self.triggerer.backend, self.triggerer.looks(MODEL)  # type: ignore[assignment]
+        advance = self.world.advance
+
+        def flow(seconds: float) -> None:
+            advance(seconds)
+            for _ in range(int(RATE * seconds) if self.seldon.routes.get(MODEL) else 0):
+                self.seldon.ask(MODEL)
+
+        self.world.advance = flow  # type: ignore[method-assign]
+        guarding = self.place()
+        running.enter_context(guarding.backend.following())
+        self.guard = _Guard(
+            self.home, guarding.backend, lambda: self.registry, clock=self.world.clock,
+            intents=guarding.intents, looks=guarding.looks,
+        )  # fmt: skip
+
+    def new_guard(self) -> Any:
+        return None
+
+    def place(self) -> Place:
+        """As another process makes it."""
+        sky = self
+
+        class Edged(Client):
+            def _once(self, method: str, path: str, *args: Any, **more: Any) -> Any:
+                if threading.current_thread() is not sky.main:
+                    return super()._once(method, path, *args, **more)
+                with sky.world.call(f"api {method} {path.rpartition('/namespaces/')[2]}"):
+                    return super()._once(method, path, *args, **more)
+
+        client = Edged(self.settings.access, timeout_s=(2.0, 10.0), patience_s=5.0)
+        found = in_cluster(self.settings, client, store=self.object_store, read_mlmodel=lambda model, arm: MLMODEL)
+        found.backend._clock = lambda: self.world.wall
+        return found
+
+    # -- the hook's side
+
+    def backend(self) -> Any:
+        return self.place().backend
+
+    def looks(self, model: str) -> Any:
+        return self.place().looks(model)
+
+    def intents(self) -> Any:
+        return self.place().intents
+
+    def gather(self, watch: Any, backend: Any, state: Any) -> Any:
+        return lookout.gather(self.home, watch, backend, state)
+
+    # -- what there is
+
+    def register(self, version: str, *, errors: float = 0.0, broken: bool = False) -> None:
+        super().register(version, errors=errors, broken=broken)
+        sample = {"warmup": [{"a": 1.0, "b": 2.0}]}
+        self.object_store.put_bytes(f"samples/{MODEL}/{version}.json", json.dumps(sample).encode())
+
+    def live(self) -> dict[str, Any]:
+        return self.cluster.get("seldondeployments", MODEL) or {"metadata": {}, "spec": {}}
+
+    def weights(self) -> dict[str, int]:
+        return {version: n for version, n in manifest.weights(self.live()).items() if n}
+
+    def notes(self) -> dict[str, str]:
+        return {name: text for name, text in self.live()["metadata"].get("annotations", {}).items() if text}
+
+
+MLMODEL = b'signature:\n  inputs: \'[{"name": "a", "type": "double"}, {"name": "b", "type": "double"}]\'\n'
+
+
+class _Guard(Guard):
+    def _beat(self) -> None:
+        pass
+
+    def _ship(self) -> None:
+        pass
+
+
+def fly(sky: ClusterSky, dag: Any, *, errors: str | None = None, **how: Any) -> Flight:
+    """A release; ``errors``: the version that fails every other request as soon as callers reach it."""
+    if errors:
+        seldon, before, turn = sky.seldon, sky.seldon.direct, iter(range(10**9))
+
+        def direct(model: str, predictor: str) -> tuple[int, dict[str, Any]]:
+            if predictor == f"v{errors}" and seldon.routes.get(model, {}).get(predictor):
+                seldon.failing = {predictor} if next(turn) % 2 else set()
+            return before(model, predictor)
+
+        seldon.direct = direct  # type: ignore[method-assign]
+    with hooked(lambda: sky):
+        flight = Flight(sky, dag, **how)
+        flight.fly()
+        flight.quiet(20.0)
+    return flight
+
+
+def canary(sky: ClusterSky, dag: Any) -> ClusterSky:
+    """Version 1 is champion by a release of its own; version 2 waits."""
+    sky.register("1")
+    assert fly(sky, dag).run.states["outcome"] == "success"
+    sky.register("2")
+    return sky
+
+
+def agree(sky: ClusterSky) -> list[str]:
+    """What is wrong when all is quiet."""
+    champion, notes, wrong = sky.registry.champions.get(MODEL), sky.notes(), []
+    if sky.weights() != ({champion: 100} if champion else {}):
+        wrong.append(f"traffic {sky.weights()}, champion {champion}")
+    if record.INTENT in notes or record.LEASE in notes:
+        wrong.append(f"left: {notes.get(record.INTENT)} {notes.get(record.LEASE)}")
+    if not all(one.ended for one in sky.registry.rollouts_):
+        wrong.append(f"a rollout is open: {sky.registry.rollouts_}")
+    looks = sky.place().looks(MODEL).all()
+    if [look["number"] for look in looks] != list(range(1, len(looks) + 1)):
+        wrong.append(f"looks are missing: {[look['number'] for look in looks]}")
+    elif looks and disagreements(Plan.from_dict(looks[0]["plan"]), looks):
+        wrong.append("looks do not follow from their evidence")
+    return wrong
