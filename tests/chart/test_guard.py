@@ -18,6 +18,7 @@ import podlike
 import pytest
 import waiting
 
+from windtunnel.kube import rights
 from windtunnel.kube.access import Access
 from windtunnel.serving.backend import Arm, Release
 from windtunnel.serving.core2 import Core2, Core2Backend
@@ -111,6 +112,7 @@ def test_on_core_2_it_takes_a_candidate_back_within_its_rights(helpers: Any, ope
         asked = {(one.method, one.path.split("/models/", 1)[1].partition("/")[0]) for one in cluster.requests[began:]}
     granted = {(resource, verb) for rule in helpers.of(objects, "Role", "wt-guard")["rules"]
                for resource in rule["resources"] for verb in rule["verbs"]}  # fmt: skip
+    assert {(one.resource, verb) for one in rights.GUARD_CORE2.rights for verb in one.verbs} == granted
     for method, resource in asked:
         assert any((resource, verb) in granted for verb in VERBS[method]), (method, resource)
     assert ("DELETE", "models") in asked and ("POST", "models") not in asked

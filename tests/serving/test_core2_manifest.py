@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from windtunnel.errors import DescriptionError, ServingError
+from windtunnel.kube import rights
 from windtunnel.serving import desired
 from windtunnel.serving.backend import Arm, Release
-from windtunnel.serving.core2 import Core2, Core2Backend, backend_of, manifest
+from windtunnel.serving.core2 import Core2, Core2Backend, backend_of, manifest, needed
 from windtunnel.serving.desired import Server, State
 from windtunnel.serving.seldon import Seldon, SeldonBackend
 
@@ -143,6 +144,24 @@ def test_a_server_is_seldons_with_our_first_step_and_our_model_server() -> None:
     named = {volume["name"] for volume in pod["volumes"]}
     steps = [*pod["initContainers"], *pod["containers"]]
     assert {mount["name"] for one in steps for mount in one["volumeMounts"]} <= named
+
+
+def test_the_page_names_the_rights_that_a_release_needs() -> None:
+    """DEMAND OPS-4"""
+    page = (Path(__file__).parents[2] / "docs/reference/seldon-core2.md").read_text(encoding="utf-8")
+    section = page.split("\n## Permissions\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+    told = {
+        (resource.partition(".")[0], verb)
+        for cells in rows
+        for resource in re.findall(r"`([\w./]+)`", cells[1])
+        for verb in re.findall(r"`(\w+)`", cells[2])
+        if verb != "following"  # the call that needs ``watch``
+    }
+    assert told == {(one.resource, verb) for one in rights.RELEASES_CORE2.rights for verb in one.verbs}
+    kinds = needed(SETTINGS)
+    asked = {(kind.plural, verb) for kind, verbs in kinds.items() for verb in (*verbs, "list")}
+    assert asked <= told
 
 
 def test_settings_say_which_api(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ def command(
     kube_context: Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.")] = None,
     namespace: Annotated[str | None, typer.Option(help="Namespace of models and trainings.")] = None,
     part: Annotated[
-        list[str] | None, typer.Option(help="Look at what this part needs: training, releases, guard [all].")
+        list[str] | None,
+        typer.Option(help="Look at what this part needs: training, releases, guard (-core2 for Core 2) [all]."),
     ] = None,
     user: Annotated[
         str | None, typer.Option("--as", help="Whose rights: system:serviceaccount:NAMESPACE:NAME [ours].")
@@ -90,7 +91,8 @@ def _cluster(
 ) -> tuple[dict[str, str], list[Finding]]:
     """Where it was looked, and what was found. What an option says goes before what the file says."""
     from windtunnel.kube.access import Access
-    from windtunnel.kube.rights import PARTS
+    from windtunnel.kube.rights import PARTS, PARTS_CORE2
+    from windtunnel.serving.core2 import Core2
     from windtunnel.serving.seldon import Seldon
     from windtunnel.stack.clusterdoctor import Cluster, examine
 
@@ -99,7 +101,7 @@ def _cluster(
     access = Access(access.kubeconfig, context or access.context, namespace or access.namespace)
     cluster = Cluster(
         access,
-        parts=tuple(parts or PARTS),
+        parts=tuple(parts or (PARTS_CORE2 if isinstance(told, Core2) else PARTS)),
         user=user,
         store=store,
         prometheus=prometheus or (told.prometheus if told else None),

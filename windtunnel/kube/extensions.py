@@ -38,6 +38,7 @@ EXTENSIONS = (
     Extension(
         "Seldon Core 2", "mlops.seldon.io", ("v1alpha1",), ("models", "experiments", "servers"),
         "releases on Seldon Core 2", "install Seldon Core 2 (charts seldon-core-v2-crds and seldon-core-v2-setup)",
+        ("releases-core2", "guard-core2"),
     ),
     Extension(
         "metrics server", "metrics.k8s.io", ("v1beta1",), ("pods",),

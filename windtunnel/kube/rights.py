@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from windtunnel.errors import DescriptionError
 
 _SELDON = "machinelearning.seldon.io"
+_CORE2 = "mlops.seldon.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,33 @@ GUARD = Part(
     ),
 )
 
+RELEASES_CORE2 = Part(
+    "releases-core2",
+    "whoever releases on Seldon Core 2: Airflow's workers and triggerer",
+    (
+        Right(_CORE2, "experiments", ("create", "get", "list", "patch", "watch"), "everything"),
+        Right(_CORE2, "models", ("create", "delete", "get", "list", "patch", "watch"), "each version's"),
+        Right(_CORE2, "servers", ("create", "delete", "get", "list", "patch", "watch"), "each version's"),
+        Right("", "pods", ("list",), "why a version is not ready"),
+        Right("", "services/proxy", ("create", "get"), "a version's first answer, under its own name"),
+    ),
+)
+GUARD_CORE2 = Part(
+    "guard-core2",
+    "the guard of models on Seldon Core 2",
+    (
+        Right(_CORE2, "experiments", ("get", "list", "patch", "watch"), "see leases end, take candidates back"),
+        Right(_CORE2, "models", ("delete", "list", "watch"), "remove what was taken back"),
+        Right(_CORE2, "servers", ("delete", "list", "watch"), "remove what was taken back"),
+        Right("", "pods", ("list",), "why a version is not ready"),
+        Right("", "services/proxy", ("create", "get"), "a version's answer, under its own name"),
+    ),
+)
+
 #: By name.
 PARTS = {part.name: part for part in (TRAINING, RELEASES, GUARD)}
+#: By name, where Seldon Core 2 serves.
+PARTS_CORE2 = {part.name: part for part in (TRAINING, RELEASES_CORE2, GUARD_CORE2)}
 
 
 def part(name: str) -> Part:
@@ -95,9 +121,10 @@ def part(name: str) -> Part:
     Raises:
         DescriptionError: there is none.
     """
-    if name not in PARTS:
-        raise DescriptionError(f"no part {name!r} speaks to a cluster", hint=f"expected one of {', '.join(PARTS)}")
-    return PARTS[name]
+    known = PARTS | PARTS_CORE2
+    if name not in known:
+        raise DescriptionError(f"no part {name!r} speaks to a cluster", hint=f"expected one of {', '.join(known)}")
+    return known[name]
 
 
 def rules(of: Part) -> list[dict[str, list[str]]]:
