@@ -142,6 +142,12 @@ def test_a_request_id_that_is_used_twice_makes_two_rows() -> None:
     assert [(row.columns["age"], row.outputs) for row in rows] == [([1], [10]), ([2], [20])]
 
 
+def test_an_executor_that_names_no_protocol_is_understood() -> None:
+    assert half("request", "r", seldonevents.asks(1), protocol="").payload == payloads.Asked({"age": [1]}, 1)
+    own = b'{"data": {"names": ["age"], "ndarray": [[2]]}}'
+    assert half("request", "r", own, protocol="").payload == payloads.Asked({"age": [2]}, 1)
+
+
 def test_json_by_another_name_is_json() -> None:
     """What ``curl -d`` says of it; the executor passes that on."""
     found = half("request", "r", seldonevents.asks(1), content="application/x-www-form-urlencoded")

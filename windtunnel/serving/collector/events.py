@@ -26,7 +26,7 @@ KEPT = (
     "ce-id", "ce-source", "ce-type", "ce-time", "ce-requestid", "ce-modelid", "ce-inferenceservicename",
     "ce-namespace", "ce-endpoint", "ce-protocol", "content-type",
 )  # fmt: skip
-_PROTOCOLS = {"v2": "v2", "kfserving": "v2", "seldon": "seldon", "": "seldon"}
+_PROTOCOLS = {"v2": "v2", "kfserving": "v2", "seldon": "seldon"}
 #: A sender whose clock is further off than this (seconds) is not believed: its rows would lie in hours nobody reads.
 FAR_S = 3600.0
 _TEXT = re.compile(r"[\x21-\x7e]{1,256}")
@@ -112,7 +112,7 @@ def understood(headers: Mapping[str, str], body: bytes, came: float, *, shadow: 
     if not _ENDPOINT.fullmatch(endpoint):
         raise BadEvent("ce-endpoint", f"ce-endpoint is {endpoint[:80]!r}: expected a predictor's name, such as v3")
     protocol = headers.get("ce-protocol", "")
-    if protocol not in _PROTOCOLS:
+    if protocol and protocol not in _PROTOCOLS:
         raise BadEvent("ce-protocol", f"ce-protocol is {protocol[:40]!r}: expected v2 or seldon")
     request_id = _text(headers, "ce-requestid")
     try:
@@ -125,7 +125,7 @@ def understood(headers: Mapping[str, str], body: bytes, came: float, *, shadow: 
     payload: Asked | Answered
     try:
         read: Any = payloads.asked if kind == REQUEST else payloads.answered
-        payload = read(_PROTOCOLS[protocol], plain)
+        payload = read(_PROTOCOLS[protocol] if protocol else _guessed(plain), plain)
     except BadPayload as error:
         raise BadEvent(error.field, error.message) from None
     return Half(
@@ -141,6 +141,11 @@ def understood(headers: Mapping[str, str], body: bytes, came: float, *, shadow: 
         payload=payload,
         size=len(body) + 500,
     )
+
+
+def _guessed(body: Any) -> str:
+    """The protocol of a body whose event names none, as those of executors before 1.14 do."""
+    return "v2" if isinstance(body, Mapping) and {"inputs", "outputs"} & set(body) else "seldon"
 
 
 def plain(half: Half) -> dict[str, Any]:
