@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +14,7 @@ from waiting import until
 
 from windtunnel.errors import AbsentError, ConflictError
 from windtunnel.kube.client import Client
-from windtunnel.kube.kinds import DEFINITION, JOB_SET, Kind
+from windtunnel.kube.kinds import DEFINITION, JOB_SET, POD, Kind
 from windtunnel.spec import Pod, Toleration, Volume
 from windtunnel.tracking.contract import RunSpec
 from windtunnel.tracking.pods import gang
@@ -17,6 +22,7 @@ from windtunnel.tracking.pods.manifest import Place
 
 pytestmark = pytest.mark.kubernetes
 JOB = Kind("batch", "v1", "jobs", "Job")
+ACCOUNT = Kind("", "v1", "serviceaccounts", "ServiceAccount")
 
 
 def made(client: Client, **pod: Any) -> dict[str, Any]:
@@ -87,3 +93,73 @@ def test_the_job_in_the_set_is_one_that_kubernetes_takes(client: Client) -> None
 def test_without_jobset_the_api_says_that_it_knows_no_such_kind(client: Client) -> None:
     with pytest.raises(AbsentError, match="no such kind"):
         client.get(Kind("nobody.x-k8s.io", "v1", "jobsets", "JobSet"), "x")
+
+
+def test_the_life_of_a_set(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made once, found, watched, judged, removed; what JobSet's controller and the kubelets would do is done here."""
+    os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="wt-airflow-"))
+    exceptions = pytest.importorskip("airflow.sdk.exceptions")
+    from windtunnel_airflow.gangflight import GangFlight
+    from windtunnel_airflow.gangtrigger import GangTrigger
+
+    if client.get(DEFINITION, f"{JOB_SET.plural}.{JOB_SET.group}") is None:
+        pytest.skip(f"needs the CRD {JOB_SET.plural}.{JOB_SET.group} (JobSet)")
+    try:  # without controllers nobody makes the default one
+        client.create(ACCOUNT, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})
+    except ConflictError:
+        pass
+    path = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+    extra = {"kube_config_path": path, "namespace": client.namespace}
+    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": extra}))
+    spec = RunSpec("1e" * 16, "sea", "a:b", resources={"cpu": 1, "memory": 2**30, "disk": 2**30})
+    manifest = gang.job_set(spec, Pod(image="here"), Place(["python"], namespace=client.namespace), 2)
+
+    def flight() -> GangFlight:
+        return GangFlight("kubernetes_default", manifest, 600.0, dict)
+
+    def begin() -> GangTrigger:
+        with pytest.raises(exceptions.TaskDeferred) as found:
+            flight().watch({})
+        _, arguments = found.value.trigger.serialize()
+        return GangTrigger(**{**arguments, "look_every": 0.1})
+
+    begin()
+    trigger = begin()  # a second worker, at once
+    name, found = flight().name, flight().find("", 0)
+    assert found is not None and flight().end()[0].kind == "waiting"
+    template = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    pods = []
+    for rank in range(2):
+        meta = {**template["metadata"], "name": f"{name}-node-0-{rank}-x"}
+        meta["annotations"] = {**meta["annotations"], gang.INDEX: str(rank)}
+        client.create(POD, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": template["spec"]})
+        pods.append(meta["name"])
+
+    def kubelet(rank: int, phase: str, state: dict[str, Any]) -> None:
+        one = {"name": "training", "image": "x", "imageID": "x", "restartCount": 0, "ready": False, "state": state}
+        client.patch(POD, pods[rank], {"status": {"phase": phase, "containerStatuses": [one]}}, "status")
+
+    async def first() -> dict[str, Any]:
+        async for event in trigger.run():
+            return dict(event.payload)
+        raise AssertionError("the trigger said nothing")
+
+    for rank in range(2):
+        kubelet(rank, "Running", {"running": {"startedAt": "2026-11-21T10:00:00Z"}})
+    assert flight().end()[0].kind == "running"
+    over = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-11-21T10:30:00Z"}
+    kubelet(1, "Failed", {"terminated": over})
+    at = "2026-11-21T10:30:01Z"
+    failed = {"type": "Failed", "status": "True", "reason": "FailedJobs", "message": "x", "lastTransitionTime": at}
+    client.patch(JOB_SET, name, {"status": {"conditions": [failed], "restarts": 0}}, "status")
+    event = asyncio.run(asyncio.wait_for(first(), 60))
+    assert event["status"] == "failed"
+    end, evidence = flight().end()
+    assert (end.kind, end.failure) == ("oom-killed", "resource") and end.message.startswith("node 1: ")
+    assert [gang.rank_of(pod) for pod in evidence["pods"]] == [0, 1] and evidence["gang"] is not None
+    flight().remove(1)
+    until(lambda: client.get(JOB_SET, name) is None, 60)
+    left = client.list(POD, labels=flight().labels)["items"]
+    assert all(pod["metadata"].get("deletionTimestamp") for pod in left), "told to end; a kubelet would let go of them"
+    for pod in left:
+        client.delete(POD, str(pod["metadata"]["name"]), grace_s=0)
