@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from windtunnel.errors import DescriptionError, UnavailableError
 from windtunnel.serving.promcounters import Accumulator, Sample
-from windtunnel.serving.prometheus import ENVOY, SELDON, Names, PrometheusTraffic, histogram
+from windtunnel.serving.prometheus import ENVOY, SELDON, SELDON_CORE2, Names, PrometheusTraffic, histogram
 from windtunnel.stats.histogram import BOUNDS
 
 NOW = 1_800_000_000.0
@@ -367,3 +367,12 @@ def test_what_is_long_gone_is_forgotten_and_its_counts_stay() -> None:
         counter.take([Sample((("pod", pod_),), (("instance", pod_),), ("1", "ok"), 5.0)], {}, n * 600.0, {})
     assert len(counter.instances) < 10
     assert counter.totals[("1", "ok")] == 1000
+
+
+def test_core_2_is_read_by_the_servers_of_the_versions() -> None:
+    """Each version has a Server of its own; the agent's histogram has no other label of the model."""
+    assert SELDON_CORE2.select("visits") == 'server=~"visits-v[0-9a-z]+",method=~"post|grpc"'
+    named = {"visits-v3": "3", "visits-late-v3": None, "visits-v": None, "mlserver": None}
+    assert {name: SELDON_CORE2.version_of({"server": name}, "visits") for name in named} == named
+    answers = {"200": "ok", "400": "client", "502": "error", "OK": "ok", "InvalidArgument": "client"}
+    assert {code: SELDON_CORE2.answer(code) for code in answers} == answers

@@ -27,7 +27,7 @@ from windtunnel.errors import UnavailableError
 from windtunnel.names import check_model_name
 from windtunnel.serving.backend import Traffic
 from windtunnel.serving.promcounters import Accumulator, Labels
-from windtunnel.serving.promnames import ENVOY, SELDON, SELDON_CLIENT, Names
+from windtunnel.serving.promnames import ENVOY, SELDON, SELDON_CLIENT, SELDON_CORE2, Names
 from windtunnel.serving.promreading import Row, arms_of, histogram, read, series_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-__all__ = ["ENVOY", "SELDON", "SELDON_CLIENT", "Names", "PrometheusTraffic", "histogram"]
+__all__ = ["ENVOY", "SELDON", "SELDON_CLIENT", "SELDON_CORE2", "Names", "PrometheusTraffic", "histogram"]
 
 #: A version whose series vanished is missed for this long; then it counts as removed.
 MISSED_FOR_S = 300.0
