@@ -157,6 +157,8 @@ def test_a_store_is_brought_once_and_its_watermarks_each_time(write: Callable[..
     assert later.bring("visits", now - 60) == 2  # the hours asked for, not all
     assert later.bring("visits", now - 3 * 3600) == 1
     assert later.bring("visits", now - 9 * 86_400) == 0
+    assert later.bring("visits", 0) == 0
+    assert Brought(store, tmp_path / "all").bring("visits", 0) == 3
 
 
 def test_a_gates_numbers_come_from_the_store(write: Callable[..., Path], tmp_path: Path) -> None:

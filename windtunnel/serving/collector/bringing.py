@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: Hours before this one that are looked at each time.
 _FRESH_HOURS = 1
 AGAIN_S = 300.0
+#: For more days than these all keys are listed at once.
+_MANY_DAYS = 31
 
 
 class Brought:
@@ -73,9 +75,15 @@ class Brought:
 
     def _keys(self, model: str, start: float, now: float) -> list[str]:
         """Files of the hours from ``start`` to the next one; by the day, or by the hour where there are few."""
-        first = datetime.fromtimestamp(max(start, 0), UTC).replace(minute=0, second=0, microsecond=0)
+        begin = first = datetime.fromtimestamp(max(start, 0), UTC).replace(minute=0, second=0, microsecond=0)
         last = datetime.fromtimestamp(now, UTC) + timedelta(hours=1)
         hours: list[datetime] = []
+        if (last - begin).days > _MANY_DAYS:
+            return [
+                key
+                for key in self._store.sizes(f"{model}/date=")
+                if key.endswith(".parquet") and _hour(key) >= f"{begin:%Y-%m-%dT%H}"
+            ]
         while first <= last and len(hours) <= 4:
             hours.append(first)
             first += timedelta(hours=1)
