@@ -47,12 +47,13 @@ class Connected:
         Raises:
             ForbiddenError: the connection leads nowhere.
         """
-        from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
         from airflow.sdk.exceptions import AirflowException
         from kubernetes.config import ConfigException
 
+        from windtunnel_airflow import ekscluster
+
         try:
-            return KubernetesHook(conn_id=self.kubernetes_conn_id).get_conn(), self.namespace
+            return ekscluster.client_of(self.kubernetes_conn_id, self.namespace), self.namespace
         except (AirflowException, ConfigException, OSError) as error:
             raise ForbiddenError(
                 f"no way to the cluster by connection {self.kubernetes_conn_id!r}: {error}",

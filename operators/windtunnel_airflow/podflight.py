@@ -53,30 +53,44 @@ class PodFlight:
         """The provider's operator for this pod."""
         from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 
+        from windtunnel_airflow.ekscluster import Kubeconfig, eks_of
+
         labels = self.manifest["metadata"]["labels"]
-        return KubernetesPodOperator(
-            task_id=self.task_id,
-            kubernetes_conn_id=self.kubernetes_conn_id,
-            namespace=self.namespace,
-            name=self.name,
-            random_name_suffix=False,
-            pod_template_dict=self.manifest,
-            base_container_name=CONTAINER,
-            labels={key: labels[key] for key in (naming.RUN, naming.ATTEMPT)},
-            automount_service_account_token=False,
-            termination_message_policy="FallbackToLogsOnError",
+        given: dict[str, Any] = {
+            "task_id": self.task_id,
+            "kubernetes_conn_id": self.kubernetes_conn_id,
+            "namespace": self.namespace,
+            "random_name_suffix": False,
+            "pod_template_dict": self.manifest,
+            "base_container_name": CONTAINER,
+            "labels": {key: labels[key] for key in (naming.RUN, naming.ATTEMPT)},
+            "automount_service_account_token": False,
+            "termination_message_policy": "FallbackToLogsOnError",
             # Its own re-attachment deletes a pod that has ended and makes another: that would train twice.
-            durable=False,
-            deferrable=True,
-            startup_timeout_seconds=self.start_within,
-            schedule_timeout_seconds=self.start_within,
-            logging_interval=LOGS,
+            "durable": False,
+            "deferrable": True,
+            "startup_timeout_seconds": self.start_within,
+            "schedule_timeout_seconds": self.start_within,
+            "logging_interval": LOGS,
             # Removed here, after it was read why it ended.
-            on_finish_action="keep_pod",
-            on_kill_action="delete_pod",
-            log_pod_spec_on_failure=False,
-            do_xcom_push=False,
+            "on_finish_action": "keep_pod",
+            "on_kill_action": "delete_pod",
+            "log_pod_spec_on_failure": False,
+            "do_xcom_push": False,
+        }
+        eks = eks_of(self.kubernetes_conn_id)
+        if eks is None:
+            return KubernetesPodOperator(name=self.name, **given)
+        from airflow.providers.amazon.aws.operators.eks import EksPodOperator
+
+        operator = EksPodOperator(
+            cluster_name=eks.name, aws_conn_id=eks.aws_conn_id, region=eks.region, pod_name=self.name, **given
         )
+        # Its own execute holds these only while it runs itself; here they are held as long as the operator is.
+        operator.kubeconfig = Kubeconfig(eks, self.namespace)
+        operator.config_file = operator.kubeconfig.path
+        operator._credentials_file_path = operator.kubeconfig.credentials
+        return operator
 
     @property
     def client(self) -> Any:
@@ -115,8 +129,11 @@ class PodFlight:
         from airflow.sdk.exceptions import AirflowException
 
         self.operator.get_logs = not event.get("log_read")  # the trigger has read it, to its end
+        from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+
         try:
-            self.operator.trigger_reentry(context, event)
+            # By its class: that for EKS would make credentials of its own, and take them away again.
+            KubernetesPodOperator.trigger_reentry(self.operator, context, event)
         except AirflowException as error:
             # Why it ended is read from the pod itself, below; the provider's words would be the whole object.
             log.info("KubernetesPodOperator: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
@@ -209,13 +226,15 @@ def sweep(kubernetes_conn_id: str, namespace: str, older_than: timedelta) -> lis
     Raises:
         WindtunnelError: the cluster refuses, or does not answer.
     """
-    from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+    from kubernetes.client import CoreV1Api
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
+    from windtunnel_airflow.ekscluster import client_of
+
     gone: list[str] = []
     try:
-        client = KubernetesHook(conn_id=kubernetes_conn_id).core_v1_client
+        client = CoreV1Api(client_of(kubernetes_conn_id, namespace))
         selector = ",".join(f"{key}={value}" for key, value in sorted(naming.COMMON.items()))
         for found in client.list_namespaced_pod(namespace, label_selector=selector).items:
             if found.status is None or found.status.phase not in ("Succeeded", "Failed"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,6 +50,7 @@ class TrainingPodTrigger(BaseTrigger):
         began: when it was deferred first (seconds since the epoch).
         kubernetes_conn_id: connection to the cluster; read in the triggerer, never stored.
         cluster_context, in_cluster: as the provider's operator has them.
+        eks: name, AWS connection and region of an EKS cluster, where it is one.
         schedule_within: seconds until it must have a node; none count while a queue holds it back.
         start_within: seconds from there until its container must run.
         log_every: seconds between two readings of its log.
@@ -66,6 +67,7 @@ class TrainingPodTrigger(BaseTrigger):
         kubernetes_conn_id: str | None,
         cluster_context: str | None = None,
         in_cluster: bool | None = None,
+        eks: Sequence[str | None] | None = None,
         schedule_within: float = 600.0,
         start_within: float = 600.0,
         log_every: float = 30.0,
@@ -80,6 +82,7 @@ class TrainingPodTrigger(BaseTrigger):
         self.kubernetes_conn_id = kubernetes_conn_id
         self.cluster_context = cluster_context
         self.in_cluster = in_cluster
+        self.eks = list(eks) if eks else None
         self.schedule_within = schedule_within
         self.start_within = start_within
         self.log_every = log_every
@@ -103,6 +106,7 @@ class TrainingPodTrigger(BaseTrigger):
             kubernetes_conn_id=theirs.kubernetes_conn_id,
             cluster_context=theirs.cluster_context,
             in_cluster=theirs.in_cluster,
+            eks=[theirs.eks_cluster_name, theirs._aws_conn_id, theirs.region] if _on_eks(theirs) else None,
             schedule_within=float(theirs.schedule_timeout),
             start_within=float(theirs.startup_timeout),
             log_every=float(theirs.logging_interval or 30),
@@ -112,14 +116,16 @@ class TrainingPodTrigger(BaseTrigger):
         )
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        names = ("pod_name", "pod_namespace", "began", "kubernetes_conn_id", "cluster_context", "in_cluster")
+        names = ("pod_name", "pod_namespace", "began", "kubernetes_conn_id", "cluster_context", "in_cluster", "eks")
         names += ("schedule_within", "start_within", "log_every", "grace", "more")
         told = {name: getattr(self, name) for name in names}
         return f"{type(self).__module__}.{type(self).__qualname__}", {**told, "run": self.run_of}
 
     @property
     def where(self) -> Where:
-        return Where(self.kubernetes_conn_id, self.pod_namespace, self.cluster_context, self.in_cluster)
+        return Where(
+            self.kubernetes_conn_id, self.pod_namespace, self.cluster_context, self.in_cluster, tuple(self.eks or ())
+        )
 
     # -- Airflow
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -358,6 +364,10 @@ class _Wait:
             "log_read": status in ("success", "failed") and self.whole,
             "open": self.open,
         }
+
+
+def _on_eks(theirs: Any) -> bool:
+    return hasattr(theirs, "eks_cluster_name")
 
 
 def _queued(pod: Mapping[str, Any]) -> bool:

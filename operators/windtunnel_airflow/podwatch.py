@@ -14,10 +14,11 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from windtunnel.errors import ForbiddenError
+from windtunnel.errors import ForbiddenError, UnavailableError
 from windtunnel.kube.answers import AGAIN, LONGEST_WAIT_S, Answer, wait_before
 from windtunnel.kube.following import Cut, Following, Refusal
 from windtunnel.tracking.pods import naming
@@ -39,12 +40,14 @@ class Where:
 
     Attributes:
         kubernetes_conn_id: Airflow connection.
+        eks: name, AWS connection and region of an EKS cluster, where it is one.
     """
 
     kubernetes_conn_id: str | None
     namespace: str
     cluster_context: str | None = None
     in_cluster: bool | None = None
+    eks: tuple[str | None, ...] = ()
 
 
 class Door:
@@ -55,6 +58,7 @@ class Door:
         self._client: Any = None
         self._made = 0.0
         self._held: Any = None
+        self._files: Any = None
         self._closing: set[asyncio.Task[None]] = set()
         self._one = asyncio.Lock()
 
@@ -173,9 +177,14 @@ class Door:
         from kubernetes_asyncio.config import ConfigException
 
         where = self.where
+        try:
+            config = await asyncio.to_thread(self._eks) if where.eks else None
+        except UnavailableError as error:
+            raise Cut(error.message) from error
         hook = AsyncKubernetesHook(
             conn_id=where.kubernetes_conn_id,
             cluster_context=where.cluster_context,
+            config_dict=config,
             in_cluster=where.in_cluster,
         )
         held = hook.get_conn()
@@ -190,6 +199,16 @@ class Door:
         except Exception as error:  # e.g. Airflow's API does not answer just now
             raise Cut(f"{type(error).__name__}: {error}") from error
         self._held, self._made = held, time.monotonic()
+
+    def _eks(self) -> Any:
+        """A kubeconfig as the provider makes it, with fresh credentials; blocking. Its files are held for the token."""
+        import yaml
+
+        from windtunnel_airflow.ekscluster import EksCluster, Kubeconfig
+
+        name, aws_conn_id, region = self.where.eks
+        self._files = Kubeconfig(EksCluster(str(name), aws_conn_id, region), self.where.namespace)
+        return yaml.safe_load(Path(self._files.path).read_text(encoding="utf-8"))
 
     async def close(self) -> None:
         """Let go of the API."""

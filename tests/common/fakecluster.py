@@ -57,6 +57,7 @@ class Cluster:
         self.made: Callable[[dict[str, Any]], None] = lambda pod: None
         self.failing: list[tuple[str, str, int]] = []
         self.age = timedelta(0)
+        self.tokens: set[str] = set()
         self.refusals: list[str] = []  # of pods that are to be made, each once: 403 and these words
         self.tick = 0.05
         self.version = 0
@@ -112,6 +113,7 @@ class Cluster:
         def respond(request: Any) -> Any:
             method, path = str(request.method).rpartition(".")[2].upper(), str(request.url.path)
             self.requests.append((method, path))
+            self.tokens.add(str(request.headers.get("Authorization", "")))
             for at, (verb, part, status) in enumerate(self.failing):
                 if verb == method and part in path:
                     del self.failing[at]
