@@ -148,6 +148,9 @@ def test_airflows_values_fit_each_other(helpers: Any) -> None:
             continue
         assert all(values[part]["replicas"] >= 2 for part in ("scheduler", "apiServer", "dagProcessor", "triggerer"))
         assert not values["postgresql"]["enabled"]
+        # Everybody's own log-in, by a provider that the image has.
+        manager = values["config"]["core"]["auth_manager"]
+        assert "simple" not in manager and f"apache-airflow-providers-{manager.split('.')[2]}==" in image
         # The authority's file lies where the connection of the how-to says.
         assert values["volumeMounts"][0]["mountPath"] == "/etc/windtunnel/tls"
 

@@ -97,6 +97,12 @@ TOGETHER: list[tuple[str, dict[str, Any], str]] = [
     ("small", {"monitoring": {"serviceMonitor": {"enabled": True}}}, "serviceMonitor.secretName: empty"),
     ("small", {"guard": {"enabled": True}}, "guard.modelServer: empty"),
     ("small", {"migration": {"downgradeTo": "0008"}}, "expected registry.replicas=0"),
+    ("small", {"audit": {"publishUrl": "s3://audit/x"}}, "audit.publishUrl: a bucket is written by the credentials of"),
+    (
+        "production",
+        {"audit": {"publishUrl": "s3://audit/x", "publishClaim": "kept"}},
+        "audit: publishClaim and publishUrl are set",
+    ),
     ("production", {"tls": {"certManager": {"issuerName": ""}}}, "tls.certManager.issuerName: empty"),
     ("production", {"tls": {"enabled": False}}, "tls.enabled is false"),
     ("production", {"database": {"ownerSecretName": ""}}, "database.ownerSecretName: empty"),
@@ -135,3 +141,20 @@ def test_sign_in_settings_are_those_of_the_server(helpers: Any) -> None:
     assert found.amr == ("mfa",)
     assert found.max_hours == 24
     assert set(json.loads(told)) == set(SignIn.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("audit", "expected"),
+    [
+        ({}, None),
+        ({"publishClaim": "kept"}, "/var/lib/windtunnel-audit"),
+        ({"publishUrl": "s3://audit/b"}, "s3://audit/b"),
+    ],
+)
+def test_where_checkpoints_are_published(audit: dict[str, str], expected: str | None, helpers: Any) -> None:
+    """DEMAND OPS-10: outside the database, in a place of its own."""
+    made = helpers.render(helpers.merged(helpers.preset("production"), {"audit": audit}))
+    (settings,) = [
+        one["data"] for one in made if one["kind"] == "ConfigMap" and "WINDTUNNEL_AUDIT_EVERY_S" in one.get("data", {})
+    ]
+    assert settings.get("WINDTUNNEL_AUDIT_PUBLISH") == expected

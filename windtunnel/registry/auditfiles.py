@@ -1,4 +1,4 @@
-"""The audit outside the database: exports, and places where checkpoints are published, a folder or an fsspec URL."""
+"""The audit outside the database: exports, and places where checkpoints are published: folder, bucket or fsspec URL."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from windtunnel.evidence import checkpoint, entry
 from windtunnel.evidence.auditcheck import CHUNK, Break, Checker, Chunk, Report, check_chunk, explained
 from windtunnel.evidence.checkpoint import Checkpoint, VerifierKey
 from windtunnel.files import SHARED, sync_folder, write_bytes
+from windtunnel.registry.auditbucket import Bucket
 
 SUFFIX, KEY_SUFFIX = ".checkpoint", ".vkey"
 #: An export smaller than this (bytes) is checked before other processes would have started.
@@ -37,11 +38,13 @@ class Place(Protocol):
 
 
 def place(where: str | Path) -> Place:
-    """A folder, or an fsspec URL (``s3://bucket/path``, ``memory://...``).
+    """A folder, a bucket (``s3://BUCKET/PREFIX``), or another URL that fsspec knows.
 
     Raises:
-        WindtunnelError: no fsspec, or nothing installed that knows the URL's scheme.
+        WindtunnelError: no boto3, no fsspec, or nothing installed that knows the URL's scheme.
     """
+    if isinstance(where, str) and where.startswith("s3://"):
+        return Bucket(where, _same)
     if isinstance(where, str) and "://" in where:
         return _Remote(where)
     return _Folder(Path(where).expanduser())

@@ -135,6 +135,12 @@ runAsNonRoot: true
 {{- if and (eq $v.artifacts.store "volume") $v.artifacts.destination -}}
 {{- fail "artifacts.destination: set, but artifacts.store is volume; expected artifacts.store=s3" -}}
 {{- end -}}
+{{- if and $v.audit.publishClaim $v.audit.publishUrl -}}
+{{- fail "audit: publishClaim and publishUrl are set; expected one place beside the server's own" -}}
+{{- end -}}
+{{- if and $v.audit.publishUrl (ne $v.artifacts.store "s3") -}}
+{{- fail "audit.publishUrl: a bucket is written by the credentials of artifacts.s3; expected artifacts.store=s3" -}}
+{{- end -}}
 {{- if and $v.tls.enabled (not $v.tls.secretName) (not $v.tls.certManager.enabled) -}}
 {{- fail "tls.enabled: nobody brings the certificate; expected tls.secretName, or tls.certManager.enabled" -}}
 {{- end -}}
