@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.errors import IntegrityError, UnavailableError
+from windtunnel.errors import IntegrityError, UnavailableError, WindtunnelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,18 +122,9 @@ def _digest(sealed: dict[str, Any], name: str) -> str | None:
 
 
 def _artifact(hook: WindtunnelHook, path: str) -> bytes:
-    from urllib.parse import quote
-
-    import httpx
-
-    connection = hook.connection
-    url = f"{hook.url}/api/2.0/mlflow-artifacts/artifacts/{quote(path)}"
     try:
-        answer = httpx.get(url, auth=(connection.login or "", connection.password or ""), timeout=hook.timeout)
-    except httpx.HTTPError as error:
-        raise UnavailableError(f"the MLflow server does not answer: {error!r}") from error
-    if answer.status_code >= 500:
-        raise UnavailableError(f"the MLflow server answered {answer.status_code} for {path}")
-    if answer.status_code >= 400:
-        raise IntegrityError(f"{path} cannot be read: the MLflow server answered {answer.status_code}")
-    return answer.content
+        return hook.rest.file(path)
+    except UnavailableError:
+        raise
+    except WindtunnelError as error:
+        raise IntegrityError(f"{path} cannot be read: {error.message}") from error

@@ -213,6 +213,15 @@ def test_what_is_not_now_is_asked_again() -> None:
     assert len(asked) == 3
 
 
+def test_a_file_of_the_artifact_store_comes_with_the_connections_credentials() -> None:
+    rest, asked = wire(httpx.Response(200, content=b"flavors: {}"), token="t")
+    assert rest.file("1/run 7/MLmodel") == b"flavors: {}"
+    assert asked[0].url.raw_path == b"/api/2.0/mlflow-artifacts/artifacts/1/run%207/MLmodel"
+    assert asked[0].headers["authorization"] == "Bearer t"
+    with pytest.raises(NotFoundError):
+        wire(no(404, "RESOURCE_DOES_NOT_EXIST"))[0].file("nothing")
+
+
 def test_a_request_that_may_have_been_done_is_not_repeated_unless_it_may() -> None:
     rest, asked = wire(httpx.ReadTimeout("lost"), ok())
     with pytest.raises(UnavailableError, match="1 attempts"):

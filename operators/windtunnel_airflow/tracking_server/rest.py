@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
 from windtunnel.errors import DescriptionError, NotFoundError, RefusedError, RegistryError, UnavailableError
 
 API = "/api/2.0/mlflow"
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts/"
 
 #: Answers that say "not now".
 _AGAIN = frozenset({429, 502, 503, 504})
@@ -119,6 +121,22 @@ class MlflowRest:
         repeat: bool = True,
     ) -> dict[str, Any]:
         """One request, tried up to ``address.attempts`` times, and its JSON object."""
+        response, asked = self._answer(method, path, params=params, body=body, repeat=repeat)
+        return self._plain(response, asked)
+
+    def file(self, path: str) -> bytes:
+        """A file of the server's artifact store, by its path there; for small ones, as it is held in memory."""
+        return self._answer("GET", ARTIFACTS + quote(path))[0].content
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        repeat: bool = True,
+    ) -> tuple[httpx.Response, str]:
         said = ", ".join(f"{key}={value!r}"[:120] for key, value in (params or body or {}).items() if key in _NAMING)
         asked = f"{method} {path}" + (f" ({said})" if said else "")
         for attempt in range(1, max(1, self.address.attempts) + 1):
@@ -133,7 +151,7 @@ class MlflowRest:
                     raise self._unreachable(asked, error, attempt) from error
             else:
                 if response.is_success:
-                    return self._plain(response, asked)
+                    return response, asked
                 if last or response.status_code not in _AGAIN:
                     raise failure(response, asked, self.address.url)
                 asked_pause = response.headers.get("Retry-After", "")
