@@ -159,7 +159,7 @@ def test_a_person_ends_it_with_one_write(skies: Any, dag: Any) -> None:
 
 
 def test_killed_at_some_requests_it_ends_in_the_same_place(skies: Any, dag: Any) -> None:
-    assert not core1.killed(skies, dag, lambda edges: edges[5 :: len(edges) // 3])
+    assert not core1.killed(skies, dag, lambda edges: edges[5 :: len(edges) // 2])
 
 
 @pytest.mark.long
