@@ -25,6 +25,8 @@ LOOK = 10.0
 LOGS = 30.0
 #: Within Airflow's own 30 s for a cancel, of which pods are left 20.
 CANCEL_S = 25.0
+#: Refusals in a row, a look apart, after which the task is told.
+REFUSALS = 4
 #: Of a set of many nodes, so many that wait are told one by one.
 TOLD = 4
 
@@ -79,7 +81,7 @@ class GangTrigger(BaseTrigger):
 
     # -- Airflow
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        wait = _Wait(self)
+        wait, refused = _Wait(self), 0
         while True:
             began = time.monotonic()
             try:
@@ -88,10 +90,14 @@ class GangTrigger(BaseTrigger):
                 self.log.warning("%s", error)
                 event = None
             except WindtunnelError as error:
-                event = {"status": "error", "message": str(error)}
+                refused += 1  # may be a moment's: a token just renewed, a webhook that restarts
+                self.log.warning("%s", error)
+                event = {"status": "error", "message": str(error)} if refused >= REFUSALS else None
             except Exception as error:  # every exception becomes an event: a silent trigger would never end
                 self.log.exception("Waiting for set %s", self.name)
                 event = {"status": "error", "message": f"{type(error).__name__}: {error}"}
+            else:
+                refused = 0
             if event is not None:
                 yield TriggerEvent({**event, "open": wait.open})
                 return
@@ -149,7 +155,8 @@ class _Wait:
             self._log(last=True)
             return {"status": "failed", "message": str(failed.get("message") or "the set failed")}
         if gang.suspended(found):
-            self.runs, self.open = False, None
+            # Its queue has not let it go, or has taken it back; its pods will be others.
+            self.runs, self.open, self.first, self.reader = False, None, None, Reader()
             self._say(self._queue(found))
             return None
         if self.open is None:

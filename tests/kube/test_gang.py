@@ -169,7 +169,7 @@ def test_who_began_the_end(
 def fly(tmp_path: Path) -> Callable[..., tuple[list[tuple[int, str]], Depot, Home]]:
     """Two nodes of one run; (exit code, log) of each, and what is in the store."""
 
-    def go(function: str, **spec: Any) -> tuple[list[tuple[int, str]], Depot, Home]:
+    def go(function: str, kept: Path | None = None, **spec: Any) -> tuple[list[tuple[int, str]], Depot, Home]:
         home, store = Home(tmp_path / "worker"), (tmp_path / "store").as_uri()
         frame = pd.DataFrame({"t": range(20), "a": range(20), "y": range(20)})
         frame.to_parquet(tmp_path / "rows.parquet")
@@ -180,6 +180,8 @@ def fly(tmp_path: Path) -> Callable[..., tuple[list[tuple[int, str]], Depot, Hom
             resources={"cpu": 1, "memory": 2**31, "disk": 2**30}, **spec,
         )  # fmt: skip
         depot = Depot(stores.connect(store), task.run_id)
+        if kept is not None:
+            depot.save_checkpoint(kept, "0001-000000")
         variables = {"WINDTUNNEL_STORE": store, "WINDTUNNEL_SPEC_DIGEST": depot.deposit(home, task)}
         made = gang.job_set(task, Pod(image="here"), Place(PLACE.command, variables=variables), 2)
         template = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
@@ -220,15 +222,25 @@ def fly(tmp_path: Path) -> Callable[..., tuple[list[tuple[int, str]], Depot, Hom
     return go
 
 
-def test_nodes_meet_and_only_node_0_delivers(fly: Callable[..., Any]) -> None:
-    """DEMAND TRN-4: two real processes find each other by the set's environment alone."""
-    done, depot, home = fly("together")
+def test_nodes_meet_and_only_node_0_delivers(fly: Callable[..., Any], tmp_path: Path) -> None:
+    """DEMAND TRN-3, TRN-4: two real processes find each other by the set's environment alone; both go on from what
+    node 0 kept before a queue took the set back, and its metrics go on with node 0 only."""
+    kept = tmp_path / "kept"
+    (kept / "checkpoint").mkdir(parents=True)
+    (kept / "checkpoint" / "epoch.txt").write_text("1")
+    (kept / "metrics.jsonl").write_text('["before",1.0,1,0]\n')
+    done, depot, home = fly("together", kept=kept)
     assert [code for code, _ in done] == [0, 0], done
+    assert all("goes on from 0001-000000" in text for _, text in done)
+    pods = [path for path in tmp_path.glob("node-*/windtunnel/runs/*") if (path / "checkpoint" / "epoch.txt").exists()]
+    assert len(pods) == 2
+    words = {path.parent.parent.parent.name: '"before"' in (path / "metrics.jsonl").read_text() for path in pods}
+    assert words == {"node-0": True, "node-1": False}
     assert "node 1 of 2 has met the others" in done[1][1]
     words = nodes.said(depot, 1)
     assert {rank: found.state for rank, found in words.items()} == {0: "succeeded", 1: "succeeded"}
     made = depot.collect(home)
-    assert made.metrics == {"rank": 0.0}, "what the run is, node 0 says"
+    assert made.metrics == {"before": 1.0, "rank": 0.0}, "what the run is, node 0 says"
     assert made.model_path is not None and made.digest
     log = depot.objects.get_bytes(f"{depot.key}/attempts/1/nodes/1/log.txt")
     assert log is not None and b"node 1 of 2" in log

@@ -33,7 +33,7 @@ from windtunnel.tracking.pods import outputs
 #: Older checkpoints than this many are removed: one may turn out to be bad.
 KEEP = 2
 #: Of a run's folder, what the next attempt goes on from beside the checkpoint: the metrics and what is delivered.
-_WORDS = ("metrics.jsonl", "metrics.sent", "facts.json", "facts.sent")
+WORDS = ("metrics.jsonl", "metrics.sent", "facts.json", "facts.sent")
 _MADE = ("result.json", "environment.json")
 
 
@@ -147,7 +147,7 @@ class Depot:
             return None
         given = {f"checkpoint/{path}": file for path, file in inner.items()}
         with tempfile.TemporaryDirectory() as words:
-            for word in reversed(_WORDS):  # what was sent before what there is: sent twice is kept once, unsent is lost
+            for word in reversed(WORDS):  # what was sent before what there is: sent twice is kept once, unsent is lost
                 if (folder / word).exists():
                     given[word] = Path(shutil.copyfile(folder / word, Path(words, word)))
             saved = parcels.send(self.objects, f"{self.key}/checkpoints/{name}", given)
@@ -170,7 +170,7 @@ class Depot:
         if (folder / "trained.json").exists():
             given = {"trained.json": folder / "trained.json"}
             given |= {f"model/{path}": file for path, file in parcels.contents(folder / "model").items()}
-            given |= {name: folder / name for name in _WORDS if (folder / name).exists()}
+            given |= {name: folder / name for name in WORDS if (folder / name).exists()}
             parcels.send(self.objects, f"{self.key}/trained", given)
         if status.state == "succeeded":
             made = files.read_json(folder / "result.json") or {}

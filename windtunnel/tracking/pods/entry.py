@@ -100,12 +100,16 @@ class PodRun:
         order = self.order
         spec = self.depot.fetch(order.spec_digest, order.home.root / "inputs")
         say(f"inputs of run {order.run_id} are here and verified: {', '.join(spec.inputs) or 'none'}")
-        if order.attempt > 1:
+        # A queue may take a whole set back and let it go again later, which is no other attempt.
+        if order.attempt > 1 or nodes.count() > 1:
             found = self.depot.restore(self.folder, say)
             say(f"attempt {order.attempt} goes on from {found}" if found else f"attempt {order.attempt} begins anew")
+            if self.rank > 0:
+                others.forget_words(self.folder)
             # The runner counts attempts: to it, the one before was lost with its machine.
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            files.write_json(self.folder / "start.json", {"attempt": order.attempt - 1, "at": time.time()})
+            if before := max(order.attempt - 1, 1 if found else 0):
+                self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                files.write_json(self.folder / "start.json", {"attempt": before, "at": time.time()})
         local.start(order.home, spec, check=False)
         return self._watch()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from windtunnel import canonical
 from windtunnel.tracking.contract import RunStatus
-from windtunnel.tracking.pods.depot import Depot
+from windtunnel.tracking.pods.depot import WORDS, Depot
 
 
 def _key(depot: Depot, attempt: int, rank: int) -> str:
@@ -23,6 +23,12 @@ def leave(depot: Depot, folder: Path, attempt: int, rank: int, status: RunStatus
     if (folder / "log.txt").exists():
         depot.objects.put(f"{key}/log.txt", folder / "log.txt")
     depot.objects.put_bytes(f"{key}/exit.json", canonical.dumps(status.to_dict()))
+
+
+def forget_words(folder: Path) -> None:
+    """Of what came back with node 0's checkpoint, its metrics and facts: they are node 0's to deliver."""
+    for name in WORDS:
+        (folder / name).unlink(missing_ok=True)
 
 
 def said(depot: Depot, attempt: int) -> dict[int, RunStatus]:
