@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from windtunnel.errors import ForbiddenError, UnavailableError
+from windtunnel.errors import ForbiddenError, UnavailableError, WindtunnelError
 from windtunnel.kube.answers import AGAIN, LONGEST_WAIT_S, Answer, wait_before
 from windtunnel.kube.following import Cut, Following, Refusal
 from windtunnel.tracking.pods import naming
@@ -173,16 +173,28 @@ class Door:
 
     async def _connect(self) -> None:
         from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
-        from airflow.sdk.exceptions import AirflowException
+        from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
         from kubernetes_asyncio.config import ConfigException
 
         where = self.where
         try:
+            # In a thread: asked on the loop, Airflow refuses while any other trigger asks it for something.
+            extras = await asyncio.to_thread(_extras, where.kubernetes_conn_id)
             config = await asyncio.to_thread(self._eks) if where.eks else None
         except UnavailableError as error:
             raise Cut(error.message) from error
+        except AirflowNotFoundException as error:
+            raise ForbiddenError(
+                f"there is no connection {where.kubernetes_conn_id!r} for the triggerer: {error}",
+                hint="triggerers read Airflow's connections as workers do: it must be there for both",
+            ) from error
+        except WindtunnelError:
+            raise
+        except Exception as error:  # e.g. Airflow's API does not answer just now
+            raise Cut(f"{type(error).__name__}: {error}") from error
         hook = AsyncKubernetesHook(
             conn_id=where.kubernetes_conn_id,
+            connection_extras=extras,
             cluster_context=where.cluster_context,
             config_dict=config,
             in_cluster=where.in_cluster,
@@ -193,10 +205,9 @@ class Door:
         except (AirflowException, ConfigException) as error:
             raise ForbiddenError(
                 f"no way to the cluster by connection {where.kubernetes_conn_id!r}: {error}",
-                hint="triggerers read Airflow's connections as workers do: the connection, and files that it names, "
-                "must be there too",
+                hint="what it names (a kubeconfig, a command for tokens) must be there for triggerers as for workers",
             ) from error
-        except Exception as error:  # e.g. Airflow's API does not answer just now
+        except Exception as error:
             raise Cut(f"{type(error).__name__}: {error}") from error
         self._held, self._made = held, time.monotonic()
 
@@ -218,6 +229,21 @@ class Door:
         if old is not None:
             with suppress(Exception):
                 await old.__aexit__(None, None, None)
+
+
+def _extras(kubernetes_conn_id: str | None) -> dict[str, Any]:
+    """A connection's extra; blocking. The default one need not be there: then it is the default kubeconfig."""
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    if kubernetes_conn_id is None:
+        return {}
+    try:
+        return dict(BaseHook.get_connection(kubernetes_conn_id).extra_dejson)
+    except AirflowNotFoundException:
+        if kubernetes_conn_id == "kubernetes_default":
+            return {}
+        raise
 
 
 async def _close_later(held: Any) -> None:
