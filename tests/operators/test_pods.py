@@ -406,6 +406,42 @@ def test_a_persons_cancel_ends_the_pod(
     assert "a person" in str(Depot(FolderObjects(tmp_path / "store"), run_id).wish(1)), "what its pod is told"
 
 
+@pytest.mark.parametrize("person", [True, False], ids=["a person's act", "the triggerer goes down"])
+def test_airflows_own_runner_tells_a_cancel_from_a_shutdown(
+    person: bool, train: Callable[..., Any], store: Store, cluster: Cluster, mlflow: str
+) -> None:
+    """DEMAND TRN-7: the trigger inside the triggerer's real runner; only a person's act ends the pod."""
+    from airflow.jobs.triggerer_job_runner import TriggerRunner
+
+    from windtunnel_airflow.podtrigger import TrainingPodTrigger
+
+    cluster.script = [RUNNING]
+    at = deferred(lambda: train().execute(context(store)))
+    reopened(store, mlflow)
+    trigger = TrainingPodTrigger(**at.trigger.serialize()[1])
+
+    async def go() -> None:
+        runner = TriggerRunner()
+        task = asyncio.create_task(runner.run_trigger(1, trigger))
+        runner.triggers[1] = {"task": task, "name": "train", "events": 0, "is_watcher": False}
+        for _ in range(600):
+            if ("GET", f"/api/v1/namespaces/training/pods/{next(iter(cluster.pods))}/log") in cluster.requests:
+                break
+            await asyncio.sleep(0.05)
+        assert not task.done(), "it follows the pod"
+        if person:
+            runner.to_cancel.append(1)
+            await runner.cancel_triggers()
+        else:
+            task.cancel()
+        await asyncio.wait({task}, timeout=60)
+        assert task.cancelled() and not runner.events
+
+    asyncio.run(go())
+    assert len(cluster.pods) == (0 if person else 1)
+    assert run_of(store, mlflow).info.status == ("KILLED" if person else "RUNNING")
+
+
 def test_what_ended_well_stays_so_when_its_task_is_cleared(
     train: Callable[..., Any], store: Store, cluster: Cluster, mlflow: str
 ) -> None:
