@@ -2,8 +2,8 @@
 
 Of the inference requests at most ``max_concurrency`` are with the model, ``queue`` more wait in the order they came,
 and whoever comes after that is answered 503 with Retry-After at once. Whoever has no answer after ``timeout_s``,
-waiting included, is answered 504; the model's work on it goes on, and holds its place until it has ended, so that what is asked
-of the model never exceeds the limit.
+waiting included, is answered 504; the model's work on it goes on, and holds its place until it has ended, so that what
+is asked of the model never exceeds the limit.
 
 Probes and all other paths pass. Plain ASGI: nothing of MLServer is needed here.
 """

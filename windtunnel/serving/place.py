@@ -124,8 +124,7 @@ def of_command(home: Home, model: str | None, told: Path | None, *, store: str |
     path = settings_file(told, home, model)
     if path is None:
         return at_home(home)
-    from windtunnel.serving.seldon import Seldon
-
     from windtunnel.data.objects import connect
+    from windtunnel.serving.seldon import Seldon
 
     return in_cluster(Seldon.read(path), store=connect(store) if store else None)
