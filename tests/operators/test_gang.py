@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import TaskDeferred
 from windtunnel import canonical
 from windtunnel.data import steps
 from windtunnel.data.objects import connect
-from windtunnel.errors import DataError, ResourceError, TrainingError, TransientError
+from windtunnel.errors import DataError, DescriptionError, ResourceError, TrainingError, TransientError
 from windtunnel.home import Home
 from windtunnel.tracking.contract import RunStatus
 from windtunnel.tracking.cost import METRIC
@@ -317,6 +317,28 @@ def test_what_other_nodes_said_counts_where_their_pods_are_gone(flight: Flight, 
     flight.says("Failed")
     with pytest.raises(DataError, match="node 1: the column is empty"):
         flight.end(trigger)
+
+
+def test_a_price_table_that_is_none_is_told_with_its_connection(
+    describe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEMAND TRN-6: the description's own wins; the installation's is named where it is wrong."""
+    from windtunnel_airflow.charging import prices_of
+    from windtunnel_airflow.hook import WindtunnelHook
+
+    def connection(**extra: Any) -> WindtunnelHook:
+        given = {"conn_type": "windtunnel", "host": "http://127.0.0.1:9", "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_WINDTUNNEL_DEFAULT", json.dumps(given))
+        return WindtunnelHook()
+
+    assert prices_of(connection(), describe()) is None
+    found = prices_of(connection(prices={"currency": "EUR", "cpu": 2}), describe())
+    assert found is not None and (found.currency, found.cpu) == ("EUR", 2.0)
+    with pytest.raises(DescriptionError, match=r"connection 'windtunnel_default'.*currency.*disk"):
+        prices_of(connection(prices={"currency": "euro", "disk": 1}), describe())
+    own = describe(training={"entry_point": "a:b", "prices": {"currency": "USD"}})
+    found = prices_of(connection(prices={"currency": "euro"}), own)
+    assert found is not None and found.currency == "USD"
 
 
 def test_an_api_that_is_away_is_asked_again(flight: Flight, cluster: kubeapi.Cluster) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -146,3 +147,6 @@ def test_a_step_in_a_pod_needs_an_image(describe: Callable[..., Any]) -> None:
         describe(steps=[step])
     training = {"entry_point": "a:b", "target": "kubernetes", "pod": {"image": "here"}}
     assert describe(steps=[step], training=training).steps[0].target == "kubernetes"
+    with warnings.catch_warnings():  # used by the step, though the model trains on this machine
+        warnings.simplefilter("error")
+        describe(steps=[step], training={**training, "target": "local"})

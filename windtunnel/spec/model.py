@@ -127,7 +127,9 @@ class Model(Part):
             return
         training = self.training
         given = {
-            "training.pod": training.pod,
+            "training.pod": None
+            if any(s.target == "kubernetes" and s.pod is None for s in self.steps)
+            else training.pod,
             "training.resources.mig": training.resources.mig,
             "training.resources.shared_memory": training.resources.shared_memory,
             "training.nodes": training.nodes if training.nodes > 1 else None,
