@@ -209,7 +209,7 @@ def run() -> Table:
     table.note = (
         "The first look of every rollout is due at once, as after a restart. The API, its watch and Prometheus are the "
         "tests' own, in another process on the same machine. Beside these, each rollout's way back is asked for once a "
-        "minute: one read, counted here, and one inference through the API, not counted."
+        "minute: one inference through the API, not counted here."
     )
     return table
 
