@@ -6,6 +6,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 PYTEST ?=
+# One worker flies and starts whole stacks, the other tests beside it (docs/decisions/0007); WORKERS= takes one process.
+WORKERS ?= -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup lock check test test-long test-kubernetes bench demo clean
 
@@ -25,7 +27,7 @@ check: setup ## lint, format, types, layers
 	$(BIN)/lint-imports
 
 test: check ## check, then every test but the long ones
-	$(BIN)/python -m pytest -m "not long" $(PYTEST)
+	$(BIN)/python -m pytest -m "not long" $(WORKERS) $(PYTEST)
 
 test-long: check ## every test; run again, it goes on where it was
 	WINDTUNNEL_TEST_RESUME=1 $(BIN)/python -m pytest $(PYTEST)

@@ -118,9 +118,18 @@ class Departed:
 _DEPARTED: pytest.StashKey[Departed] = pytest.StashKey()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The rooms for meanwhile, the flight's tests, all others; each in its own order. Without a flight as it was."""
-    if any(_flies(item) for item in items):
+@pytest.hookimpl(tryfirst=True)  # before the groups of two workers become part of the tests' names
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The rooms for meanwhile, the flight's tests, all others; each in its own order. Without a flight as it was.
+
+    With two workers (``make test``) one is the hall: the flight's tests, then those of every other whole stack, one
+    after the other. Beside it the other worker tests file after file, and the hall helps when it is done.
+    """
+    if getattr(config, "workerinput", None):
+        items.sort(key=lambda item: 0 if _flies(item) else 1 if _hall(item) else 2)
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group("hall" if _hall(item) else _beside(item)))
+    elif any(_flies(item) for item in items):
         items.sort(key=lambda item: 0 if _meanwhile(item) else 1 if _flies(item) else 2)
 
 
@@ -151,6 +160,16 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 def _room(item: pytest.Item) -> str:
     return item.path.relative_to(ROOT / "tests").parts[0] if item.path.is_relative_to(ROOT / "tests") else ""
+
+
+def _hall(item: pytest.Item) -> bool:
+    return item.get_closest_marker("stack") is not None
+
+
+def _beside(item: pytest.Item) -> str:
+    """The group of a test beside the hall: its file, or the room whose tests share one server."""
+    room = _room(item)
+    return room if room in OWN_SERVER else item.nodeid.partition("::")[0].replace("/", ".")
 
 
 def _flies(item: pytest.Item) -> bool:
