@@ -68,7 +68,7 @@ def run(host: str, port: int, tls: Path | None = None) -> None:
 def _tls(folder: Path | None) -> dict[str, Any]:
     if folder is None:
         return {}
-    from windtunnel_mlflow.cluster import tls
+    from windtunnel import tls
 
     return {"ssl_context_factory": lambda config, default: tls.followed(folder)}
 

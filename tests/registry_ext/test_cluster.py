@@ -20,14 +20,15 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from windtunnel.errors import StackError
+from windtunnel import tls
+from windtunnel.errors import DescriptionError, StackError
 from windtunnel.home import Home
 from windtunnel.loopback import any_free
 from windtunnel.registry import launch
 from windtunnel.registry.client import RegistryClient
 from windtunnel_mlflow import migrate
 from windtunnel_mlflow.api import metrics
-from windtunnel_mlflow.cluster import mounted, schema, tls
+from windtunnel_mlflow.cluster import mounted, schema
 
 
 def certificate(folder: Path, name: str = "localhost") -> int:
@@ -280,7 +281,7 @@ def test_metrics_are_for_whoever_has_a_credential(pod: Pod, helpers: Any) -> Non
 
 def test_a_renewed_certificate_is_taken_up_without_a_restart(tmp_path: Path) -> None:
     first = certificate(tmp_path)
-    context = tls.followed(tmp_path, every=0.05)
+    context = tls.followed(tmp_path, every_s=0.05)
     assert _serial(context) == first
     wanted = certificate(tmp_path)
     until = time.monotonic() + 60
@@ -429,12 +430,12 @@ def test_what_a_volumes_group_was_let_into_is_closed_again(tmp_path: Path) -> No
 
 
 def test_a_folder_without_a_pair_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match="no usable pair"):
+    with pytest.raises(DescriptionError, match="no usable pair"):
         tls.context(tmp_path)
     certificate(tmp_path)
     tls.context(tmp_path)
     (tmp_path / tls.KEY).write_text("no key")
-    with pytest.raises(StackError, match="no usable pair"):
+    with pytest.raises(DescriptionError, match="no usable pair"):
         tls.context(tmp_path)
 
 

@@ -380,7 +380,7 @@ def test_tls_and_senders_certificates(tmp_path: Path) -> None:
     """DEMAND OPS-6, OPS-10: with --client-ca nobody comes in without a certificate by it."""
     import ssl
 
-    from windtunnel.serving.collector import tls
+    from windtunnel import tls
 
     for name, more in (("ca", ()), ("tls", ("-addext", "subjectAltName=IP:127.0.0.1"))):
         subprocess.run(

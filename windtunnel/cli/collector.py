@@ -51,7 +51,7 @@ def command(
     logs.configure("collector")
     context = None
     if tls is not None:
-        from windtunnel.serving.collector.tls import followed
+        from windtunnel.tls import followed
 
         context = followed(tls, client_ca)
     elif client_ca is not None:

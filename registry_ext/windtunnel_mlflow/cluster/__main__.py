@@ -61,7 +61,7 @@ def _run(given: argparse.Namespace) -> int:
     home = Home.find()
     if given.command == "serve":
         if given.tls is not None:
-            from windtunnel_mlflow.cluster import tls
+            from windtunnel import tls
 
             tls.context(given.tls)  # before the database is touched
         mounted.prepare(home, given.port)

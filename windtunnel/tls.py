@@ -1,4 +1,4 @@
-"""TLS by files that somebody else renews: cert-manager, or whoever writes the secret.
+"""TLS of a server by files that somebody else renews: cert-manager, or whoever writes the secret.
 
 A mounted secret is exchanged under the process. New connections get the new certificate; no restart is needed.
 """
@@ -10,48 +10,56 @@ import ssl
 import threading
 from pathlib import Path
 
-from windtunnel.errors import StackError
+from windtunnel.errors import DescriptionError
 
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 #: Names in a secret of type ``kubernetes.io/tls``.
 CERTIFICATE, KEY = "tls.crt", "tls.key"
 #: Seconds between two looks at the files; the kubelet itself takes up to a minute or two.
-EVERY = 30.0
+EVERY_S = 30.0
 
 
-def context(folder: Path) -> ssl.SSLContext:
+def context(folder: Path, client_ca: Path | None = None) -> ssl.SSLContext:
     """A server's context with the pair in ``folder``; TLS 1.2 and later.
 
+    Args:
+        client_ca: senders must show a certificate by one of these authorities.
+
     Raises:
-        StackError: a file is missing, or they are not a pair.
+        DescriptionError: a file is missing, or they are not a pair.
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     _load(made, folder)
+    if client_ca is not None:
+        try:
+            made.load_verify_locations(client_ca)
+        except (OSError, ssl.SSLError) as error:
+            raise DescriptionError(f"{client_ca} holds no authorities: {error}") from error
+        made.verify_mode = ssl.CERT_REQUIRED
     return made
 
 
-def followed(folder: Path, every: float = EVERY) -> ssl.SSLContext:
-    """``context``, which takes up the files again whenever they change, until the process ends."""
-    made = context(folder)
-    threading.Thread(target=_follow, args=(made, folder, every), name="windtunnel-tls", daemon=True).start()
+def followed(folder: Path, client_ca: Path | None = None, every_s: float = EVERY_S) -> ssl.SSLContext:
+    """``context``, which takes up a renewed pair by itself until the process ends."""
+    made = context(folder, client_ca)
+    threading.Thread(target=_follow, args=(made, folder, every_s), name="tls", daemon=True).start()
     return made
 
 
-def _follow(made: ssl.SSLContext, folder: Path, every: float) -> None:
+def _follow(made: ssl.SSLContext, folder: Path, every_s: float) -> None:
     never, seen = threading.Event(), _stamp(folder)
-    while not never.wait(every):
+    while not never.wait(every_s):
         now = _stamp(folder)
-        if now == seen or now is None:
+        if now is None or now == seen:
             continue
         try:
             _load(made, folder)
             seen = now
-            _logger.info("took up the renewed certificate in %s", folder)
-        except StackError as error:
-            # Half exchanged, or wrong: the old pair goes on, and the next look tries again.
-            _logger.warning("%s", error)
+            log.info("took up the renewed certificate in %s", folder)
+        except DescriptionError as error:  # half exchanged: the old pair goes on, the next look tries again
+            log.warning("%s", error)
 
 
 def _stamp(folder: Path) -> tuple[int, ...] | None:
@@ -66,7 +74,7 @@ def _load(made: ssl.SSLContext, folder: Path) -> None:
     try:
         made.load_cert_chain(folder / CERTIFICATE, folder / KEY)
     except (OSError, ssl.SSLError) as error:
-        raise StackError(
+        raise DescriptionError(
             f"{folder} holds no usable pair {CERTIFICATE} and {KEY}: {error}",
             hint="expected a secret of type kubernetes.io/tls, mounted there",
         ) from error
