@@ -7,7 +7,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST ?=
 # One worker flies and starts whole stacks, the other tests beside it (docs/decisions/0007); WORKERS= takes one process.
-WORKERS ?= -n 2 --dist loadgroup --no-loadscope-reorder
+WORKERS ?= -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: help setup lock check test test-long test-kubernetes bench demo clean
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hall import scheduler
 
 if TYPE_CHECKING:
     from windtunnel.stack.stack import Stack
@@ -108,6 +109,12 @@ def _state_file(config: pytest.Config) -> Path | None:
     folder = ROOT / ".pytest_cache" / "resume"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / digest.hexdigest()[:20]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With two workers (``make test``): whole stacks by one of them."""
+    return scheduler(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:

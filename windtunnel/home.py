@@ -86,6 +86,10 @@ class Home:
         """Envoy's JSON access log: the source of counts, errors and latency."""
         return self.serving / "envoy" / "access.jsonl"
 
+    def serving_environment(self, name: str) -> Path:
+        """A server environment of its own, for models that name it (``serving.environment``)."""
+        return self.root / "serving-envs" / name
+
     def serving_model(self, model: str) -> Path:
         """Desired state, lease, look log and verified copies of one model."""
         return self.serving / "models" / model

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hall import group, order
 
 from windtunnel.home import Home
 from windtunnel.stackfile import StackFile, read_secret
@@ -118,7 +119,6 @@ class Departed:
 _DEPARTED: pytest.StashKey[Departed] = pytest.StashKey()
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups of two workers become part of the tests' names
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The rooms for meanwhile, the flight's tests, all others; each in its own order. Without a flight as it was.
 
@@ -126,9 +126,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     after the other. Beside it the other worker tests file after file, and the hall helps when it is done.
     """
     if getattr(config, "workerinput", None):
-        items.sort(key=lambda item: 0 if _flies(item) else 1 if _hall(item) else 2)
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group("hall" if _hall(item) else _beside(item)))
+        lost = [item.nodeid for item in items if item.get_closest_marker("stack") and group(item.nodeid) != "hall"]
+        if lost:
+            raise pytest.UsageError(f"a test of a whole stack is not among tests/common/hall.py's: {lost[0]}")
+        items.sort(key=lambda item: order(item.nodeid))
     elif any(_flies(item) for item in items):
         items.sort(key=lambda item: 0 if _meanwhile(item) else 1 if _flies(item) else 2)
 
@@ -160,16 +161,6 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 def _room(item: pytest.Item) -> str:
     return item.path.relative_to(ROOT / "tests").parts[0] if item.path.is_relative_to(ROOT / "tests") else ""
-
-
-def _hall(item: pytest.Item) -> bool:
-    return item.get_closest_marker("stack") is not None
-
-
-def _beside(item: pytest.Item) -> str:
-    """The group of a test beside the hall: its file, or the room whose tests share one server."""
-    room = _room(item)
-    return room if room in OWN_SERVER else item.nodeid.partition("::")[0].replace("/", ".")
 
 
 def _flies(item: pytest.Item) -> bool:

@@ -63,7 +63,10 @@ def test_copies_are_the_experiments_mirror_but_not_at_its_making() -> None:
         ({"audience": ("x-tester", "yes")}, r"header x-tester to one version[\s\S]*seldon-model: visits-vVERSION"),
         ({"segment_header": "x-country"}, "count requests by a header"),
         ({"settings": {"1": {"serving": {"sticky": "x-user"}}}}, "keep users on one arm"),
-        ({"settings": {"1": {"serving": {"environment": "gpu"}}}}, "a server environment of its own"),
+        (
+            {"settings": {"1": {"serving": {"environment": "gpu"}}}},
+            "no image is named for",
+        ),
         ({"settings": {"1": {"serving": {"maximum": 3, "scale": {"queue": 4}}}}}, "Core 2 scales by requests"),
         ({"model": "7wonders"}, "begin with a letter"),
         ({"model": "v" * 49}, "give the model a shorter name"),

@@ -169,10 +169,6 @@ def test_a_state_that_no_annotation_takes_is_refused() -> None:
         (Release("visits", arm(1, 100), audience=("x-tester", "yes")), "a header to one version"),
         (Release("visits", arm(1, 100), segment_header="x-country"), "by a header's value"),
         (Release("visits", arm(1, 100), settings={"1": {"serving": {"sticky": "x-user"}}}), "users on one arm"),
-        (
-            Release("visits", arm(1, 100), settings={"1": {"serving": {"environment": "r.txt"}}}),
-            "environment of its own",
-        ),
         (Release("visits-", arm(1, 100)), "may not end with '-'"),
         (Release("visits", replace(arm(1, 100), version="1.0")), "cannot name a predictor"),
     ],
@@ -181,6 +177,18 @@ def test_what_seldon_cannot_do_is_refused(release: Release, says: str) -> None:
     """DEMAND ROL-14"""
     with pytest.raises(ServingError, match=says):
         manifest.check(release)
+
+
+def test_an_environment_of_its_own_is_an_image_of_its_own() -> None:
+    """DEMAND SRV-9"""
+    release = Release("visits", arm(1, 100), settings={"1": {"serving": {"environment": "torch"}}})
+    with pytest.raises(ServingError, match="no image is named for the server environment 'torch'"):
+        manifest.check(release, SELDON)
+    torch = replace(SELDON, images={"torch": "windtunnel/torch@sha256:1"})
+    manifest.check(release, torch)
+    pod = manifest.pod("visits", "1", replace(server(1), settings=release.settings["1"]), torch)
+    assert {one["image"] for one in (*pod["initContainers"], *pod["containers"])} == {"windtunnel/torch@sha256:1"}
+    assert {one["image"] for one in manifest.pod("visits", "1", server(1), torch)["containers"]} == {SELDON.image}
 
 
 def test_names_longer_than_kubernetes_takes_are_hashed_as_the_operator_does() -> None:

@@ -94,9 +94,16 @@ def test_supervisord_reads_what_we_write() -> None:
     }
 
 
-def test_an_environment_of_its_own_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match="environment of its own"):
-        make(tmp_path, Serving(environment="requirements.txt"))
+def test_an_environment_of_its_own_must_be_on_this_machine(tmp_path: Path) -> None:
+    """DEMAND SRV-9"""
+    with pytest.raises(ServingError, match="environment 'torch', which is not on this machine") as refused:
+        make(tmp_path, Serving(environment="torch"))
+    assert refused.value.hint == "windtunnel setup-serving torch requirements.txt"
+    python = Home(tmp_path).serving_environment("torch") / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("")
+    python.chmod(0o755)
+    assert make(tmp_path, Serving(environment="torch")).command[0] == str(python)
 
 
 def test_a_port_in_use_or_taken_is_not_given() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from windtunnel.cli import talk
@@ -10,11 +13,16 @@ from windtunnel.cli.options import HomeOption, the_home
 NAME = "setup-serving"
 
 
-def command(context: typer.Context, home: HomeOption = None) -> None:
-    """Make the model servers' environment.
+def command(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="Of an environment of its own: serving.environment.")] = None,
+    requirements: Annotated[Path | None, typer.Argument(help="What else is in it: a requirements file.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Make the model servers' environment, or one of its own for models that need other packages.
 
-    MLServer cannot share one with Airflow; this makes HOME/serving-env with pip.
+    MLServer cannot share one with Airflow; this makes HOME/serving-env, or HOME/serving-envs/NAME, with pip.
     """
     from windtunnel.stack.serving_env import make
 
-    talk.data(make(the_home(context, home), tell=talk.say))
+    talk.data(make(the_home(context, home), name, requirements, tell=talk.say))

@@ -108,11 +108,7 @@ def configure(
     Raises:
         ServingError: the description asks for what this backend does not have.
     """
-    if serving.environment is not None:
-        raise ServingError(
-            f"{model} asks for a server environment of its own ({serving.environment})",
-            hint="the local backend serves all models from one environment; leave serving.environment out",
-        )
+    python = interpreter(home, model, serving.environment)
     threads = write(
         folder,
         model=model,
@@ -124,7 +120,6 @@ def configure(
         warmup=warmup,
         predictions=predictions or home.predictions,
     )
-    python = StackFile.read(home).python["serving"]
     return Program(
         name=program_name(model, version),
         command=(python, "-m", "windtunnel.serving.launch", str(folder.path)),
@@ -142,6 +137,23 @@ def configure(
         },
         stop_s=serving.drain.total_seconds() + 5,
     )
+
+
+def interpreter(home: Home, model: str, environment: str | None) -> str:
+    """The Python of a model's servers: the stack's, or that of an environment of its own.
+
+    Raises:
+        ServingError: the environment was not made on this machine.
+    """
+    if environment is None:
+        return StackFile.read(home).python["serving"]
+    python = home.serving_environment(environment) / "bin" / "python"
+    if not os.access(python, os.X_OK):
+        raise ServingError(
+            f"{model} is served from the environment {environment!r}, which is not on this machine ({python})",
+            hint=f"windtunnel setup-serving {environment} requirements.txt",
+        )
+    return str(python)
 
 
 class SupervisorServers:

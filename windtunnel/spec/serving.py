@@ -53,7 +53,9 @@ class Serving(Part):
         sample: fraction of predictions logged.
         log: a collector writes the rows of this model's pods into the prediction log (target kubernetes); gates that
             compare rows need it.
-        environment: requirements file of a server environment of its own.
+        environment: name of a server environment of its own, where the model needs other packages than the common one
+            has: made by ``windtunnel setup-serving NAME FILE`` on one machine, an image in ``images`` of the settings
+            of Seldon in a cluster.
     """
 
     replicas: int = Field(1, ge=1)
@@ -74,7 +76,7 @@ class Serving(Part):
     flush: Duration = timedelta(seconds=10)
     sample: float = Field(1.0, ge=0, le=1)
     log: bool = False
-    environment: str | None = None
+    environment: str | None = Field(None, pattern=r"^[a-z][a-z0-9-]{0,39}$")
 
     @model_validator(mode="after")
     def _bounds(self) -> Serving:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,35 +18,59 @@ from windtunnel.errors import StackError
 from windtunnel.home import Home
 from windtunnel.stack import files
 
+#: What an environment of its own was made from, in its folder.
+ASKED = "asked-for.txt"
 
-def make(home: Home, *, tell: Callable[[str], None] = lambda line: None, limit_s: float = 1800.0) -> str:
+
+def make(
+    home: Home,
+    name: str | None = None,
+    requirements: Path | None = None,
+    *,
+    tell: Callable[[str], None] = lambda line: None,
+    limit_s: float = 1800.0,
+) -> str:
     """Make ``HOME/serving-env`` with this Windtunnel and its extra ``serving``; the interpreter's path.
 
     One that is there is whole: a failure removes what it made. Done already: nothing is done.
 
+    Args:
+        name: of an environment of its own, in place of the common one (``serving.environment``).
+        requirements: what else is in it, a file as pip takes it.
+
     Raises:
-        StackError: this Python is too new for MLServer, or pip failed.
+        StackError: this Python is too new for MLServer, pip failed, the name or the file is wrong, or an environment of
+            this name was made from something else.
     """
     if sys.version_info >= (3, 13):
         raise StackError(
             f"MLServer does not run on Python {sys.version_info.major}.{sys.version_info.minor}",
             hint="make an environment with Python 3.11 or 3.12 and name its interpreter in $WINDTUNNEL_SERVING_PYTHON",
         )
-    final = home.root / "serving-env"
+    asked = _asked(name, requirements)
+    final = home.root / "serving-env" if name is None else home.serving_environment(name)
     python = final / "bin" / "python"
     if os.access(python, os.X_OK):
+        if name is not None and (final / ASKED).read_text(encoding="utf-8") != asked:
+            raise StackError(
+                f"the environment {name!r} was made from something else (see {final / ASKED})",
+                hint="take another name: servers may be running from this one",
+            )
         return str(python)
     files.folder(home.root)
     log = files.folder(home.logs) / "setup-serving.log"
     tell(f"making {final}; this downloads about 300 MB (log: {log})")
+    more = ["-r", str(requirements)] if requirements is not None else []
     try:
         with log.open("wb") as out:
             for command in (
                 [sys.executable, "-m", "venv", str(final)],
-                [str(python), "-m", "pip", "install", "--quiet", requirement()],
+                [str(python), "-m", "pip", "install", "--quiet", requirement(), *more],
                 [str(python), "-c", "import mlserver, mlserver_mlflow, windtunnel"],
             ):
                 subprocess.run(command, stdout=out, stderr=out, check=True, timeout=limit_s)
+        if name is not None:
+            (final / ASKED).write_text(asked, encoding="utf-8")
     except BaseException as error:
         # Half an environment looks like a whole one to the next start.
         shutil.rmtree(final, ignore_errors=True)
@@ -53,6 +78,22 @@ def make(home: Home, *, tell: Callable[[str], None] = lambda line: None, limit_s
             raise StackError(f"the model servers' environment could not be made: {error}", hint=f"see {log}") from error
         raise
     return str(python)
+
+
+def _asked(name: str | None, requirements: Path | None) -> str:
+    if (name is None) != (requirements is None):
+        raise StackError(
+            "an environment of its own has a name and a requirements file",
+            hint="windtunnel setup-serving NAME requirements.txt; without both the common one is made",
+        )
+    if name is None or requirements is None:
+        return ""
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name):
+        raise StackError(f"{name!r} cannot name an environment", hint="a-z, 0-9 and -, at most 40, a letter first")
+    try:
+        return requirements.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise StackError(f"{requirements} cannot be read: {error}", hint="expected a requirements file") from error
 
 
 def requirement() -> str:

@@ -99,11 +99,7 @@ def check(release: Release, seldon: Core2) -> None:
                 f"{model} version {version}: Core 2 scales by requests that wait, and by nothing else (serving.scale)",
                 hint="leave serving.scale out; serving.minimum and serving.maximum are the bounds",
             )
-        if serving.get("environment"):
-            raise ServingError(
-                f"{model} version {version} asks for a server environment of its own ({serving['environment']})",
-                hint="build it into the image of the model servers; leave serving.environment out",
-            )
+        seldon.image_of(serving.get("environment"))
 
 
 def experiment(

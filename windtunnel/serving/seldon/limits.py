@@ -19,7 +19,7 @@ def unable(model: Model, capabilities: Collection[Capability]) -> list[str]:
     rollout, serving, found = model.rollout, model.serving, []
     if rollout.audience is not None and "audience" not in capabilities:
         found.append(
-            "rollout.audience: a SeldonDeployment divides requests by weight alone, not by a header; leave it out"
+            "rollout.audience: Seldon divides requests by weight alone, not by a header of theirs; leave it out"
         )
     if rollout.segments is not None and "segments" not in capabilities:
         found.append(
@@ -27,11 +27,7 @@ def unable(model: Model, capabilities: Collection[Capability]) -> list[str]:
             "all requests"
         )
     if serving.sticky and "sticky" not in capabilities:
-        found.append("serving.sticky: a SeldonDeployment cannot keep a user on one version; leave it out")
-    if serving.environment:
-        found.append(
-            "serving.environment: pods have the environment of their image; build it into the model servers' image"
-        )
+        found.append("serving.sticky: Seldon cannot keep a user on one version; leave it out")
     if rollout.strategy == "shadow" and "mirror" not in capabilities:
         found.append("rollout.strategy shadow: requests cannot be copied there")
     if not serving.log:

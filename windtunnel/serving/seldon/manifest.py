@@ -91,11 +91,8 @@ def check(release: Release, seldon: Seldon | None = None) -> None:
                 f"{model} version {version}: a SeldonDeployment cannot keep users on one arm (serving.sticky)",
                 hint="leave serving.sticky out",
             )
-        if serving.get("environment"):
-            raise ServingError(
-                f"{model} version {version} asks for a server environment of its own ({serving['environment']})",
-                hint="build it into the image of the model servers; leave serving.environment out",
-            )
+        if seldon is not None:
+            seldon.image_of(serving.get("environment"))
         if seldon is not None and (refused := scaling.refusals(Serving.model_validate(serving), seldon)):
             raise ServingError(
                 f"{model} version {version}: {'; '.join(refused)}", hint="see docs/reference/seldon.md, Autoscaling"
@@ -248,13 +245,14 @@ def pod(model: str, version: str, server: Server, seldon: Seldon) -> dict[str, A
             name: server.settings[name] for name in ("serving", "features", "warmup") if name in server.settings
         },
     }
+    image = seldon.image_of(server.serving.environment)
     pod: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": grace,
         "initContainers": [
             {
                 "name": VERIFY,
-                "image": seldon.image,
+                "image": image,
                 "command": ["python", "-m", "windtunnel.serving.seldon.initstep", MODELS],
                 "env": [
                     {"name": "WINDTUNNEL_VERSION", "value": json.dumps(asked, sort_keys=True, separators=(",", ":"))},
@@ -270,7 +268,7 @@ def pod(model: str, version: str, server: Server, seldon: Seldon) -> dict[str, A
         "containers": [
             {
                 "name": model,
-                "image": seldon.image,
+                "image": image,
                 "command": ["python", "-m", "windtunnel.serving.launch", MODELS],
                 "env": [
                     {"name": "WINDTUNNEL_KEYS", "value": KEYS},

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from windtunnel.errors import DescriptionError
+from windtunnel.errors import DescriptionError, ServingError
 from windtunnel.kube.access import Access
 
 
@@ -18,6 +18,7 @@ class Seldon:
 
     Attributes:
         image: of the model servers: Windtunnel and MLServer (``locks/serving.txt``), by digest if you can.
+        images: of the model servers of models that name a ``serving.environment``, by its name.
         registry: URL of the MLflow server with the governed registry, as pods reach it.
         registry_secret: Secret with keys ``username`` and ``password``: the pods' user, who may read models.
         registry_ca: Secret with ``ca.crt``, where the registry's certificate is by an authority of your own.
@@ -66,9 +67,25 @@ class Seldon:
     collector_secret: str | None = None
     collector_ca: str | None = None
     predictions: str | None = None
+    images: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     poll_s: float = 2.0
     route_within_s: float = 60.0
+
+    def image_of(self, environment: str | None) -> str:
+        """The image of a model's servers.
+
+        Raises:
+            ServingError: no image is named for the environment.
+        """
+        if environment is None:
+            return self.image
+        if environment not in self.images:
+            raise ServingError(
+                f"no image is named for the server environment {environment!r}",
+                hint=f"images in the settings of Seldon; it has {', '.join(sorted(self.images)) or 'none'}",
+            )
+        return self.images[environment]
 
     @classmethod
     def read(cls, path: Path) -> Seldon:
@@ -125,7 +142,7 @@ _NUMBERS = {"poll_s": float, "route_within_s": float, "split_requests": int}
 
 
 def _check_type(name: str, value: Any) -> None:
-    if name == "labels":
+    if name in ("labels", "images"):
         right = isinstance(value, Mapping) and all(isinstance(v, str) for v in value.values())
         expected = "a table of strings"
     elif name == "pull_secrets":

@@ -1,0 +1,40 @@
+"""Which worker tests what, when two share the tests (docs/decisions/0007-tests-while-the-flight-flies.md).
+
+By path alone: whoever hands out the tests has not collected them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
+
+#: Tests of whole stacks, one after the other by one worker.
+HALL = ("tests/flight/", "tests/stack/", "tests/ground/test_wheel.py")
+#: Rooms whose tests share one server.
+TOGETHER = ("tests/registry_ext/",)
+
+
+def group(nodeid: str) -> str:
+    """Tests of one group go to one worker, in their order."""
+    if nodeid.startswith(HALL):
+        return "hall"
+    file = nodeid.partition("::")[0]
+    return next((room for room in TOGETHER if file.startswith(room)), file)
+
+
+def order(nodeid: str) -> int:
+    """The hall first, and in it the flight."""
+    return 0 if nodeid.startswith(HALL[0]) else 1 if group(nodeid) == "hall" else 2
+
+
+def scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hands out groups in the order of the tests."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return Groups(config, log)
