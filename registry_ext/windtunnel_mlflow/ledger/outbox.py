@@ -110,12 +110,16 @@ def write(
     last = 0
     for kind in kinds(action, detail):
         own = {"alias": _alias(kind, detail), "stage": _stage(kind, detail)}
-        event = insert(_O).values(**common, **own, kind=kind, id=uuid.uuid4().hex).returning(_O.c.seq)
-        if noting is not None and sqlite:
-            session.execute(noting)
-        elif noting is not None:
-            event = event.add_cte(noting.cte("noting"))
-        last, noting = int(session.execute(event).scalar_one()), None
+        event = insert(_O).values(**common, **own, kind=kind, id=uuid.uuid4().hex)
+        if sqlite:
+            if noting is not None:
+                session.execute(noting)
+            # An SQLite may be too old for RETURNING.
+            last = int(session.execute(event).inserted_primary_key[0])  # type: ignore[attr-defined]
+        else:
+            together = event if noting is None else event.add_cte(noting.cte("noting"))
+            last = int(session.execute(together.returning(_O.c.seq)).scalar_one())
+        noting = None
     if last % _PRUNE_EVERY == 0:
         prune(session, now)
 
