@@ -19,9 +19,10 @@ def command(
     requirements: Annotated[Path | None, typer.Argument(help="What else is in it: a requirements file.")] = None,
     home: HomeOption = None,
 ) -> None:
-    """Make the model servers' environment, or one of its own for models that need other packages.
+    """Make the model servers' environment.
 
-    MLServer cannot share one with Airflow; this makes HOME/serving-env, or HOME/serving-envs/NAME, with pip.
+    MLServer cannot share one with Airflow; this makes HOME/serving-env with pip, or with a name HOME/serving-envs/NAME,
+    for models that need other packages.
     """
     from windtunnel.stack.serving_env import make
 
