@@ -14,7 +14,7 @@ from windtunnel.cli.options import JsonOption, YesOption
 if TYPE_CHECKING:
     from windtunnel.stack.laptop import Laptop, Machine
 
-app = typer.Typer(help="A cluster on this machine to try Windtunnel on, by kind or minikube.", no_args_is_help=True)
+app = typer.Typer(help="Try Windtunnel on a cluster of this machine.", no_args_is_help=True)
 
 
 class Engine(StrEnum):

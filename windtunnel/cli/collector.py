@@ -35,9 +35,9 @@ def command(
     max_waiting: Annotated[int, typer.Option(min=1, help="Events that may wait for the disk; beyond: 429.")] = 2000,
     max_held: Annotated[int, typer.Option(min=1, help="MiB of events not published yet; beyond: 429.")] = 256,
 ) -> None:
-    """Take the events of Seldon's request logger, and what model servers send, into the prediction log.
+    """Collect pods' rows into the prediction log.
 
-    Ends with Ctrl-C or SIGTERM; what it was sent survives any end.
+    They are events of Seldon's request logger, or what model servers send. Ends with Ctrl-C or SIGTERM; what it was sent survives any end.
     """
     import ipaddress
 
