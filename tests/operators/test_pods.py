@@ -639,18 +639,18 @@ def test_workers_reach_the_store_by_their_own_connection(monkeypatch: pytest.Mon
         endpoint = f"http://{host}:{port}"
         aws = {"conn_type": "aws", "login": "a-key", "password": "a-secret",
                "extra": {"endpoint_url": endpoint, "region_name": "eu-central-1"}}  # fmt: skip
-        ours = {"conn_type": "windtunnel", "extra": {"store": "s3://bucket/team", "store_conn_id": "minio"}}
+        ours = {"conn_type": "windtunnel", "extra": {"store": "s3://workers/team", "store_conn_id": "minio"}}
         monkeypatch.setenv("AIRFLOW_CONN_MINIO", json.dumps(aws))
         monkeypatch.setenv("AIRFLOW_CONN_WINDTUNNEL_DEFAULT", json.dumps(ours))
         hook = WindtunnelHook()
         hook._store_client.create_bucket(
-            Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+            Bucket="workers", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
         )
         hook.objects.put_bytes("a/b", b"1")
         assert hook.objects.get_bytes("a/b") == b"1"
         told = hook.store_environment
         assert told == {
-            "WINDTUNNEL_STORE": "s3://bucket/team", "AWS_DEFAULT_REGION": "eu-central-1",
+            "WINDTUNNEL_STORE": "s3://workers/team", "AWS_DEFAULT_REGION": "eu-central-1",
             "AWS_ENDPOINT_URL_S3": endpoint,
         }  # fmt: skip
     finally:

@@ -447,15 +447,18 @@ def test_a_serving_version_never_becomes_other_bytes(kit: Kit) -> None:
     assert weights(kit.backend.observe(kit.model)) == {"1": 50, "2": 50}
 
 
-def test_an_environment_of_its_own_is_refused_not_ignored(kit: Kit) -> None:
+@pytest.mark.parametrize(
+    ("environment", "says"), [("torch", "not on this machine"), ("requirements.txt", "serving.environment")]
+)
+def test_an_environment_that_is_not_there_is_refused_not_ignored(kit: Kit, environment: str, says: str) -> None:
     release = Release(
         kit.model,
         kit.arm(1, 100),
         (kit.saved.good.arm("4", 0),),
         token=kit.next_token(),
-        settings={**kit.settings, "4": {"serving": {"environment": "requirements.txt"}}},
+        settings={**kit.settings, "4": {"serving": {"environment": environment}}},
     )
-    with pytest.raises(ServingError, match="environment of its own"):
+    with pytest.raises(ServingError, match=says):
         kit.backend.apply(release)
     assert "4" not in kit.backend.observe(kit.model).arms
 

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
+from pydantic import ValidationError
+
 from windtunnel import files
 from windtunnel.errors import FencedError, ServingError
 from windtunnel.home import Home
@@ -96,8 +98,18 @@ class State:
 
 
 def serving_of(settings: Mapping[str, Any]) -> Serving:
-    """The serving part of one version's settings; defaults where there is none."""
-    return Serving.model_validate(settings.get("serving") or {})
+    """The serving part of one version's settings; defaults where there is none.
+
+    Raises:
+        ServingError: it is none that a description could hold.
+    """
+    try:
+        return Serving.model_validate(settings.get("serving") or {})
+    except ValidationError as error:
+        told = "; ".join(f"serving.{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise ServingError(
+            f"settings that cannot be served by: {told}", hint="see docs/reference/description.md"
+        ) from error
 
 
 # -- transitions
@@ -112,6 +124,8 @@ def accept(state: State, release: Release) -> State:
         ServingError: its weights cannot be, one version stands twice, or what it asks for beside them cannot be.
     """
     check(release)
+    for settings in release.settings.values():
+        serving_of(settings)  # what is wanted can be read again, whatever comes of it
     old = state.release
     if release.token < old.token:
         raise FencedError(
