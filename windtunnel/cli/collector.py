@@ -37,7 +37,8 @@ def command(
 ) -> None:
     """Collect pods' rows into the prediction log.
 
-    They are events of Seldon's request logger, or what model servers send. Ends with Ctrl-C or SIGTERM; what it was sent survives any end.
+    They are events of Seldon's request logger, or what model servers send. Ends with Ctrl-C or SIGTERM; what it was
+    sent survives any end.
     """
     import ipaddress
 
