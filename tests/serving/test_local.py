@@ -463,6 +463,28 @@ def test_an_environment_that_is_not_there_is_refused_not_ignored(kit: Kit, envir
     assert "4" not in kit.backend.observe(kit.model).arms
 
 
+def test_a_version_is_served_from_its_own_environment(kit: Kit, serving_python: str) -> None:
+    """DEMAND SRV-9"""
+    own = kit.served.home.serving_environment("own")
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.symlink_to(Path(serving_python).parents[1])
+    settings = {**kit.settings["1"], "serving": {**kit.settings["1"]["serving"], "environment": "own"}}
+    release = Release(
+        kit.model,
+        kit.arm(1, 50),
+        (kit.saved.good.arm("5", 50),),
+        token=kit.next_token(),
+        rollout_id="own",
+        settings={**kit.settings, "5": settings},
+    )
+    kit.backend.apply(release)
+    assert kit.backend.observe(kit.model).arms["5"].ready
+    command = Path(f"/proc/{kit.served.pid('wt-visits-5')}/cmdline").read_bytes().split(b"\0")
+    assert command[0].decode() == str(own / "bin" / "python")
+    other = Path(f"/proc/{kit.served.pid('wt-visits-1')}/cmdline").read_bytes().split(b"\0")
+    assert other[0].decode() == serving_python
+
+
 def test_a_torn_state_file_is_an_error_not_an_empty_state(kit: Kit) -> None:
     path = desired.StateFile(kit.served.home, kit.model).path
     whole = path.read_bytes()
