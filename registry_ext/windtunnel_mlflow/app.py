@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import signal
 import sys
 import threading
@@ -29,9 +30,10 @@ def create_app() -> Any:
     from mlflow.exceptions import MlflowException
     from mlflow.server import app as flask_app
     from mlflow.server import auth, handlers
+    from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-    from windtunnel_mlflow import refusals
+    from windtunnel_mlflow import refusals, replicas
     from windtunnel_mlflow.api.routes import PREFIX, create_api
     from windtunnel_mlflow.ledger import checkpoints
     from windtunnel_mlflow.service import Service
@@ -41,6 +43,9 @@ def create_app() -> Any:
 
     if MLFLOW_ENABLE_WORKSPACES.get():
         raise MlflowException("the governed store does not know MLflow's workspaces: start without --enable-workspaces")
+    replica = replicas.replica_uri()
+    if replica:
+        replicas.follow(os.environ[BACKEND_STORE_URI_ENV_VAR], replica)
     store = handlers._get_model_registry_store()
     if not isinstance(store, GovernedStore):
         raise MlflowException(

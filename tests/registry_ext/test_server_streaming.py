@@ -42,10 +42,22 @@ def standby(primary: str) -> Iterator[str]:
         done = subprocess.run([*user, *argv], capture_output=True, text=True, cwd="/", check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
+    # Always a moment behind: a server that starts with an empty primary must wait for its replica.
+    late = "-c recovery_min_apply_delay=1500ms"
     follows = f"host={of.host} port={of.port} user={of.username}"
     try:
         run("pg_basebackup", "-D", data, "-d", follows, "-R", "-X", "stream", "--checkpoint=fast", "--no-sync")
-        run("pg_ctl", "-D", data, "-w", "-l", f"{folder}/log", "-o", f"-p {port} -h 127.0.0.1 -k {folder} -F", "start")
+        run(
+            "pg_ctl",
+            "-D",
+            data,
+            "-w",
+            "-l",
+            f"{folder}/log",
+            "-o",
+            f"-p {port} -h 127.0.0.1 -k {folder} -F {late}",
+            "start",
+        )
         yield of.set(port=port).render_as_string(hide_password=False)
     finally:
         subprocess.run(
