@@ -14,6 +14,7 @@ from windtunnel.errors import DataError
 from windtunnel.evaluation import code, leakage, metrics
 from windtunnel.evidence import Outcome
 from windtunnel.spec.evaluation import KNOWN_METRICS, Evaluation, Metric, Slice
+from windtunnel.tracking.answers import prediction
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -67,7 +68,7 @@ def evaluate(
         spec: the rules.
         features: columns the model takes, in order.
         target: column with the truth.
-        predict: takes a frame with the features, returns one prediction per row.
+        predict: takes a frame with the features, returns one prediction per row (``tracking.answers``).
         champion_predict: the same for the champion, on the same rows; None when there is none.
         holdout: rows the version was not trained on, with all columns that slices and tests name.
         train: the training rows, for the leakage check; None leaves out the search for shared rows.
@@ -123,7 +124,7 @@ def evaluate(
 def _predictions(predict: Predict, frame: DataFrame, features: Sequence[str], who: str) -> Array | str:
     """Predictions of every row, or what is wrong with them."""
     try:
-        p = np.asarray(predict(frame[list(features)]))
+        p = np.asarray(prediction(predict(frame[list(features)])))
     except Exception as error:
         return f"{who} cannot predict the holdout: {type(error).__name__}: {error}"
     if p.ndim == 2 and p.shape[1] == 1:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import TrainingError
+from windtunnel.tracking.answers import PREDICTION, prediction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,7 @@ def example(rows: Path, features: list[dict[str, Any]], count: int = 100) -> pd.
 
 
 def predictions(predict: Any, frame: pd.DataFrame, what: str) -> Any:
-    """``predict(frame)``, checked: one finite value, or one label, per row.
+    """``predict(frame)``, checked: one finite value, or one label, per row; what a frame says besides is left out.
 
     Raises:
         TrainingError: it raised, gave another number of rows, no values at all, NaN or infinities (counted).
@@ -52,7 +53,7 @@ def predictions(predict: Any, frame: pd.DataFrame, what: str) -> Any:
     import pandas as pd
 
     try:
-        given = predict(frame)
+        given = prediction(predict(frame))
     except Exception as error:
         raise TrainingError(
             f"{what} cannot predict {len(frame)} of its own training rows: {type(error).__name__}: {error}",
@@ -64,7 +65,7 @@ def predictions(predict: Any, frame: pd.DataFrame, what: str) -> Any:
     if values.ndim != 1 or len(values) != len(frame):
         raise TrainingError(
             f"{what} answered {len(frame)} rows with {type(given).__name__} of shape {values.shape}",
-            hint="predict() gives one value per row",
+            hint=f"predict() gives one value per row, or a frame with these in column {PREDICTION!r} and more beside",
         )
     if values.dtype.kind in "iufcb":
         bad = int((~np.isfinite(values)).sum())

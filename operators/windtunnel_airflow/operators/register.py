@@ -125,21 +125,19 @@ class RegisterOperator(WindtunnelOperator):
         """The monitoring reference and the warm-up rows; written again with the same content in a second try."""
         import pandas as pd
 
-        from windtunnel.monitoring import reference
+        from windtunnel.monitoring import keeping, reference
+        from windtunnel.tracking.answers import prediction
 
         seen, unseen = pd.read_parquet(rows), pd.read_parquet(holdout)
         names = model.data.feature_names
         with self.hook.mlflow_environment():
-            predictions = predictor(path)(unseen[names])
+            predictions = prediction(predictor(path)(unseen[names]))
         numbers = dict((self.evaluated or {}).get("numbers") or {})
         built = reference.build(
             model, str(record.version), seen, predictions, numbers, record.digest, created_at=time.time()
         )
-        reference.save(self.home, built)
-        keep_sample(
-            self.home,
-            model,
-            str(record.version),
-            unseen[names].head(32).to_dict("records"),
-            store=self.hook.object_store,
-        )
+        store = self.hook.object_store
+        keeping.of(self.home).keep_reference(built)
+        if store is not None:  # for workers that do not share the home
+            keeping.of(self.home, store).keep_reference(built)
+        keep_sample(self.home, model, str(record.version), unseen[names].head(32).to_dict("records"), store=store)
