@@ -24,6 +24,7 @@ from windtunnel.kube.access import Access
 from windtunnel.kube.client import Client
 from windtunnel.kube.kinds import DEFINITION, SELDON_DEPLOYMENT
 from windtunnel.serving.seldon import manifest, record
+from windtunnel.serving.seldon.journal import last_words
 
 pytestmark = pytest.mark.kubernetes
 MODEL = "small"
@@ -91,6 +92,9 @@ def test_a_first_release_a_canary_and_harm(sky: Any, client: Client) -> None:
     sky.register("3")
     flight = fly(sky, dag, errors="3")
     assert flight.run.states["rollback"] == "success" and agree(sky) == [], flight.run.why
+    # What the models page shows of all releases, by one list.
+    (said,) = last_words(sky.place().backend.journals().values()).values()
+    assert said == sky.place().looks(MODEL).all()[-1]["decision"]["reason"]
     live = client.get(SELDON_DEPLOYMENT, MODEL)
     assert live is not None
     notes = live["metadata"]["annotations"]

@@ -250,7 +250,7 @@ def test_a_version_may_be_asked_past_the_api(world: World) -> None:
     world.backend(direct=world.core.url, gateway=None).apply(release(100))
     assert world.core.probes["visits-v1"] == 1
     assert not any("/proxy/" in line for line in world.cluster.asked())
-    with pytest.raises(NotReadyError, match="mesh does not answer at http://127"):
+    with pytest.raises(NotReadyError, match="mesh's visits-v3 does not answer at http://127"):
         world.backend(direct="http://127.0.0.1:1").apply(impatient(release(100, arm(3), token=3), "3"))
 
 

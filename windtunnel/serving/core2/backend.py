@@ -13,30 +13,26 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.errors import FencedError, UnavailableError, WindtunnelError
+from windtunnel.errors import UnavailableError, WindtunnelError
 from windtunnel.kube.client import Client
-from windtunnel.names import check_model_name
-from windtunnel.serving import desired
-from windtunnel.serving.backend import Arm, ArmStatus, Capability, Observed, Release
-from windtunnel.serving.checks import check
-from windtunnel.serving.core2 import manifest, status
+from windtunnel.serving.backend import Arm, Capability, Observed, Release
+from windtunnel.serving.core2 import manifest
 from windtunnel.serving.core2.experiments import Experiments
 from windtunnel.serving.core2.kinds import EXPERIMENT, MODEL, SERVER
 from windtunnel.serving.core2.parts import Parts
 from windtunnel.serving.core2.readiness import Readiness
 from windtunnel.serving.core2.settings import Core2
 from windtunnel.serving.desired import State
-from windtunnel.serving.seldon import steps
+from windtunnel.serving.promnames import SELDON_CORE2
 from windtunnel.serving.seldon.backend import SeldonBackend
 from windtunnel.serving.seldon.feed import Feed
 from windtunnel.serving.seldon.gateway import Gateway
-from windtunnel.serving.seldon.objects import Fence
-from windtunnel.serving.target import rollback_target
+from windtunnel.serving.seldon.objects import Transition
+from windtunnel.serving.seldon.readiness import Live
 
 if TYPE_CHECKING:
     from windtunnel.serving.prometheus import PrometheusTraffic
@@ -46,6 +42,7 @@ class Core2Backend(SeldonBackend):
     """``ServingBackend`` of one namespace of one cluster; its arguments are those of ``SeldonBackend``."""
 
     capabilities: frozenset[Capability] = manifest.CAPABILITIES
+    _names, _scraped = SELDON_CORE2, "the agents of Seldon's Servers"
 
     def __init__(
         self,
@@ -62,96 +59,8 @@ class Core2Backend(SeldonBackend):
         experiments = Experiments(seldon, self.client, monotonic)
         self._objects = experiments
         self._parts = Parts(seldon, self.client)
-        self._answers = Readiness(seldon, self.client, experiments, self._parts, monotonic)
+        self._readiness = Readiness(seldon, self.client, experiments, self._parts, monotonic)
         self._gateway = Gateway(seldon, self.client, experiments, monotonic, manifest.route)
-
-    # -- the contract
-
-    def apply(self, release: Release) -> Observed:
-        """See ``ServingBackend.apply``."""
-        check(release)
-        manifest.check(release, self._core2)
-        model = release.model
-        before = self._objects.state(model, self._objects.read(model))
-        desired.accept(before, release)
-        steps.check_same(before, release)
-        fence = Fence(release.token)
-
-        def begin(state: State) -> State:
-            wanted = steps.deployed(desired.accept(state, release))
-            return wanted if steps.waited_for(wanted) else self._routed(wanted)
-
-        state = self._objects.change(model, begin, recent=True)
-        try:
-            self._follow(state)
-            waiting = steps.waited_for(state)
-            for arm in waiting:
-                self._answers.wait(model, arm, state.servers[arm.version], fence)
-
-            def route(now: State) -> State:
-                fence.check(now)
-                versions = {arm.version for arm in waiting}
-                proven = {v: replace(s, proven=True) for v, s in now.servers.items() if v in versions}
-                return self._routed(replace(now, servers=now.servers | proven))
-
-            state = self._objects.change(model, route, recent=True)
-            self._gateway.wait(state, before, fence)
-        except FencedError:
-            raise
-        except WindtunnelError as error:
-            self._give_up(before, release, error)
-            self._tidy(model)
-            raise
-        self._tidy(model)
-        return self.observe(model)
-
-    def observe(self, model: str) -> Observed:
-        """See ``ServingBackend.observe``. Two requests to the API; none while ``following``."""
-        live = self._objects.look(model)
-        return self._observed(model, live, self._objects.state(model, live))
-
-    def abort(self, model: str, reason: str, by: str, *, token: int | None = None) -> Observed:
-        """See ``ServingBackend.abort``. The Experiment without candidates is one request where nobody wrote since the
-        last look, else one more to look; their Models are removed after it, now or by the next ``sweep``."""
-
-        def take_back(state: State) -> State:
-            aborted = desired.abort(state, reason, by, self._clock(), token)
-            return state if aborted is state else steps.without(aborted, _candidates(state))
-
-        return self._take(model, take_back)
-
-    def drop(self, model: str, versions: Sequence[str], reason: str, *, token: int) -> Observed:
-        """See ``ServingBackend.drop``. As ``abort``."""
-
-        def take_out(state: State) -> State:
-            left = desired.drop(state, versions, reason, self._clock(), token)
-            return state if left is state else steps.without(left, list(left.dropped))
-
-        return self._take(model, take_out)
-
-    def check_target(self, model: str) -> list[str]:
-        """See ``ServingBackend.check_target``.
-
-        The version's pods verified its content before they served, and verify it again whenever it is loaded; here it
-        is asked whether its Model is available, and for one inference under its own name.
-        """
-        state = self._objects.state(model, self._objects.read(check_model_name(model)))
-        version = rollback_target(state)
-        if version is None:
-            return [f"{model} has no version to go back to: no champion beside a candidate, and no former one is warm"]
-        name, server = f"{model} version {version}", state.servers.get(version)
-        live = self._parts.models(model).get(version)
-        if server is None or live is None:
-            return [f"{name} is not deployed"]
-        if not status.available(live, server):
-            found = self._answers.trouble(model, version, live)
-            why = found.message if found else status.told(live)
-            return [f"{name}: its Model is not available{f': {why}' if why else ''}"]
-        try:
-            self._answers.infer(model, version, server)
-        except WindtunnelError as error:
-            return [error.message]
-        return []
 
     # -- for the guard, and whoever looks after the house
 
@@ -192,14 +101,18 @@ class Core2Backend(SeldonBackend):
 
     # -- steps
 
+    def _check(self, release: Release) -> None:
+        manifest.check(release, self._core2)
+
     def _follow(self, state: State) -> None:
         """Make the Models and Servers that follow from the Experiment as it was written."""
         owner = self._objects.last(state.model)
         if owner is not None:
             self._parts.ensure(state, owner)
 
-    def _take(self, model: str, transition: Callable[[State], State]) -> Observed:
-        """Take versions out, if there is anything to take; once the gateway follows, their Models go."""
+    def _take(self, model: str, transition: Transition) -> Observed:
+        """Take versions out, if there is anything to take: the Experiment without them is one write. Once the gateway
+        follows, their Models go, now or by the next ``sweep``."""
         taken: list[bool] = []
 
         def watched(state: State) -> State:
@@ -229,43 +142,9 @@ class Core2Backend(SeldonBackend):
 
     # -- reading back
 
-    def _observed(self, model: str, live: dict[str, Any] | None, state: State) -> Observed:
-        weights = manifest.weights(live) if live else {}
-        versions = dict.fromkeys([*(arm.version for arm in state.release.arms()), *state.servers])
-        models = self._parts.look(model, versions) if live and versions else {}
-        return Observed(
-            model=model,
-            arms={v: self._arm(state, models.get(v), v, weights.get(v, 0)) for v in versions},
-            token=state.release.token,
-            rollout_id=state.release.rollout_id,
-            aborted=str(state.aborted["reason"]) if state.aborted else None,
-            lease_until=state.release.lease_until,
-            mirror=manifest.mirrored(live) if live else 0,
-        )
+    def _divided(self, live: Live) -> tuple[dict[str, int], int]:
+        return manifest.weights(live), manifest.mirrored(live)
 
-    def _arm(self, state: State, live: Mapping[str, Any] | None, version: str, weight: int) -> ArmStatus:
-        server = state.servers.get(version)
-        if server is None or live is None:
-            return ArmStatus(version, weight, False, "absent")
-        if not status.available(live, server):
-            return ArmStatus(version, weight, False, "loading", status.told(live))
-        needed = any(arm.version == version for arm in state.needed())
-        return ArmStatus(version, weight, server.proven, "ready" if needed else "warm")
-
-    def _source(self, model: str) -> PrometheusTraffic:
-        with self._lock:
-            if self._traffic is None:
-                if self.seldon.prometheus is None:
-                    raise UnavailableError(
-                        f"there are no traffic numbers of model {model!r}: no Prometheus is set",
-                        hint="set prometheus to the URL of the one that scrapes the agents of Seldon's Servers",
-                    )
-                from windtunnel.serving.prometheus import PrometheusTraffic
-                from windtunnel.serving.promnames import SELDON_CORE2
-
-                self._traffic = PrometheusTraffic(self.seldon.prometheus, SELDON_CORE2)
-            return self._traffic
-
-
-def _candidates(state: State) -> list[str]:
-    return [arm.version for arm in state.release.candidates]
+    def _speakers(self, model: str, live: Live, versions: Mapping[str, Any]) -> Mapping[str, Live]:
+        """The Models, by the feed or one request more."""
+        return self._parts.look(model, versions)

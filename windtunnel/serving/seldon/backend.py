@@ -27,11 +27,12 @@ from windtunnel.serving import desired
 from windtunnel.serving.backend import Arm, ArmStatus, Capability, Observed, Release, Traffic
 from windtunnel.serving.checks import check
 from windtunnel.serving.desired import State
+from windtunnel.serving.promnames import SELDON
 from windtunnel.serving.seldon import manifest, record, status, steps
 from windtunnel.serving.seldon.feed import Feed
 from windtunnel.serving.seldon.gateway import Gateway
-from windtunnel.serving.seldon.objects import Decision, Fence, Objects
-from windtunnel.serving.seldon.readiness import Readiness
+from windtunnel.serving.seldon.objects import Decision, Fence, Objects, Transition
+from windtunnel.serving.seldon.readiness import Live, Readiness
 from windtunnel.serving.seldon.settings import Seldon
 from windtunnel.serving.target import rollback_target
 
@@ -52,6 +53,8 @@ class SeldonBackend:
     """
 
     capabilities: frozenset[Capability] = manifest.CAPABILITIES
+    #: What Prometheus calls requests there, and whom it scrapes.
+    _names, _scraped = SELDON, "Seldon's executors"
 
     def __init__(
         self,
@@ -68,7 +71,7 @@ class SeldonBackend:
         self._read_mlmodel, self._traffic = read_mlmodel, traffic
         self._clock = clock
         self._objects = Objects(seldon, self.client, monotonic)
-        self._readiness = Readiness(seldon, self.client, self._objects, monotonic)
+        self._readiness: Readiness = Readiness(seldon, self.client, self._objects, monotonic)
         self._gateway = Gateway(seldon, self.client, self._objects, monotonic)
         self._lock = threading.Lock()
 
@@ -83,7 +86,7 @@ class SeldonBackend:
     def apply(self, release: Release) -> Observed:
         """See ``ServingBackend.apply``."""
         check(release)
-        manifest.check(release, self.seldon)
+        self._check(release)
         before = self._objects.state(release.model, self._objects.read(release.model))
         desired.accept(before, release)
         steps.check_same(before, release)
@@ -95,6 +98,7 @@ class SeldonBackend:
 
         state = self._objects.change(release.model, begin, recent=True)
         try:
+            self._follow(state)
             waiting = steps.waited_for(state)
             for arm in waiting:
                 self._readiness.wait(release.model, arm, state.servers[arm.version], fence)
@@ -112,7 +116,9 @@ class SeldonBackend:
             raise
         except WindtunnelError as error:
             self._give_up(before, release, error)
+            self._tidy(release.model)
             raise
+        self._tidy(release.model)
         return self.observe(release.model)
 
     def observe(self, model: str) -> Observed:
@@ -144,7 +150,7 @@ class SeldonBackend:
                 return state
             return self._unblocked(steps.without(aborted, [arm.version for arm in state.release.candidates]))
 
-        return self._soon(self._objects.change(model, take_back, recent=True))
+        return self._take(model, take_back)
 
     def drop(self, model: str, versions: Sequence[str], reason: str, *, token: int) -> Observed:
         """See ``ServingBackend.drop``. As ``abort``."""
@@ -153,13 +159,13 @@ class SeldonBackend:
             left = desired.drop(state, versions, reason, self._clock(), token)
             return state if left is state else self._unblocked(steps.without(left, list(left.dropped)))
 
-        return self._soon(self._objects.change(model, take_out, recent=True))
+        return self._take(model, take_out)
 
     def check_target(self, model: str) -> list[str]:
         """See ``ServingBackend.check_target``.
 
         The version's pods verified its content before they served, and verify it again whenever its server starts; here
-        it is asked whether they are available, and for one inference.
+        it is asked whether they are available, and for one inference of its own.
         """
         live = self._objects.look(check_model_name(model))
         state = self._objects.state(model, live)
@@ -167,11 +173,11 @@ class SeldonBackend:
         if version is None:
             return [f"{model} has no version to go back to: no champion beside a candidate, and no former one is warm"]
         name, server = f"{model} version {version}", state.servers.get(version)
-        if server is None or live is None:
+        speaker = self._readiness.speaker(model, version, live)
+        if server is None or speaker is None:
             return [f"{name} is not deployed"]
-        if not status.available(live, model, version, server):
-            found = self._readiness.trouble(model, version)
-            return [f"{name}: its pods are not available{f': {found.message}' if found else ''}"]
+        if why := self._readiness.unavailable(model, version, server, speaker):
+            return [f"{name}: {why}"]
         try:
             self._readiness.infer(model, version, server)
         except WindtunnelError as error:
@@ -199,6 +205,10 @@ class SeldonBackend:
     def journal(self, model: str) -> dict[str, str]:
         """Annotations of the release's looks and intent (``journal``); none while ``following``, else one request."""
         return record.kept(self._objects.look(model))
+
+    def journals(self) -> dict[str, dict[str, str]]:
+        """``journal`` of every model here. One request; none while ``following``."""
+        return {model: record.kept(live) for model, live in self._objects.everything().items()}
 
     def keep(self, model: str, decision: Decision) -> None:
         """Change them, and the state with them, in one write. Nothing is kept where no version was ever deployed."""
@@ -296,6 +306,16 @@ class SeldonBackend:
 
     # -- steps of apply
 
+    def _check(self, release: Release) -> None:
+        """Refuse what these settings and this API cannot do."""
+        manifest.check(release, self.seldon)
+
+    def _follow(self, state: State) -> None:
+        """Make what follows from the object as it was written: here nothing, the operator does."""
+
+    def _tidy(self, model: str) -> None:
+        """Remove what does not follow from it any more: here nothing, the operator does."""
+
     def _routed(self, state: State) -> State:
         return desired.routed(replace(state, failed=None), self._clock())
 
@@ -326,30 +346,40 @@ class SeldonBackend:
 
     # -- reading back
 
-    def _soon(self, state: State) -> Observed:
-        """What the object says, once the gateway follows, or after a moment: what was decided is sent by then."""
+    def _take(self, model: str, transition: Transition) -> Observed:
+        """Take versions out; what the object says once the gateway follows, or after a moment: it is sent by then."""
+        state = self._objects.change(model, transition, recent=True)
         self._gateway.soon(state)
-        return self._observed(state.model, self._objects.last(state.model), state)
+        return self._observed(model, self._objects.last(model), state)
 
-    def _observed(self, model: str, live: dict[str, Any] | None, state: State) -> Observed:
-        weights = manifest.weights(live) if live else {}
+    def _observed(self, model: str, live: Live | None, state: State) -> Observed:
+        weights, copied = self._divided(live) if live else ({}, 0)
         versions = dict.fromkeys([*(arm.version for arm in state.release.arms()), *state.servers])
+        speakers = self._speakers(model, live, versions) if live and versions else {}
         return Observed(
             model=model,
-            arms={version: self._status(state, live, version, weights.get(version, 0)) for version in versions},
+            arms={v: self._arm(state, speakers.get(v), v, weights.get(v, 0)) for v in versions},
             token=state.release.token,
             rollout_id=state.release.rollout_id,
             aborted=str(state.aborted["reason"]) if state.aborted else None,
             lease_until=state.release.lease_until,
-            mirror=manifest.mirrored(live) if live else 0,
+            mirror=copied,
         )
 
-    def _status(self, state: State, live: dict[str, Any] | None, version: str, weight: int) -> ArmStatus:
+    def _divided(self, live: Live) -> tuple[dict[str, int], int]:
+        """Percent by version, and percent copied, as the object says."""
+        return manifest.weights(live), manifest.mirrored(live)
+
+    def _speakers(self, model: str, live: Live, versions: Mapping[str, Any]) -> Mapping[str, Live]:
+        """By version, the object that speaks for it (``Readiness.speaker``), as it was seen last."""
+        return dict.fromkeys(versions, live)
+
+    def _arm(self, state: State, live: Live | None, version: str, weight: int) -> ArmStatus:
         server = state.servers.get(version)
         if server is None or live is None:
             return ArmStatus(version, weight, False, "absent")
-        if not status.available(live, state.model, version, server):
-            return ArmStatus(version, weight, False, "loading", status.told(live))
+        if not self._readiness.available(live, state.model, version, server):
+            return ArmStatus(version, weight, False, "loading", self._readiness.told(live))
         needed = any(arm.version == version for arm in state.needed())
         return ArmStatus(version, weight, server.proven, "ready" if needed else "warm")
 
@@ -359,9 +389,9 @@ class SeldonBackend:
                 if self.seldon.prometheus is None:
                     raise UnavailableError(
                         f"there are no traffic numbers of model {model!r}: no Prometheus is set",
-                        hint="set prometheus to the URL of the one that scrapes Seldon's executors",
+                        hint=f"set prometheus to the URL of the one that scrapes {self._scraped}",
                     )
                 from windtunnel.serving.prometheus import PrometheusTraffic
 
-                self._traffic = PrometheusTraffic(self.seldon.prometheus)
+                self._traffic = PrometheusTraffic(self.seldon.prometheus, self._names)
             return self._traffic

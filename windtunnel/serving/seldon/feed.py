@@ -74,11 +74,6 @@ class Feed:
         with self._lock:
             return list(self._known.values()) if self.believed else None
 
-    def names(self) -> list[str] | None:
-        """All models; None when it does not know."""
-        with self._lock:
-            return sorted(self._known) if self.believed else None
-
     def _run(self) -> None:
         while not self._watch.stop.is_set():
             try:

@@ -19,7 +19,7 @@ import binascii
 import json
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -110,6 +110,19 @@ def read_looks(journal: Mapping[str, str]) -> Kept:
             f"annotation {record.LOOKS} cannot be read: {error!r}",
             hint="remove it: the gate then looks at its step from the beginning",
         ) from error
+
+
+def last_words(journals: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """By rollout, why its last look decided as it did; what cannot be read says nothing."""
+    found: dict[str, str] = {}
+    for journal in journals:
+        try:
+            kept = read_looks(journal)
+            if kept.newest is not None:
+                found[kept.rollout_id] = str(kept.newest["decision"]["reason"])
+        except (ServingError, KeyError, TypeError):
+            continue
+    return found
 
 
 def write_looks(kept: Kept) -> dict[str, str]:

@@ -145,15 +145,20 @@ class Objects:
             return seen.live
         return self.look(model)
 
-    def models(self) -> list[str]:
-        """Models that have an object of ours in the namespace. One request; none with a feed that knows."""
-        known = self.feed.names() if self.feed is not None else None
+    def everything(self) -> dict[str, dict[str, Any]]:
+        """All objects of ours in the namespace, by model. One request; none with a feed that knows."""
+        known = self.feed.everything() if self.feed is not None else None
         if known is not None:
-            return known
-        items = self._client.list(self.kind, labels=record.MODEL).get("items") or []
-        for one in items:
-            self._keep(str(one["metadata"]["name"]), one)
-        return sorted(str(one["metadata"]["name"]) for one in items)
+            return {str(one["metadata"]["name"]): one for one in known}
+        listed = self._client.list(self.kind, labels=record.MODEL).get("items") or []
+        found = {str(one["metadata"]["name"]): one for one in listed}
+        for model, one in found.items():
+            self._keep(model, one)
+        return found
+
+    def models(self) -> list[str]:
+        """Models that have an object of ours in the namespace. As many requests as ``everything``."""
+        return sorted(self.everything())
 
     def last(self, model: str) -> dict[str, Any] | None:
         """As it was last read or written."""

@@ -1,9 +1,14 @@
-"""Whether a version has answered for itself: its pods, then one real inference by its own Service."""
+"""Whether a version has answered for itself: the API's word for it first, then one real inference under its own name.
+
+The same for both of Seldon's APIs; which object speaks for a version, and which way leads to it alone, is each API's
+own (``core2.readiness``).
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from windtunnel.errors import ClusterError, IntegrityError, NotReadyError, UnavailableError
@@ -11,11 +16,32 @@ from windtunnel.kube.answers import Answer
 from windtunnel.kube.client import Client
 from windtunnel.kube.kinds import POD
 from windtunnel.serving.backend import Arm
-from windtunnel.serving.desired import Server
+from windtunnel.serving.desired import Server, State
 from windtunnel.serving.seldon import manifest, record, split, status
 from windtunnel.serving.seldon.objects import Fence, Objects
 from windtunnel.serving.seldon.settings import Seldon
 from windtunnel.serving.servers import tensors
+
+#: An object of the API.
+Live = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How to ask one version, and no other.
+
+    Attributes:
+        name: what it is called, for messages.
+        service, port: by the API's proxy.
+        url: instead of that; None: by the proxy.
+        headers: that the request needs to get there.
+    """
+
+    name: str
+    service: str
+    port: str
+    url: str | None
+    headers: Mapping[str, str]
 
 
 class Readiness:
@@ -24,6 +50,9 @@ class Readiness:
     Args:
         monotonic: seconds, of a clock that nobody sets.
     """
+
+    #: What is not available while a version is not.
+    part = "pods are"
 
     def __init__(self, seldon: Seldon, client: Client, objects: Objects, monotonic: Callable[[], float]) -> None:
         self._seldon, self._client, self._objects, self._monotonic = seldon, client, objects, monotonic
@@ -38,66 +67,111 @@ class Readiness:
         """
         limit = server.serving.ready_within.total_seconds()
         deadline, name = self._monotonic() + limit, f"{model} version {arm.version}"
-        why = "its pods are not available yet"
+        why = f"its {self.part} not available yet"
         while True:
-            live = self._objects.read(model)
-            fence.check(self._objects.state(model, live))
-            if live is not None and status.available(live, model, arm.version, server):
+            owner = self._objects.read(model)
+            state = self._objects.state(model, owner)
+            fence.check(state)
+            live = self.speaker(model, arm.version, owner)
+            if self.available(live, model, arm.version, server):
                 try:
                     return self.infer(model, arm.version, server)
                 except UnavailableError as error:  # its routes may still be on their way
                     why = error.message
             else:
-                found = self.trouble(model, arm.version)
+                if live is None and owner is not None:
+                    self.missing(state, owner)
+                found = self.trouble(model, arm.version, live)
                 if found and found.integrity:
                     raise IntegrityError(f"{name}: {found.message}")
                 if found and found.final:
                     raise NotReadyError(f"{name} cannot be loaded: {found.message}")
-                why = (found.message if found else status.told(live or {})) or why
+                why = (found.message if found else self.told(live)) or why
             if self._monotonic() > deadline:
                 raise NotReadyError(
                     f"{name} was not ready within {limit:g} s: {why}", hint="raise serving.ready_within"
                 )
             time.sleep(self._seldon.poll_s)
 
-    def trouble(self, model: str, version: str) -> status.Trouble | None:
-        try:
-            pods = self._client.list(POD, labels=f"{record.MODEL}={model},{record.VERSION}={version}")
-        except ClusterError as error:  # then only the operator's word is left
-            return status.Trouble(error.message, final=False)
-        return status.trouble(pods.get("items") or [])
+    def unavailable(self, model: str, version: str, server: Server, live: Live) -> str | None:
+        """Why the version's servers are not there, as a sentence; None when they are."""
+        if self.available(live, model, version, server):
+            return None
+        found = self.trouble(model, version, live)
+        why = found.message if found else self.told(live)
+        return f"its {self.part} not available{f': {why}' if why else ''}"
 
     def infer(self, model: str, version: str, server: Server) -> None:
-        """One real inference by this version's own Service, past the gateway; without warm-up rows it is asked whether
-        it is ready.
+        """One real inference by the version alone, past what divides requests; without warm-up rows it is asked
+        whether it is ready.
 
         Raises:
             UnavailableError: it did not answer.
             NotReadyError: the answer is not a prediction of this version.
         """
-        service, timeout = manifest.service_name(model, version), server.serving.timeout.total_seconds()
+        way, timeout = self.way(model, version), server.serving.timeout.total_seconds()
         rows = server.settings.get("warmup") or []
         path = f"/v2/models/{model}/{'infer' if rows else 'ready'}"
         body = {"inputs": tensors([rows[0]])} if rows else None
-        answer = self._ask(service, "POST" if rows else "GET", path, body, timeout)
-        if answer.status in (502, 503, 504) or (answer.status == 404 and answer.told):
-            raise UnavailableError(f"{model} version {version} does not answer by service {service}: {answer.message}")
+        answer = self._ask(way, "POST" if rows else "GET", path, body, timeout)
+        if answer.status in (502, 503, 504) or self.unknown(answer):
+            raise UnavailableError(f"{model} version {version} does not answer by {way.name}: {answer.message}")
         if answer.status != 200:
             raise NotReadyError(f"{model} version {version} answered {answer.status} to an inference: {answer.message}")
         said = answer.body.get("model_version") if isinstance(answer.body, dict) else None
         if rows and said != version:
-            raise NotReadyError(f"service {service} answers for version {said}, not {version}")
+            raise NotReadyError(f"{way.name} answers for version {said}, not {version}")
 
-    def _ask(self, service: str, method: str, path: str, body: Any, timeout_s: float) -> Answer:
-        ours = split.PROBE
-        if self._seldon.direct is None:
-            return self._client.through(service, "http", method, path, body, headers=ours, timeout_s=timeout_s)
+    # -- what the API's own objects say
+
+    def speaker(self, model: str, version: str, owner: Live | None) -> Live | None:
+        """The object that speaks for a version; here the model's own, which ``owner`` is."""
+        return owner
+
+    def available(self, live: Live | None, model: str, version: str, server: Server) -> bool:
+        """Whether the version has its servers, as that object says."""
+        return live is not None and status.available(live, model, version, server)
+
+    def told(self, live: Live | None) -> str:
+        """What the operator says against that object; empty where it says nothing."""
+        return status.told(live or {})
+
+    def trouble(self, model: str, version: str, live: Live | None) -> status.Trouble | None:
+        """What the version's pods say against it, else that object; None when they say nothing bad."""
+        try:
+            pods = self._client.list(POD, labels=f"{record.MODEL}={model},{record.VERSION}={version}")
+        except ClusterError as error:  # then only the operator's word is left
+            return self.against(live) or status.Trouble(error.message, final=False)
+        return status.trouble(pods.get("items") or []) or self.against(live)
+
+    def against(self, live: Live | None) -> status.Trouble | None:
+        """What the object says that waiting does not mend; None when it says nothing such."""
+        return None
+
+    def missing(self, state: State, owner: Live) -> None:
+        """The model is there, and nothing that speaks for the version."""
+
+    def way(self, model: str, version: str) -> Way:
+        """To the version's own Service."""
+        service, direct = manifest.service_name(model, version), self._seldon.direct
+        url = direct.format(service=service, namespace=self._client.namespace) if direct is not None else None
+        return Way(f"service {service}", service, "http", url, split.PROBE)
+
+    def unknown(self, answer: Answer) -> bool:
+        """Whether nobody is found by that way, yet."""
+        return answer.status == 404 and bool(answer.told)
+
+    def _ask(self, way: Way, method: str, path: str, body: Any, timeout_s: float) -> Answer:
+        if way.url is None:
+            return self._client.through(
+                way.service, way.port, method, path, body, headers=way.headers, timeout_s=timeout_s
+            )
         import httpx
 
-        url = self._seldon.direct.format(service=service, namespace=self._client.namespace) + path
+        url = way.url + path
         try:
             with httpx.Client(timeout=timeout_s, trust_env=False) as client:
-                said = client.request(method, url, json=body, headers=ours)
+                said = client.request(method, url, json=body, headers=dict(way.headers))
         except httpx.HTTPError as error:
-            raise UnavailableError(f"service {service} does not answer at {url}: {error!r}") from error
+            raise UnavailableError(f"{way.name} does not answer at {url}: {error!r}") from error
         return Answer.of(said.status_code, said.content, said.headers)
