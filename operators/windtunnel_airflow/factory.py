@@ -436,17 +436,8 @@ def _dag(model: Model, stage: str, *, args: Mapping[str, Any] | None = None, **g
     """A DAG of one model with what all of them share.
 
     Raises:
-        DescriptionError: the model asks for something that cannot be done where it trains, or is served.
+        DescriptionError: the model asks for something that cannot be done where it trains.
     """
-    if model.target == "kubernetes" and stage == "release":
-        from windtunnel.serving.seldon.limits import unable
-        from windtunnel.serving.seldon.manifest import CAPABILITIES
-
-        if cannot := unable(model, CAPABILITIES):
-            raise DescriptionError(
-                f"model {model.name}: target is kubernetes, and Seldon cannot do what is asked: {'; '.join(cannot)}",
-                hint="docs/reference/seldon.md says what it can; target: local serves on this machine",
-            )
     if model.training_target == "kubernetes" and (model.training.pod is None or model.training.pod.image is None):
         raise DescriptionError(
             f"model {model.name}: training.target is kubernetes, but training.pod.image is not given",

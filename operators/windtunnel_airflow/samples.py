@@ -48,9 +48,9 @@ def _key(model: str, version: str) -> str:
 
 
 def serving_part(model: Model) -> dict[str, Any]:
-    """Serving settings and features as the backend takes them."""
+    """Serving settings and features as the backend takes them. Which API serves is no setting of a version."""
     return {
-        "serving": model.serving.model_dump(mode="json"),
+        "serving": model.serving.model_dump(mode="json", exclude={"api"}),
         "features": [feature.model_dump(mode="json") for feature in model.data.features],
     }
 

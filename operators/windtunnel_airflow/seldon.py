@@ -38,9 +38,7 @@ class SeldonHook(BaseHook):
         """
         from windtunnel.serving.seldon import Seldon
 
-        extra = self.get_connection(self.seldon_conn_id).extra_dejson or {}
-        # A form leaves what was not filled in as empty text.
-        return Seldon.of({name: value for name, value in extra.items() if value not in ("", None)})
+        return Seldon.of_form(self.get_connection(self.seldon_conn_id).extra_dejson or {})
 
     def get_conn(self) -> Any:
         """The serving backend."""

@@ -150,3 +150,14 @@ def test_defaults_named_in_how_to_pages_are_the_defaults() -> None:
     assert everything <= named
     stop = (ROOT / "docs" / "how-to" / "stop-a-release.md").read_text(encoding="utf-8")
     assert f"`rollout.lease`, {Rollout().lease.seconds} s" in stop
+
+
+def test_what_each_api_of_seldon_can_do_is_what_is_told_of_a_description() -> None:
+    """DEMAND ROL-14: the pages' tables are the code's."""
+    from windtunnel.spec.seldon import APIS, FEATURES
+
+    for api, name in zip(APIS, ("seldon.md", "seldon-core2.md"), strict=True):
+        page = (REFERENCE / name).read_text(encoding="utf-8")
+        table = page.split("\n| asked | told | |\n")[1].split("\n\n")[0].splitlines()[1:]
+        rows = [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")[:2]] for line in table]
+        assert rows == [[feature.name, feature.told(api)] for feature in FEATURES], name

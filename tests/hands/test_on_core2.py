@@ -12,7 +12,7 @@ from typing import Any
 
 import fakecore2
 import pytest
-from airborne import LEASE_S, MODEL, Flight, hooked
+from airborne import LEASE_S, MODEL, Flight, description, hooked
 from waiting import until
 
 from windtunnel.serving.abort import abort_release
@@ -171,3 +171,32 @@ def test_killed_at_any_request_it_ends_in_the_same_place(skies: Any, dag: Any, e
         return sky
 
     assert not core1.killed(harmed, dag, lambda edges: edges[::3], errors=errors)
+
+
+@pytest.mark.parametrize(
+    ("serving", "says"),
+    [
+        ({"api": "core1"}, ["the description says core1 (Core 1)", "api core2 (Core 2)"]),
+        ({"maximum": 3, "scale": {"cpu": 50}}, ["serving.scale: Core 2 scales by"]),
+        ({"environment": "torch"}, ["serving.environment: no image is named for"]),
+    ],
+)
+def test_what_this_cluster_cannot_do_is_refused_by_the_first_task(
+    skies: Any, serving: dict[str, Any], says: list[str]
+) -> None:
+    """DEMAND ROL-14: nothing is left of it, in the registry or in the cluster."""
+    from windtunnel import Model
+    from windtunnel_airflow import release_dag
+
+    plain = description().to_dict()
+    plain["target"], plain["training"]["target"] = "kubernetes", "local"
+    plain["serving"] |= serving
+    sky = skies()
+    sky.register("1")
+    flight = core1.fly(sky, release_dag(Model.model_validate(plain)))
+    assert flight.run.states["claim"] == flight.run.states["outcome"] == "failed"
+    assert flight.run.states["rollback"] == flight.run.states["first.withdraw"] == "skipped"
+    for words in ("'windtunnel_seldon'; nothing was changed", *says):
+        assert words in flight.run.why["claim"]
+    assert sky.registry.rollouts_ == [] and sky.registry.champions.get(MODEL) is None
+    assert not sky.cluster.objects and not [one for one in sky.cluster.requests if one.method != "GET"]

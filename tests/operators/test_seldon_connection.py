@@ -113,31 +113,21 @@ def test_a_gates_look_needs_one_request(world: Any, tmp_path: Path, monkeypatch:
     assert not list((tmp_path / "home").rglob("looks*")), "nothing of it is in a home"
 
 
-@pytest.mark.parametrize(
-    ("parts", "reason"),
-    [
-        ({"rollout": {"segments": {"header": "x-team", "values": ["a"]}}}, r"rollout\.segments: Seldon's metrics"),
-        (
-            {"rollout": {"audience": {"header": "x-tester", "value": "1"}}},
-            r"rollout\.audience: Seldon divides",
-        ),
-        ({"serving": {"sticky": "x-user"}}, r"serving\.sticky"),
-        ({"rollout": {"gates": [{"metric": "quality", "margin": 0.1}]}}, r"rollout\.gates quality.*serving\.log: true"),
-        ({"rollout": {"gates": [{"metric": "prediction", "margin": 0.1}]}}, r"rollout\.gates prediction"),
-        (
-            {"rollout": {"gates": [{"metric": "value", "margin": 0.1, "figure": "euros", "high": 100.0}]}},
-            r"rollout\.gates value",
-        ),
-    ],
-)
-def test_what_seldon_cannot_do_is_refused_when_the_dag_is_made(
-    describe: Callable[..., Any], parts: dict[str, Any], reason: str
+def test_what_seldon_cannot_do_is_refused_when_the_dag_file_is_read(
+    describe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """DEMAND ROL-14"""
-    training = {"entry_point": "wt_small:train", "target": "local"}
-    with pytest.raises(DescriptionError, match=rf"(?s)Seldon cannot do.*{reason}"):
-        lifecycle(describe(target="kubernetes", training=training, **parts))
-    lifecycle(describe(**parts))
+    """DEMAND ROL-14; row by row in tests/serving/test_seldon_limits.py. No connection is asked."""
+    monkeypatch.setattr(SeldonHook, "get_connection", None)
+    parts = {"rollout": {"segments": {"header": "x-team", "values": ["a"]}}, "serving": {"sticky": "x-user"}}
+    plain = describe(**parts).to_dict() | {"target": "kubernetes"}
+    plain["training"]["target"] = "local"
+    with pytest.raises(DescriptionError, match=r"(?s)rollout\.segments: Seldon's metrics.*serving\.sticky: Seldon"):
+        lifecycle(plain)
+    path = tmp_path / "small.yaml"
+    path.write_text(json.dumps(plain, indent=1))  # which is YAML
+    at = 1 + path.read_text()[: path.read_text().index('"sticky"')].count("\n")
+    with pytest.raises(DescriptionError, match=rf"small\.yaml:{at}: serving\.sticky"):
+        lifecycle(path)
 
 
 def test_rows_that_a_collector_writes_may_be_judged_and_watched(describe: Callable[..., Any], world: Any) -> None:
@@ -149,5 +139,5 @@ def test_rows_that_a_collector_writes_may_be_judged_and_watched(describe: Callab
     silent = describe(target="kubernetes", training=training)
     task = WatchWindowOperator(task_id="window", model=silent)
     with pytest.raises(AirflowSkipException, match="nobody collects what the pods of small predict"):
-        task._fetch(silent)
-    WatchWindowOperator(task_id="window", model=model)._fetch(model)
+        task.fetch(0.0)
+    WatchWindowOperator(task_id="window", model=model).fetch(0.0)

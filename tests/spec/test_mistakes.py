@@ -98,6 +98,9 @@ BAD = [
     ("owner: health", "owner: health\nname: again", 3, ["a key may stand once"]),
     ("owner: health", "owner: [health", 3, ["this is no YAML"]),
     ("owner: health", "owner:\thealth", 2, ["this is no YAML"]),
+    ("owner: health", "owner: health\ntarget: kubernetes\nserving:\n  sticky: x-user", 5, ["serving.sticky: Seldon cannot keep a user", "leave it out"]),
+    ("owner: health", "owner: health\ntarget: kubernetes\nserving:\n  api: core2\n  maximum: 3\n  scale: {cpu: 50}", 7, ["serving.scale: Core 2 scales by"]),
+    ("owner: health", "owner: health\nserving: {api: v1}", 3, ["serving.api: expected 'core1' or 'core2', found 'v1'"]),
     ("name: visits", "---\nname: visits\n---\nname: two", 3, ["one file describes one model"]),
 ]  # fmt: skip
 

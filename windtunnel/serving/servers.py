@@ -81,6 +81,7 @@ def ignored(serving: Serving) -> list[str]:
         "maximum": serving.maximum is not None,
         "scale": serving.scale is not None,
         "gpu": serving.gpu > 0,
+        "api": serving.api is not None,
     }
     return [f"serving.{name}" for name, is_set in asked.items() if is_set]
 

@@ -22,6 +22,7 @@ from windtunnel.spec.monitoring import Monitoring
 from windtunnel.spec.policy import Policy
 from windtunnel.spec.rollout import Rollout
 from windtunnel.spec.serving import Serving
+from windtunnel.spec.seldon import unable
 from windtunnel.spec.training import ExtraStep, Training
 
 STEPS = ("data", "check", "train", "evaluate", "register")
@@ -188,14 +189,16 @@ class Model(Part):
             )
 
     def _release_problems(self) -> Iterator[tuple[Path, str]]:
-        """What a strategy needs of the servers."""
+        """What a strategy needs of the servers, and what Seldon cannot do."""
         strategy, replicas = self.rollout.strategy, self.serving.replicas
         if strategy == "rolling" and not 2 <= replicas <= 100:
             yield (
                 ("rollout", "strategy"),
                 f"rolling goes replica by replica: expected serving.replicas of 2 to 100, found {replicas}",
             )
-        if strategy == "ab" and self.serving.sticky is None and self.rollout.audience is None:
+        if self.target == "kubernetes":
+            yield from unable(self, self.serving.api)
+        elif strategy == "ab" and self.serving.sticky is None and self.rollout.audience is None:
             yield (
                 ("rollout", "strategy"),
                 "ab keeps each user on one version: set serving.sticky to the header that names them, or an audience",

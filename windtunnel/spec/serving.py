@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from windtunnel.spec.base import Duration, Part, Size
+
+#: Seldon's two APIs: SeldonDeployment; Experiment, Model and Server.
+SeldonApi = Literal["core1", "core2"]
 
 
 class Scale(Part):
@@ -56,6 +60,8 @@ class Serving(Part):
         environment: name of a server environment of its own, where the model needs other packages than the common one
             has: made by ``windtunnel setup-serving NAME FILE`` on one machine, an image in ``images`` of the settings
             of Seldon in a cluster.
+        api: Seldon's API that serves it (target kubernetes): what it cannot do is refused when the description is read,
+            and a release where the connection's settings name the other one. Null: whichever the connection names.
     """
 
     replicas: int = Field(1, ge=1)
@@ -77,6 +83,7 @@ class Serving(Part):
     sample: float = Field(1.0, ge=0, le=1)
     log: bool = False
     environment: str | None = Field(None, pattern=r"^[a-z][a-z0-9-]{0,39}$")
+    api: SeldonApi | None = None
 
     @model_validator(mode="after")
     def _bounds(self) -> Serving:

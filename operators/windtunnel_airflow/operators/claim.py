@@ -14,6 +14,7 @@ from windtunnel_airflow.asking import WaitsForPolicy
 from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
 from windtunnel_airflow.links import ModelVersionLink
 from windtunnel_airflow.rollouts import arm, make_claim
+from windtunnel_airflow.samples import settings_for
 from windtunnel_airflow.story import Story
 
 
@@ -85,6 +86,7 @@ class ClaimReleaseOperator(WaitsForPolicy, WindtunnelOperator):
                 " nothing can be verified against it; register it again with the same key"
             )
         others = [registry.version(model.name, one) for one in self._named(registry, model, record)]
+        self._need_able(model, record, champion, others)
         if others:
             self._need_several(model, record, champion, others)
         if champion is not None:
@@ -135,6 +137,23 @@ class ClaimReleaseOperator(WaitsForPolicy, WindtunnelOperator):
         newest = registry.rollouts(model.name, limit=1)
         mine = newest and not newest[0].ended and str(newest[0].version) == str(record.version)
         return [str(version) for version in newest[0].beside] if mine else []
+
+    def _need_able(self, model: Any, record: Any, champion: Any, others: Sequence[Any]) -> None:
+        """What this connection's API or settings cannot do is refused here, before anything is written (ROL-14)."""
+        if self.served_at != "kubernetes":
+            return
+        from windtunnel.serving.seldon.limits import refusals
+
+        hook = self.hook
+        asked = {"version": record.version, "beside": [{"version": one.version} for one in others]}
+        asked["champion"] = {"version": champion.version} if champion is not None else None
+        settings = settings_for(hook.home, model, asked, store=hook.object_store)
+        kept = {version: found["serving"] for version, found in settings.items()}
+        if cannot := refusals(model, hook.backend().seldon, kept):
+            raise AirflowFailException(
+                f"version {record.version} of {model.name} cannot be released by connection {hook.seldon_conn_id!r}; "
+                f"nothing was changed: {'; '.join(cannot)}"
+            )
 
     def _need_several(self, model: Any, record: Any, champion: Any, others: Sequence[Any]) -> None:
         """Everything that a release of several candidates needs, before anything moves (ROL-14)."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from windtunnel.errors import DescriptionError
 from windtunnel.serving.seldon.settings import Seldon
+from windtunnel.spec.serving import SeldonApi
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Core2(Seldon):
         server_container, rclone_container: names of two of its containers, the model server's and rclone's.
         mesh: Service and port of the mesh in the namespace.
     """
+
+    api: ClassVar[SeldonApi] = "core2"
 
     server_config: str = "mlserver"
     server_container: str = "mlserver"

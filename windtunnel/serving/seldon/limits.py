@@ -1,40 +1,69 @@
-"""What a description asks for that a release on Seldon could not do: told when the DAG is made. Pure, no connection."""
+"""What a release would be refused for by one connection: told by its first task, before anything is written. Pure.
+
+What no connection could do was refused when the description was read (``windtunnel.spec.seldon``, one table for both
+APIs). Here the connection is known: its API, which need not be the description's, and its settings. A version keeps
+the serving section that it was registered with, so that is asked about, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from windtunnel.serving.backend import Capability
-from windtunnel.spec import Model
+from pydantic import ValidationError
 
-_ROWS = frozenset({"quality", "prediction"})
+from windtunnel.errors import ServingError
+from windtunnel.serving.seldon import scaling
+from windtunnel.spec.mistakes import shown
+from windtunnel.spec.seldon import TITLES, unable
+from windtunnel.spec.serving import Serving
+
+if TYPE_CHECKING:
+    from windtunnel.serving.seldon.settings import Seldon
+    from windtunnel.spec import Model
 
 
-def unable(model: Model, capabilities: Collection[Capability]) -> list[str]:
+def refusals(model: Model, seldon: Seldon, kept: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
     """Sentences that name the key, why it cannot be, and what to do; empty when all can be done.
 
     Args:
-        capabilities: of the backend: ``windtunnel.serving.seldon.manifest.CAPABILITIES``.
+        seldon: of the connection.
+        kept: by version, the plain serving section that it was registered with.
     """
-    rollout, serving, found = model.rollout, model.serving, []
-    if rollout.audience is not None and "audience" not in capabilities:
-        found.append(
-            "rollout.audience: Seldon divides requests by weight alone, not by a header of theirs; leave it out"
-        )
-    if rollout.segments is not None and "segments" not in capabilities:
-        found.append(
-            "rollout.segments: Seldon's metrics do not count by a header's value; leave it out, or let gates compare "
-            "all requests"
-        )
-    if serving.sticky and "sticky" not in capabilities:
-        found.append("serving.sticky: Seldon cannot keep a user on one version; leave it out")
-    if rollout.strategy == "shadow" and "mirror" not in capabilities:
-        found.append("rollout.strategy shadow: requests cannot be copied there")
-    if not serving.log:
-        asked = [gate.metric for gate in rollout.gates if gate.metric in _ROWS or gate.figure]
+    if model.serving.api not in (None, seldon.api):
+        return [
+            f"serving.api: the description says {model.serving.api} ({TITLES[model.serving.api]}), the settings of "
+            f"Seldon say api {seldon.api} ({TITLES[seldon.api]}); change one of them, or name the connection of the "
+            "other cluster"
+        ]
+    found = [f"{shown(path)}: {text}" for path, text in unable(model, seldon.api)]
+    found += _by_settings(model, seldon)
+    for version, plain in (kept or {}).items():
+        try:
+            serving = Serving.model_validate({name: value for name, value in plain.items() if name != "api"})
+        except ValidationError as error:
+            found.append(f"version {version} was registered with a serving section that cannot be read: {error}")
+            continue
+        # What gates and copies need of serving.log is the description's to say, and was asked above.
+        other = model.model_copy(update={"serving": serving.model_copy(update={"log": model.serving.log})})
+        lines = [f"{shown(path)}: {text}" for path, text in unable(other, seldon.api) if path[0] == "serving"]
+        lines += [text for text in _by_settings(other, seldon) if text.startswith("serving.")]
         found += [
-            f"rollout.gates {metric}: it compares rows of the prediction log, and the pods' rows are not collected; "
-            "set serving.log: true where a collector writes them into the workers' prediction log, or leave it out"
-            for metric in dict.fromkeys(asked)
+            f"version {version}, as it was registered: {text}; register it again" for text in lines if text not in found
         ]
     return found
+
+
+def _by_settings(model: Model, seldon: Seldon) -> Iterator[str]:
+    """What the API could do, were its settings others."""
+    if seldon.api == "core1":
+        yield from scaling.refusals(model.serving, seldon)
+    elif seldon.collector is not None and not model.serving.log and any(step.mirror for step in model.rollout.steps):
+        yield (
+            "rollout.steps: on Core 2 a collector cannot tell rows of copied requests from users' own; leave mirrored "
+            "steps out, or collector out of the settings of Seldon"
+        )
+    try:
+        seldon.image_of(model.serving.environment)
+    except ServingError as error:
+        yield f"serving.environment: {error.message}; {error.hint}"

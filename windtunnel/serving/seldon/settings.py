@@ -6,10 +6,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from windtunnel.errors import DescriptionError, ServingError
 from windtunnel.kube.access import Access
+from windtunnel.spec.serving import SeldonApi
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,9 @@ class Seldon:
         poll_s: between two looks at a version that is not ready yet.
         route_within_s: how long the gateway may take to follow a change of weights.
     """
+
+    #: Which of Seldon's APIs these settings are for; ``core2.Core2`` has those of the other.
+    api: ClassVar[SeldonApi] = "core1"
 
     image: str
     registry: str
@@ -98,6 +102,11 @@ class Seldon:
             return cls.of(tomllib.loads(path.read_text(encoding="utf-8")))
         except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
             raise DescriptionError(f"{path} cannot be read: {error}", hint="see docs/reference/seldon.md") from error
+
+    @classmethod
+    def of_form(cls, plain: Mapping[str, Any]) -> Seldon:
+        """As ``of``, from a connection's extra: a form leaves what was not filled in as empty text."""
+        return cls.of({name: value for name, value in plain.items() if value not in ("", None)})
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Seldon:
