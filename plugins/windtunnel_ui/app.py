@@ -19,7 +19,7 @@ from windtunnel.home import Home
 from windtunnel.registry.orders import CONTROL_DAG
 from windtunnel_ui import reports
 from windtunnel_ui.rows import rows
-from windtunnel_ui.source import registry, said, waits
+from windtunnel_ui.source import looks, registry, waits
 
 URL_PREFIX = "/windtunnel"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -56,7 +56,7 @@ def models_for(user: BaseUser) -> list[dict[str, Any]]:
         summaries,
         visible,
         orders,
-        said(Home.find(), running),
+        looks(Home.find(), running) if running else None,
         waits(client, running),
         may_order=bool(running) and may_order(user),
     )

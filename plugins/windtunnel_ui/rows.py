@@ -12,6 +12,7 @@ from windtunnel import names
 if TYPE_CHECKING:
     from windtunnel.registry.orders import OrdersPage
     from windtunnel.registry.records import ModelSummary, RolloutRecord
+    from windtunnel_ui.source import Looks
 
 #: How each kind of state is coloured: the page has three colours and no more.
 TONES = {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "unsure"}
@@ -28,6 +29,7 @@ class Row:
     rollout_step: str | None
     rollout_held: list[str]
     rollout_said: str | None
+    rollout_unsaid: str | None
     drift: str | None
     drift_tone: str
     drift_reason: str | None
@@ -116,7 +118,7 @@ def rows(
     summaries: Iterable[ModelSummary],
     visible: Iterable[str],
     orders: OrdersPage | None = None,
-    said: Mapping[str, str] | None = None,
+    looks: Looks | None = None,
     waits: Mapping[str, Sequence[str]] | None = None,
     *,
     may_order: bool = False,
@@ -125,11 +127,12 @@ def rows(
 
     Args:
         orders: what stands of people's orders; None when it is not known.
-        said: by rollout, the sentence of its last decision.
+        looks: last looks of running rollouts.
         waits: by rollout, what its release waits for before it gets any traffic.
         may_order: the reader may trigger ``windtunnel.control``.
     """
     allowed = set(visible)
+    said, unsaid = (looks.said, looks.unsaid) if looks else ({}, {})
     made = []
     for summary in sorted(summaries, key=lambda s: s.name):
         if summary.name not in allowed:
@@ -145,7 +148,8 @@ def rows(
                 rollout=rollout_text(summary.rollout),
                 rollout_step=step_text(summary.rollout),
                 rollout_held=[*_waits(summary.rollout, waits), *held(summary.rollout, orders)],
-                rollout_said=(said or {}).get(summary.rollout.id) if summary.rollout else None,
+                rollout_said=said.get(summary.rollout.id) if summary.rollout else None,
+                rollout_unsaid=unsaid.get(summary.rollout.id) if summary.rollout else None,
                 drift=str(drift.outcome) if drift else None,
                 drift_tone=TONES.get(str(drift.outcome), "unsure") if drift else "unsure",
                 drift_reason=drift.reason if drift else None,

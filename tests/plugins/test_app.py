@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fakeseldon
 import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from waiting import until
 
 from windtunnel.errors import UnavailableError
 from windtunnel.evidence import Kind, Outcome, Verdict
 from windtunnel.home import Home
 from windtunnel.registry.orders import FreezeRecord, OrderRecord, OrdersPage
 from windtunnel.registry.records import Explanation, ModelSummary, PostedVerdict, RolloutRecord, VersionRecord
+from windtunnel.serving.backend import Arm, Release
 from windtunnel.serving.looklog import LookLog
+from windtunnel.serving.place import in_cluster
+from windtunnel.serving.seldon import Seldon
+from windtunnel_ui.cluster import FRESH_S, Cluster, Connected, Told, settings
+from windtunnel_ui.source import looks
 
 
 @pytest.fixture
@@ -212,3 +223,105 @@ def test_a_report_is_shown_in_a_sandbox(signed_in: TestClient, home: Path) -> No
 )
 def test_nothing_else_is(signed_in: TestClient, home: Path, address: str) -> None:
     assert signed_in.get(f"/reports/{address}").status_code == 404
+
+
+@pytest.fixture
+def clustered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any]]:
+    """An API with two models on Seldon, release ``r1`` of ``visits`` looked at, and the connection to it."""
+    with fakeseldon.cluster() as cluster, fakeseldon.Seldon(cluster, after_s=0.0) as seldon:
+        extra = {"image": "i", "registry": "r", "kubeconfig": cluster.kubeconfig(tmp_path / "c"), "context": ""}
+        connection = {"conn_type": "windtunnel_seldon", "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_TEAM_SELDON", json.dumps(connection))
+        ours = {"conn_type": "windtunnel", "host": "h", "extra": {"seldon_conn_id": "team_seldon"}}
+        monkeypatch.setenv("AIRFLOW_CONN_WINDTUNNEL_DEFAULT", json.dumps(ours))
+        monkeypatch.setenv("WINDTUNNEL_HOME", str(tmp_path / "home"))
+        place = in_cluster(Seldon.of_form({**extra, "poll_s": 0.01}))
+        for model in ("visits", "other"):
+            champion = Arm("1", "sha256:a", f"models:/{model}/1", 100)
+            place.backend.apply(Release(model, champion, token=1, rollout_id=f"r-{model}"))
+        state = {"step": 0, "candidate": "1", "champion": None}
+        decision = {"action": "hold", "outcome": "INCONCLUSIVE", "row": "x", "reason": "200 of <900> requests"}
+        look = {"rollout_id": "r1", "token": 1, "at": 1.0, "decision": {**decision, "state": state}}
+        place.looks("visits").append(look)
+        yield cluster, seldon
+
+
+def test_the_last_look_of_a_model_in_a_cluster_comes_by_one_list(
+    signed_in: TestClient, monkeypatch: pytest.MonkeyPatch, clustered: Any
+) -> None:
+    """DEMAND ROL-8, PIP-5: one request for all models, none while what was told is fresh."""
+    cluster, _ = clustered
+    now = [0.0]
+    known = Cluster(Connected(settings), wait_s=30.0, monotonic=lambda: now[0])
+    monkeypatch.setattr("windtunnel_ui.app.looks", partial(looks, cluster=known))
+    another = replace(ROLLOUT, id="r2", model="other")
+    serve(monkeypatch, [summary("visits", rollout=ROLLOUT), summary("other", rollout=another)])
+    began = len(cluster.requests)
+    assert "200 of &lt;900&gt; requests" in signed_in.get("/models").text
+    rows = {row["name"]: row for row in signed_in.get("/api/models").json()["models"]}
+    assert (rows["visits"]["rollout_said"], rows["visits"]["rollout_unsaid"]) == ("200 of <900> requests", None)
+    assert (rows["other"]["rollout_said"], rows["other"]["rollout_unsaid"]) == (None, None)
+    assert [str(one).rpartition("/")[2] for one in cluster.requests[began:]] == ["seldondeployments"]
+    now[0] += FRESH_S
+    signed_in.get("/models")
+    assert len(cluster.requests) == began + 2
+
+
+def test_a_cluster_that_does_not_answer_is_said_and_the_page_stays(
+    signed_in: TestClient, monkeypatch: pytest.MonkeyPatch, clustered: Any
+) -> None:
+    cluster, _ = clustered
+    cluster.denied.append("GET .*/seldondeployments")
+    known = Cluster(Connected(settings), wait_s=30.0)
+    monkeypatch.setattr("windtunnel_ui.app.looks", partial(looks, cluster=known))
+    serve(monkeypatch, [summary("visits", champion=CHAMPION, rollout=ROLLOUT)])
+    page = signed_in.get("/models")
+    assert page.status_code == 200 and "its last look is not known: " in page.text and "version 3 at 25 %" in page.text
+    began = len(cluster.requests)
+    signed_in.get("/models")
+    assert len(cluster.requests) == began, "what was refused is not asked again at once"
+
+
+def test_a_page_waits_for_no_cluster(tmp_path: Path) -> None:
+    """One question at a time, whoever asks; what comes later is there for the next page."""
+    go, asked = threading.Event(), []
+
+    def slow() -> Told:
+        asked.append(1)
+        go.wait(60)
+        return Told({"r1": "fine"})
+
+    known, home = Cluster(slow, wait_s=0.0), Home(tmp_path)
+    for _ in range(3):
+        assert looks(home, [ROLLOUT], known).unsaid == {
+            "r1": "its last look is not known: the cluster has not answered yet"
+        }
+    go.set()
+    until(lambda: looks(home, [ROLLOUT], known).said == {"r1": "fine"})
+    assert len(asked) == 1
+    # What has no traffic, or is served by this home, is no matter of the cluster's.
+    assert looks(home, [replace(ROLLOUT, weight=None)], known).said == {}
+    home.serving_model("visits").mkdir(parents=True)
+    (home.serving_model("visits") / "desired.json").write_text("{}")
+    assert looks(home, [ROLLOUT], known).said == {}
+
+
+@pytest.mark.parametrize("error", [UnavailableError("the API does not answer"), RuntimeError("secret words")])
+def test_whatever_goes_wrong_with_the_cluster_is_no_error_of_the_page(tmp_path: Path, error: Exception) -> None:
+    def broken() -> Told:
+        raise error
+
+    found = looks(Home(tmp_path), [ROLLOUT], Cluster(broken, wait_s=30.0))
+    assert found.said == {} and "secret words" not in found.unsaid["r1"]
+    assert ("the API does not answer" in found.unsaid["r1"]) == isinstance(error, UnavailableError)
+
+
+def test_without_a_connection_there_is_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.exceptions import AirflowNotFoundException
+    from airflow.models.connection import Connection
+
+    def none(conn_id: str) -> Any:
+        raise AirflowNotFoundException(conn_id)
+
+    monkeypatch.setattr(Connection, "get_connection_from_secrets", none)
+    assert Cluster(Connected(settings), wait_s=30.0).told() is None
