@@ -1,7 +1,7 @@
 """The pods of a training of several nodes on a cluster, as one set: made once, found again, looked at, removed.
 
-What ``podflight`` is for one pod, with the same words. The provider has no operator for JobSets, so the set is a
-custom object, made by our own client of the API; a trigger of ours waits for it (``gangtrigger``).
+What ``podflight`` is for one pod, with the same words. The provider has no operator for JobSets or TrainJobs, so the
+set is a custom object, made by our own client of the API; a trigger of ours waits for it (``gangtrigger``).
 """
 
 from __future__ import annotations
@@ -9,18 +9,27 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import TaskDeferred
 
-from windtunnel.errors import AbsentError, ConflictError, ForbiddenError, TrainingError, WindtunnelError
-from windtunnel.tracking.pods import gang, naming
+from windtunnel.errors import (
+    AbsentError,
+    ClusterError,
+    ConflictError,
+    ForbiddenError,
+    TrainingError,
+    WindtunnelError,
+)
+from windtunnel.tracking.pods import gang, naming, trainjob
 from windtunnel.tracking.pods.capacity import compare
 
 if TYPE_CHECKING:
     from windtunnel.kube.client import Client
+    from windtunnel.kube.kinds import Kind
+    from windtunnel.spec import TrainJob
     from windtunnel.tracking.contract import RunStatus
     from windtunnel.tracking.pods.ends import PodEnd
 
@@ -30,9 +39,20 @@ log = logging.getLogger(__name__)
 DOUBT = 90
 #: Pods whose events are read: the first that do not run.
 TOLD = 8
-INSTALL = (
-    "install JobSet (https://jobset.sigs.k8s.io, CRD jobsets.jobset.x-k8s.io) in the cluster, or set training.nodes: 1"
-)
+INSTALL = {
+    "JobSet": "install JobSet (https://jobset.sigs.k8s.io, CRD jobsets.jobset.x-k8s.io) in the cluster, or set "
+    "training.nodes: 1",
+    "TrainJob": "install Kubeflow Trainer 2.2 or newer (CRD trainjobs.trainer.kubeflow.org) in the cluster, or leave "
+    "training.pod.trainjob out: a JobSet is made without it",
+}
+RUNTIMES = "docs/how-to/train-on-several-nodes.md has one that fits"
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of a set, by its name in manifests: ``JobSet`` or ``TrainJob``."""
+    from windtunnel.kube.kinds import JOB_SET, TRAIN_JOB
+
+    return {kind.name: kind for kind in (JOB_SET, TRAIN_JOB)}[name]
 
 
 class Connected:
@@ -72,9 +92,10 @@ class GangFlight:
     """The set of one attempt at a run.
 
     Args:
-        manifest: as ``gang.job_set`` makes it.
+        manifest: as ``gang.job_set`` or ``trainjob.train_job`` makes it.
         start_within: seconds until all of it must run, once no queue holds it back.
         said: what the nodes have said of their ends, by rank.
+        runtime: by which a TrainJob is made.
     """
 
     def __init__(
@@ -83,11 +104,13 @@ class GangFlight:
         manifest: Mapping[str, Any],
         start_within: float,
         said: Callable[[], Mapping[int, RunStatus]],
+        runtime: TrainJob | None = None,
     ) -> None:
         self.kubernetes_conn_id = kubernetes_conn_id
         self.manifest = dict(manifest)
         self.start_within = self.look_within = float(start_within)
-        self.said = said
+        self.said, self.runtime = said, runtime
+        self.kind = kind_of(str(manifest["kind"]))
         self.name = str(manifest["metadata"]["name"])
         self.namespace = str(manifest["metadata"]["namespace"])
         labels = manifest["metadata"]["labels"]
@@ -103,25 +126,34 @@ class GangFlight:
 
         Raises:
             TaskDeferred: it is waited for.
-            TrainingError: the cluster knows no JobSets, or does not take this one.
+            TrainingError: the cluster knows no such sets, or does not take this one.
         """
-        from windtunnel.kube.kinds import JOB_SET
         from windtunnel_airflow.gangtrigger import GangTrigger
 
         if found is None:
+            self._look_at_runtime()
             try:
-                self.client.create(JOB_SET, self.manifest)
+                self.client.create(self.kind, self.manifest)
             except ConflictError:
                 # Made by a worker that died before it could say so: the same name is the same attempt.
                 log.info("Set %s is there already", self.name)
             except AbsentError as error:
                 raise self._absent(error) from error
+            except ForbiddenError as error:
+                if "admission webhook" not in error.message:
+                    raise
+                hint = "a webhook of the cluster says so (JobSet's, Kueue's, Kubeflow Trainer's): training.pod"
+                raise TrainingError(f"set {self.namespace}/{self.name}: {error.message}", hint=hint) from error
+            except ClusterError as error:
+                hint = "a TrainJob's fields are those of Kubeflow Trainer 2.2 and newer, a JobSet's those of v1alpha2"
+                raise TrainingError(f"set {self.namespace}/{self.name}: {error.message}", hint=hint) from error
         trigger = GangTrigger(
             kubernetes_conn_id=self.kubernetes_conn_id,
             namespace=self.namespace,
             name=self.name,
             labels=self.labels,
             start_within=self.look_within,
+            kind=self.kind.name,
         )
         raise TaskDeferred(trigger=trigger, method_name="resume_pod")
 
@@ -139,12 +171,10 @@ class GangFlight:
         """The set of this attempt; None when there is none.
 
         Raises:
-            TrainingError: the cluster knows no JobSets.
+            TrainingError: the cluster knows no such sets.
         """
-        from windtunnel.kube.kinds import JOB_SET
-
         try:
-            return self.client.get(JOB_SET, self.name)
+            return self.client.get(self.kind, self.name)
         except AbsentError as error:
             raise self._absent(error) from error
 
@@ -169,12 +199,15 @@ class GangFlight:
     def doubt(self) -> str | None:
         """Why no node of today can take one of its pods, in words; it is then looked at soon (TRN-5)."""
         nodes = self._nodes()
-        job = self.manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
-        found = compare(job["template"], nodes) if nodes is not None else None
+        if self.kind.name == "TrainJob":
+            one = trainjob.sized(self.manifest)
+        else:
+            one = self.manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+        found = compare(one, nodes) if nodes is not None else None
         if found is None or found.reason is None:
             return None
         self.look_within = min(self.start_within, DOUBT)
-        return f"{found.reason}; each of {job['parallelism']} nodes asks for {found.asked}; {found.there}"
+        return f"{found.reason}; each of {gang.size(self.manifest)} nodes asks for {found.asked}; {found.there}"
 
     def goes_on(self, opened: float | None = None) -> dict[str, Any] | None:
         """The set, where it was looked at early and there is reason to wait on; None where there is none.
@@ -195,9 +228,9 @@ class GangFlight:
         Args:
             grace: seconds that each pod is left, instead of its own.
         """
-        from windtunnel.kube.kinds import JOB_SET, POD
+        from windtunnel.kube.kinds import POD
 
-        self.client.delete(JOB_SET, self.name)
+        self.client.delete(self.kind, self.name)
         if grace is None:
             return
         for pod in self.client.list(POD, labels=self.labels).get("items") or []:
@@ -205,7 +238,37 @@ class GangFlight:
 
     # -- inside
     def _absent(self, error: Exception) -> TrainingError:
-        return TrainingError(f"set {self.namespace}/{self.name}: the cluster knows no JobSets: {error}", hint=INSTALL)
+        text = f"set {self.namespace}/{self.name}: the cluster knows no {self.kind.name}s: {error}"
+        return TrainingError(text, hint=INSTALL[self.kind.name])
+
+    def _look_at_runtime(self) -> None:
+        """What a TrainJob cannot say its runtime must; what is less than usual is told (0018).
+
+        Raises:
+            TrainingError: there is no such runtime, it may not be read, or does not do for a training of ours.
+        """
+        if self.runtime is None:
+            return
+        kind = trainjob.runtime_kind(self.runtime)
+        what = f"{kind.name} {self.runtime.runtime}"
+        try:
+            found = self.client.get(kind, self.runtime.runtime)
+        except AbsentError as error:
+            raise self._absent(error) from error
+        except ForbiddenError as error:
+            raise TrainingError(
+                f"{what} cannot be looked at: {error.message}",
+                hint=f"the connection needs the right to get {kind.plural} ({kind.group}); with "
+                "training.pod.trainjob.scope: namespace the chart's role has it",
+            ) from error
+        if found is None:
+            where = "" if self.runtime.scope == "cluster" else f" in namespace {self.namespace}"
+            raise TrainingError(f"there is no {what}{where}", hint=f"training.pod.trainjob names it; {RUNTIMES}")
+        seen = trainjob.look(found, self.manifest)
+        if seen.refused:
+            raise TrainingError(f"{what} does not do: {'; '.join(seen.refused)}", hint=RUNTIMES)
+        for one in seen.told:
+            log.warning("%s: %s", what, one)
 
     def _events(self, pods: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         from windtunnel.kube.kinds import EVENT
@@ -235,3 +298,28 @@ class GangFlight:
 def _age(pod: Mapping[str, Any]) -> float:
     made = (pod.get("metadata") or {}).get("creationTimestamp")
     return time.time() - datetime.fromisoformat(str(made)).timestamp() if made else 0.0
+
+
+def sweep(kubernetes_conn_id: str, namespace: str, older_than: timedelta) -> list[str]:
+    """Remove TrainJobs of ours that ended longer ago than that; their names. A JobSet of ours removes itself.
+
+    Raises:
+        WindtunnelError: the cluster refuses, or does not answer.
+    """
+    from windtunnel.kube.kinds import TRAIN_JOB
+
+    client, gone = client_of(kubernetes_conn_id, namespace), []
+    selector = ",".join(f"{key}={value}" for key, value in sorted(naming.COMMON.items()))
+    try:
+        items = client.list(TRAIN_JOB, labels=selector).get("items") or []
+    except AbsentError:
+        return []  # nobody can have made one
+    except ForbiddenError as error:
+        log.info("TrainJobs that nobody came back for are not looked for: %s", error.message)
+        return []
+    for found in items:
+        ended = gang.ended_at(found)
+        if ended is not None and time.time() - ended >= older_than.total_seconds():
+            client.delete(TRAIN_JOB, str(found["metadata"]["name"]))
+            gone.append(str(found["metadata"]["name"]))
+    return gone

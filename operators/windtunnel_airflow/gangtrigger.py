@@ -16,7 +16,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from windtunnel.errors import AbsentError, UnavailableError, WindtunnelError
 from windtunnel.tracking.pods import gang, naming
-from windtunnel.tracking.pods.ends import classify
+from windtunnel.tracking.pods.ends import classify, newest_first
 from windtunnel.tracking.pods.manifest import CONTAINER
 from windtunnel.tracking.pods.waiting import waits_for
 from windtunnel_airflow.podlog import Reader
@@ -46,6 +46,7 @@ class GangTrigger(BaseTrigger):
         grace: seconds that a person's cancel leaves each pod.
         run: whose it is: ``{"windtunnel_conn_id", "run_id", "attempt"}``; for a person's cancel.
         began: since when it is waited for; now unless told.
+        kind: of the set: ``JobSet`` or ``TrainJob``.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class GangTrigger(BaseTrigger):
         grace: int = 20,
         run: dict[str, Any] | None = None,
         began: float | None = None,
+        kind: str = "JobSet",
     ) -> None:
         super().__init__()
         self.kubernetes_conn_id = kubernetes_conn_id
@@ -72,10 +74,11 @@ class GangTrigger(BaseTrigger):
         self.grace = grace
         self.run_of = dict(run or {})
         self.began = time.time() if began is None else began
+        self.kind = kind
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         names = ("kubernetes_conn_id", "namespace", "name", "labels", "start_within", "look_every", "log_every")
-        names += ("grace", "began")
+        names += ("grace", "began", "kind")
         told = {name: getattr(self, name) for name in names}
         return f"{type(self).__module__}.{type(self).__qualname__}", {**told, "run": self.run_of}
 
@@ -130,25 +133,26 @@ class _Wait:
     """One trigger's waiting; its looks block, in threads."""
 
     def __init__(self, trigger: GangTrigger) -> None:
-        from windtunnel_airflow.gangflight import client_of
+        from windtunnel_airflow.gangflight import client_of, kind_of
 
-        self.trigger, self.log = trigger, trigger.log
+        self.trigger, self.log, self.kind = trigger, trigger.log, kind_of(trigger.kind)
         self.client = client_of(trigger.kubernetes_conn_id, trigger.namespace)
         self.reader = Reader()
         self.next_log = 0.0
         self.open: float | None = None
         self.runs = False
         self.first: str | None = None  # the pod of node 0
+        self.container = CONTAINER
         self.said: str | None = None
 
     def look(self) -> dict[str, Any] | None:
         """The event, where there is one."""
-        from windtunnel.kube.kinds import JOB_SET, POD
+        from windtunnel.kube.kinds import POD
 
-        found = self.client.get(JOB_SET, self.trigger.name)
+        found = self.client.get(self.kind, self.trigger.name)
         if found is None:
             return {"status": "failed", "message": "the set is gone"}
-        if gang.condition(found, "Completed") is not None:
+        if gang.completed(found):
             self._log(last=True)
             return {"status": "success", "message": "every node is done"}
         if (failed := gang.condition(found, "Failed")) is not None:
@@ -170,9 +174,9 @@ class _Wait:
 
     def remove(self) -> None:
         """The set and its pods, within a person's patience."""
-        from windtunnel.kube.kinds import JOB_SET, POD
+        from windtunnel.kube.kinds import POD
 
-        self.client.delete(JOB_SET, self.trigger.name)
+        self.client.delete(self.kind, self.trigger.name)
         for pod in self.client.list(POD, labels=self.trigger.labels).get("items") or []:
             self.client.delete(POD, str(pod["metadata"]["name"]), grace_s=self.trigger.grace)
 
@@ -185,17 +189,30 @@ class _Wait:
         waiting = {rank: words for rank, pod in sorted(nodes.items()) if (words := waits_for(pod)) is not None}
         self.runs = len(nodes) >= count and not waiting
         if self.runs:
-            self.first = str(nodes[0]["metadata"]["name"]) if 0 in nodes else None
+            self._speaks(nodes.get(0))
             self._say(f"runs: {count} nodes")
             return None
         told = [f"node {rank} waits for {words}" for rank, words in list(waiting.items())[:TOLD]]
         if len(waiting) > TOLD:
             told.append(f"and {len(waiting) - TOLD} more")
+        if not nodes and (why := self._troubles()):
+            told.append(why)
         self._say(f"{len(nodes) - len(waiting)} of {count} nodes run" + "".join(f"; {text}" for text in told))
         assert self.open is not None
         if time.time() - self.open >= self.trigger.start_within:
             return {"status": "timeout", "message": f"not all of it runs: {self.said}"}
         return None
+
+    def _troubles(self) -> str:
+        """Why nothing has come of the set, as whoever makes pods of it says in events; empty where nobody says."""
+        from windtunnel.kube.kinds import EVENT
+
+        try:
+            found = self.client.list(EVENT, fields=f"involvedObject.name={self.trigger.name}").get("items") or []
+        except WindtunnelError:  # may not be read
+            return ""
+        last = next((one for one in newest_first(found) if one.get("type") == "Warning"), None)
+        return " ".join(f"{last.get('reason')}: {last.get('message')}".split()) if last is not None else ""
 
     def _queue(self, found: Mapping[str, Any]) -> str:
         """What a queue says of why it does not admit the set (TRN-8)."""
@@ -226,14 +243,13 @@ class _Wait:
         try:
             if self.first is None and last:
                 pods = list(self.client.list(POD, labels=self.trigger.labels).get("items") or [])
-                first = gang.newest(pods).get(0)
-                self.first = str(first["metadata"]["name"]) if first is not None else None
+                self._speaks(gang.newest(pods).get(0))
             if self.first is None:
                 return
             at, since = time.monotonic(), self.reader.since()
             path = POD.path(self.trigger.namespace, self.first, "log")
             more = "" if since is None else f"&sinceSeconds={since}"
-            answer = self.client.look(f"{path}?container={quote(CONTAINER)}&timestamps=true{more}")
+            answer = self.client.look(f"{path}?container={quote(self.container)}&timestamps=true{more}")
         except WindtunnelError as error:
             self.log.info("The log of node 0 cannot be read just now: %s", error)
             return
@@ -243,6 +259,11 @@ class _Wait:
         for line in self.reader.new(str(answer.body).encode()):
             if line:
                 self.log.info("[node 0] %s", line)
+
+    def _speaks(self, pod: Mapping[str, Any] | None) -> None:
+        """Whose log is read from now on."""
+        self.first = str(pod["metadata"]["name"]) if pod is not None else None
+        self.container = gang.container_name(pod) if pod is not None else CONTAINER
 
     def _say(self, text: str) -> None:
         """Each change once."""

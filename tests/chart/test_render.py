@@ -83,7 +83,7 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "policy": ({"networkPolicy": {"enabled": True}}, {"networkPolicy": {"enabled": False}}),
     "training": (
         {
-            "training": {"enabled": True, "readNodes": True},
+            "training": {"enabled": True, "readNodes": True, "readRuntimes": True},
             "guard": {"enabled": True, "modelServer": "model-server:0.1.0"},
         },
         {"training": {"enabled": False}},

@@ -1,23 +1,28 @@
-"""Sets of pods, asked of a real API server with the CRDs of JobSet; ``make test-kubernetes``. DEMAND TRN-4"""
+"""Sets of pods, asked of a real API server; ``make test-kubernetes``. With the CRDs of JobSet and Kubeflow Trainer.
+
+DEMAND TRN-4
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from waiting import until
 
 from windtunnel.errors import AbsentError, ConflictError
 from windtunnel.kube.client import Client
-from windtunnel.kube.kinds import DEFINITION, JOB_SET, POD, Kind
-from windtunnel.spec import Pod, Toleration, Volume
+from windtunnel.kube.kinds import CLUSTER_RUNTIME, DEFINITION, JOB_SET, POD, RUNTIME, TRAIN_JOB, Kind
+from windtunnel.spec import Pod, Toleration, TrainJob, Volume
 from windtunnel.tracking.contract import RunSpec
-from windtunnel.tracking.pods import gang
+from windtunnel.tracking.pods import gang, trainjob
 from windtunnel.tracking.pods.manifest import Place
 
 pytestmark = pytest.mark.kubernetes
@@ -41,7 +46,7 @@ def made(client: Client, **pod: Any) -> dict[str, Any]:
         secrets={"TOKEN": "mlflow/token"}, volumes=[Volume(path="/data", claim="c")], cost_centre="tides",
         tolerations=[Toleration(key="x", operator="Exists")], queue="team-a", queue_priority="high", **pod,
     )  # fmt: skip
-    return gang.job_set(spec, whole, place, 3)
+    return (trainjob.train_job if whole.trainjob else gang.job_set)(spec, whole, place, 3)
 
 
 def lost(asked: Any, there: Any, at: str = "") -> list[str]:
@@ -90,20 +95,60 @@ def test_the_job_in_the_set_is_one_that_kubernetes_takes(client: Client) -> None
         client.delete(JOB, name)
 
 
+@pytest.mark.parametrize("runtime", [CLUSTER_RUNTIME, RUNTIME], ids=["cluster", "namespace"])
+def test_the_real_schema_takes_a_trainjob_and_gives_it_back(client: Client, runtime: Kind) -> None:
+    """DEMAND TRN-4: strict, as above; and the runtime of the how-to is one that the API takes, and keeps as it is."""
+    for kind in (TRAIN_JOB, runtime):
+        if client.get(DEFINITION, f"{kind.plural}.{kind.group}") is None:
+            pytest.skip(f"needs the CRD {kind.plural}.{kind.group} (Kubeflow Trainer 2.2 or newer)")
+    scope: Any = "cluster" if runtime is CLUSTER_RUNTIME else "namespace"
+    name = f"{client.namespace}-torch"
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "train-on-several-nodes.md").read_text("utf-8")
+    [text] = [text for text in re.findall(r"```yaml\n(.*?)```", page, re.S) if "kind: TrainingRuntime" in text]
+    shown = {**yaml.safe_load(text), "kind": runtime.name, "metadata": {"name": name}}
+    kept = client.create(runtime, shown)
+    manifest = made(client, trainjob=TrainJob(runtime=name, scope=scope))
+    try:
+        assert lost(shown, kept) == []
+        assert trainjob.look(client.get(runtime, name) or {}, manifest) == trainjob.Look()
+        answer = client.create(TRAIN_JOB, manifest)
+        assert lost(manifest, answer) == []
+        assert gang.size(answer) == 3 and gang.suspended(answer)
+        with pytest.raises(ConflictError):
+            client.create(TRAIN_JOB, manifest)
+    finally:
+        client.delete(TRAIN_JOB, manifest["metadata"]["name"])
+        client.delete(runtime, name)
+    until(lambda: client.get(TRAIN_JOB, manifest["metadata"]["name"]) is None, 60)
+
+
 def test_without_jobset_the_api_says_that_it_knows_no_such_kind(client: Client) -> None:
     with pytest.raises(AbsentError, match="no such kind"):
         client.get(Kind("nobody.x-k8s.io", "v1", "jobsets", "JobSet"), "x")
 
 
-def test_the_life_of_a_set(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def pod_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What JobSet's controller makes pods of; of a TrainJob, what Trainer's makes of it and the runtime, in short."""
+    if manifest["kind"] == JOB_SET.name:
+        found: dict[str, Any] = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+        return found
+    patch = manifest["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]
+    template, trainer = patch["template"]["spec"]["template"], manifest["spec"]["trainer"]
+    said = {"image": trainer["image"], "env": trainer["env"], "resources": trainer["resourcesPerNode"]}
+    containers = [{**template["spec"]["containers"][0], **said}]
+    return {**template, "spec": {**template["spec"], "restartPolicy": "Never", "containers": containers}}
+
+
+@pytest.mark.parametrize("kind", [JOB_SET, TRAIN_JOB], ids=["JobSet", "TrainJob"])
+def test_the_life_of_a_set(client: Client, monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
     """Made once, found, watched, judged, removed; what JobSet's controller and the kubelets would do is done here."""
     os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="wt-airflow-"))
     exceptions = pytest.importorskip("airflow.sdk.exceptions")
     from windtunnel_airflow.gangflight import GangFlight
     from windtunnel_airflow.gangtrigger import GangTrigger
 
-    if client.get(DEFINITION, f"{JOB_SET.plural}.{JOB_SET.group}") is None:
-        pytest.skip(f"needs the CRD {JOB_SET.plural}.{JOB_SET.group} (JobSet)")
+    if client.get(DEFINITION, f"{kind.plural}.{kind.group}") is None:
+        pytest.skip(f"needs the CRD {kind.plural}.{kind.group}")
     try:  # without controllers nobody makes the default one
         client.create(ACCOUNT, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})
     except ConflictError:
@@ -112,7 +157,9 @@ def test_the_life_of_a_set(client: Client, monkeypatch: pytest.MonkeyPatch) -> N
     extra = {"kube_config_path": path, "namespace": client.namespace}
     monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": extra}))
     spec = RunSpec("1e" * 16, "sea", "a:b", resources={"cpu": 1, "memory": 2**30, "disk": 2**30})
-    manifest = gang.job_set(spec, Pod(image="here"), Place(["python"], namespace=client.namespace), 2)
+    pod = Pod(image="here", trainjob=TrainJob(runtime="torch") if kind is TRAIN_JOB else None)
+    make = trainjob.train_job if kind is TRAIN_JOB else gang.job_set
+    manifest = make(spec, pod, Place(["python"], namespace=client.namespace), 2)
 
     def flight() -> GangFlight:
         return GangFlight("kubernetes_default", manifest, 600.0, dict)
@@ -127,8 +174,7 @@ def test_the_life_of_a_set(client: Client, monkeypatch: pytest.MonkeyPatch) -> N
     trigger = begin()  # a second worker, at once
     name, found = flight().name, flight().find("", 0)
     assert found is not None and flight().end()[0].kind == "waiting"
-    template = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
-    pods = []
+    template, pods = pod_of(manifest), []
     for rank in range(2):
         meta = {**template["metadata"], "name": f"{name}-node-0-{rank}-x"}
         meta["annotations"] = {**meta["annotations"], gang.INDEX: str(rank)}
@@ -136,7 +182,8 @@ def test_the_life_of_a_set(client: Client, monkeypatch: pytest.MonkeyPatch) -> N
         pods.append(meta["name"])
 
     def kubelet(rank: int, phase: str, state: dict[str, Any]) -> None:
-        one = {"name": "training", "image": "x", "imageID": "x", "restartCount": 0, "ready": False, "state": state}
+        called = gang.container_name(template)
+        one = {"name": called, "image": "x", "imageID": "x", "restartCount": 0, "ready": False, "state": state}
         client.patch(POD, pods[rank], {"status": {"phase": phase, "containerStatuses": [one]}}, "status")
 
     async def first() -> dict[str, Any]:
@@ -151,14 +198,15 @@ def test_the_life_of_a_set(client: Client, monkeypatch: pytest.MonkeyPatch) -> N
     kubelet(1, "Failed", {"terminated": over})
     at = "2026-11-21T10:30:01Z"
     failed = {"type": "Failed", "status": "True", "reason": "FailedJobs", "message": "x", "lastTransitionTime": at}
-    client.patch(JOB_SET, name, {"status": {"conditions": [failed], "restarts": 0}}, "status")
+    more = {"restarts": 0} if kind is JOB_SET else {}
+    client.patch(kind, name, {"status": {"conditions": [failed], **more}}, "status")
     event = asyncio.run(asyncio.wait_for(first(), 60))
     assert event["status"] == "failed"
     end, evidence = flight().end()
     assert (end.kind, end.failure) == ("oom-killed", "resource") and end.message.startswith("node 1: ")
     assert [gang.rank_of(pod) for pod in evidence["pods"]] == [0, 1] and evidence["gang"] is not None
     flight().remove(1)
-    until(lambda: client.get(JOB_SET, name) is None, 60)
+    until(lambda: client.get(kind, name) is None, 60)
     left = client.list(POD, labels=flight().labels)["items"]
     assert all(pod["metadata"].get("deletionTimestamp") for pod in left), "told to end; a kubelet would let go of them"
     for pod in left:

@@ -24,8 +24,44 @@ from windtunnel.tracking.cost import METRIC
 from windtunnel.tracking.pods import gang, naming, nodes
 from windtunnel.tracking.pods.depot import Depot
 
+#: Fields of a TrainJob as far as ours has them; True: anything.
+_POD = dict.fromkeys(
+    ("affinity", "imagePullSecrets", "nodeSelector", "securityContext", "serviceAccountName", "tolerations", "volumes"),
+    True,
+)
+_TEMPLATE = {"metadata": {"labels": True, "annotations": True}, "spec": {**_POD, "containers": [
+    dict.fromkeys(("name", "env", "securityContext", "volumeMounts"), True)]}}  # fmt: skip
+_JOBS = {"replicatedJobs": [{"name": True, "template": {"spec": {"template": _TEMPLATE}}}]}
+_PATCH = {"metadata": {"labels": True, "annotations": True}, "spec": _JOBS}
+TRAIN_JOB: dict[str, Any] = {
+    "apiVersion": True, "kind": True, "metadata": True, "status": True,
+    "spec": {
+        **dict.fromkeys(("activeDeadlineSeconds", "managedBy", "runtimeRef", "suspend"), True),
+        "trainer": dict.fromkeys(
+            ("args", "command", "env", "image", "numNodes", "numProcPerNode", "resourcesPerNode"), True
+        ),
+        "runtimePatches": [{"manager": True, "time": True, "trainingRuntimeSpec": {"template": _PATCH}}],
+    },
+}  # fmt: skip
+
+
+def strange(found: Any, known: Any, at: str = "") -> list[str]:
+    """Fields that nobody knows, as the API's strict validation names them."""
+    if known is True:
+        return []
+    if isinstance(known, list):
+        return [field for n, one in enumerate(found) for field in strange(one, known[0], f"{at}[{n}]")]
+    return [
+        field
+        for key, value in found.items()
+        for field in (strange(value, known[key], f"{at}.{key}") if key in known else [f"unknown field {at}.{key}"])
+    ]
+
+
 KINDS: dict[str, tuple[str, Any]] = {
     "jobsets": ("/apis/jobset.x-k8s.io/v1alpha2", None),
+    "trainjobs": ("/apis/trainer.kubeflow.org/v1alpha1", lambda body: strange(body, TRAIN_JOB)),
+    "trainingruntimes": ("/apis/trainer.kubeflow.org/v1alpha1", None),
     "workloads": ("/apis/kueue.x-k8s.io/v1beta1", None),
     "pods": ("/api/v1", None),
     "events": ("/api/v1", None),
@@ -100,10 +136,10 @@ class Flight:
 
     @property
     def the_set(self) -> dict[str, Any]:
-        [found] = self.cluster.all("jobsets")
+        [found] = [*self.cluster.all("jobsets"), *self.cluster.all("trainjobs")]
         return found
 
-    def pods(self, *states: dict[str, Any]) -> None:
+    def pods(self, *states: dict[str, Any], container: str = "training") -> None:
         """The set's pods as they are now, in the order of their numbers; what JobSet and Job would make."""
         meta = self.the_set["metadata"]
         for rank, status in enumerate(states):
@@ -116,15 +152,15 @@ class Flight:
                         "annotations": {gang.INDEX: str(rank)},
                         "creationTimestamp": "2026-11-21T10:00:00Z",
                     },
-                    "spec": {"nodeName": f"n{rank}"},
+                    "spec": {"nodeName": f"n{rank}", "containers": [{"name": container}]},
                     "status": status,
                 },
             )
 
     def says(self, kind: str, message: str = "") -> None:
         condition = {"type": kind, "status": "True", "reason": "R", "message": message}
-        name = self.the_set["metadata"]["name"]
-        self.cluster.edit("jobsets", name, lambda one: one.update(status={"conditions": [condition]}))
+        name, plural = self.the_set["metadata"]["name"], f"{self.the_set['kind'].lower()}s"
+        self.cluster.edit(plural, name, lambda one: one.update(status={"conditions": [condition]}))
 
     def run(self) -> Any:
         from mlflow.tracking import MlflowClient
@@ -132,17 +168,17 @@ class Flight:
         return MlflowClient(tracking_uri=self.uri).get_run(self.record["run_id"])
 
 
-def state(**container: Any) -> dict[str, Any]:
+def state(called: str = "training", **container: Any) -> dict[str, Any]:
     bound = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-21T10:00:00Z"}
-    return {"conditions": [bound], "containerStatuses": [{"name": "training", "state": container}]}
+    return {"conditions": [bound], "containerStatuses": [{"name": called, "state": container}]}
 
 
 RUNS = {"phase": "Running", **state(running={"startedAt": "2026-11-21T10:00:00Z"})}
 
 
-def over(code: int, reason: str = "Error") -> dict[str, Any]:
+def over(code: int, reason: str = "Error", container: str = "training") -> dict[str, Any]:
     ended = {"exitCode": code, "reason": reason, "finishedAt": "2026-11-21T10:30:00Z"}
-    return {"phase": "Failed" if code else "Succeeded", **state(terminated=ended)}
+    return {"phase": "Failed" if code else "Succeeded", **state(container, terminated=ended)}
 
 
 @pytest.fixture
@@ -204,6 +240,118 @@ def test_a_set_that_ends_well(flight: Flight, cluster: kubeapi.Cluster, tmp_path
     assert len(evidence["pods"]) == 2 and evidence["kind"] == "succeeded"
     posts = [one for one in cluster.asked() if one.startswith("POST")]
     assert posts == ["POST /apis/jobset.x-k8s.io/v1alpha2/namespaces/models/jobsets"]
+
+
+BY = {"runtime": "windtunnel-torch", "scope": "namespace"}
+
+
+def a_runtime(cluster: kubeapi.Cluster, **of_the_pod: Any) -> None:
+    """Somebody keeps it there."""
+    pod = {"restartPolicy": "Never", "containers": [{"name": "node"}], **of_the_pod}
+    ours = {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}}
+    job = {"name": "node", "template": {"metadata": ours, "spec": {"backoffLimit": 0, "template": {"spec": pod}}}}
+    spec = {"mlPolicy": {"torch": {}}, "template": {"spec": {"replicatedJobs": [job]}}}
+    cluster.put("trainingruntimes", {"metadata": {"name": BY["runtime"]}, "spec": spec})
+
+
+def test_the_same_life_by_kubeflow_trainer(
+    flight: Flight, cluster: kubeapi.Cluster, tmp_path: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    """DEMAND TRN-4, PIP-5: a TrainJob, made once, found again, waited for, collected, removed."""
+    a_runtime(cluster)
+    flight.begin(trainjob=BY)
+    assert "a token of the cluster" in caplog.text, "what the runtime gives less is told"
+    flight.state.clear()
+    trigger = flight.begin(tries=2, trainjob=BY)
+    made = flight.the_set
+    assert made["kind"] == "TrainJob" and made["spec"]["trainer"]["numNodes"] == 2
+    assert [one for one in cluster.asked() if one.startswith("POST")] == [
+        "POST /apis/trainer.kubeflow.org/v1alpha1/namespaces/models/trainjobs"
+    ]
+    flight.pods(over(0, container="node"), over(0, container="node"), container="node")
+    flight.says("Complete")
+    name = f"{made['metadata']['name']}-node-0-0-abcde"
+    cluster.pages = {f"/api/v1/namespaces/models/pods/{name}/log": "2026-11-21T10:00:00.5Z epoch 1\n"}
+    said: list[str] = []
+    monkeypatch.setattr(trigger.log, "info", lambda text, *a: said.append(text % a), raising=False)
+    model = tmp_path / "made" / "model"
+    model.mkdir(parents=True)
+    (model / "MLmodel").write_text("flavors: {}\n")
+    leave(flight, model)
+    answer = flight.end(trigger, trainjob=BY)
+    assert Path(answer["model_path"]).is_dir()
+    assert not cluster.all("trainjobs")
+    assert "[node 0] epoch 1" in said
+    [read] = {one.query["container"] for one in cluster.requests if one.path.endswith("/log")}
+    assert read == "node"
+
+
+def test_a_node_of_a_trainjob_that_fails_ends_the_run(flight: Flight, cluster: kubeapi.Cluster) -> None:
+    """DEMAND PIP-3"""
+    a_runtime(cluster)
+    trigger = flight.begin(trainjob=BY)
+    flight.pods(over(70, container="node"), over(137, "OOMKilled", container="node"), container="node")
+    flight.says("Failed", "jobset failed")
+    with pytest.raises(ResourceError, match=r"node 1: the kernel killed it for memory"):
+        flight.end(trigger, trainjob=BY)
+    assert not cluster.all("trainjobs")
+
+
+def test_a_persons_cancel_removes_a_trainjob(flight: Flight, cluster: kubeapi.Cluster) -> None:
+    """DEMAND TRN-7"""
+    a_runtime(cluster)
+    trigger = flight.begin(trainjob=BY)
+    asyncio.run(trigger.on_kill())
+    assert not cluster.all("trainjobs")
+    assert flight.run().info.status == "KILLED"
+
+
+def test_a_runtime_that_does_not_do_is_refused_before_anything_is_made(
+    flight: Flight, cluster: kubeapi.Cluster
+) -> None:
+    """DEMAND TRN-4: with what to set where; so is one that is not there, may not be read, or a cluster without any."""
+
+    def refused(says: str, hint: str, **pod: Any) -> None:
+        with pytest.raises(TrainingError, match=says) as found:
+            flight.make(trainjob=BY, **pod).execute(flight.context())
+        assert hint in str(found.value.hint)
+        assert not cluster.all("trainjobs")
+
+    refused("there is no TrainingRuntime windtunnel-torch in namespace models", "train-on-several-nodes")
+    a_runtime(cluster, restartPolicy="OnFailure")
+    refused("restartPolicy is OnFailure: Never", "train-on-several-nodes")
+    cluster.denied.append("GET .*trainingruntimes")
+    refused("cannot be looked at", "the right to get trainingruntimes")
+    cluster.denied.clear()
+    a_runtime(cluster)
+    webhook = "admission webhook validator.trainjob.trainer.kubeflow.org denied the request: no"
+    cluster.faults.append(kubeapi.Fault("POST .*trainjobs", status=403, message=webhook))
+    refused("denied the request", "a webhook of the cluster")
+    cluster.faults.append(kubeapi.Fault("POST .*trainjobs", status=400, message='unknown field "spec.runtimePatches"'))
+    refused("runtimePatches", "Kubeflow Trainer 2.2")
+    del cluster.kinds["trainjobs"]
+    refused("knows no TrainJobs", "install Kubeflow Trainer 2.2")
+
+
+def test_trainjobs_that_nobody_came_back_for_are_swept(flight: Flight, cluster: kubeapi.Cluster) -> None:
+    """DEMAND TRN-5: a JobSet of ours removes itself, a TrainJob does not."""
+    from datetime import timedelta
+
+    from windtunnel_airflow.gangflight import sweep
+
+    a_runtime(cluster)
+    flight.begin(trainjob=BY)
+    day = timedelta(days=1)
+    assert sweep("kubernetes_default", "models", day) == [], "it has not ended"
+    name = flight.the_set["metadata"]["name"]
+    ended = {"type": "Failed", "status": "True", "reason": "R", "lastTransitionTime": "2026-11-01T10:00:00Z"}
+    cluster.edit("trainjobs", name, lambda one: one.update(status={"conditions": [ended]}))
+    assert sweep("kubernetes_default", "models", day) == [name]
+    assert not cluster.all("trainjobs")
+    cluster.denied.append("GET .*trainjobs")
+    assert sweep("kubernetes_default", "models", day) == []
+    del cluster.kinds["trainjobs"]
+    assert sweep("kubernetes_default", "models", day) == []
 
 
 def leave(flight: Flight, model: Path) -> None:

@@ -135,3 +135,20 @@ def test_what_does_not_count_locally_is_said() -> None:
 
 def test_a_volume_says_what_it_is() -> None:
     assert Volume(path="/data", claim="a", read_only=False).claim == "a"
+
+
+def test_what_a_trainjob_cannot_say_is_refused_when_the_dag_is_parsed() -> None:
+    """DEMAND TRN-4: with the runtime's field that says it; where it makes no nodes, it says nothing but that."""
+    by = {"runtime": "windtunnel-torch"}
+    theirs = {"pull": "Always", "priority_class": "p", "runtime_class": "nvidia", "secrets_from": ["a"]}
+    many = with_pod(image="a", trainjob=by, **theirs)
+    many["training"]["nodes"] = 4
+    with pytest.raises(InvalidDescription, match="imagePullPolicy of container node in the runtime") as error:
+        Model(**many)
+    assert {mistake.path for mistake in error.value.mistakes} == {("training", "pod", key) for key in theirs}
+    one = with_pod(image="a", trainjob=by, **theirs)
+    one["steps"] = [{"name": "s", "run": "a:b", "target": "kubernetes", "pod": {"image": "a", "trainjob": by}}]
+    with pytest.warns(DescriptionWarning, match=r"steps\.s\.pod\.trainjob, training\.pod\.trainjob is for a training"):
+        Model.model_validate(one)
+    with pytest.raises(InvalidDescription, match="name of a training runtime"):
+        Pod(trainjob={"runtime": "Torch"})

@@ -53,6 +53,11 @@ EXTENSIONS = (
         "trainings on several nodes", "install JobSet",
     ),
     Extension(
+        "Kubeflow Trainer", "trainer.kubeflow.org", ("v1alpha1",),
+        ("trainjobs", "trainingruntimes", "clustertrainingruntimes"),
+        "trainings on several nodes by a runtime (training.pod.trainjob)", "install Kubeflow Trainer 2.2 or newer",
+    ),
+    Extension(
         "Kueue", "kueue.x-k8s.io", ("v1beta1", "v1beta2"), ("localqueues", "clusterqueues", "workloads"),
         "queues and shares of teams", "install Kueue",
     ),

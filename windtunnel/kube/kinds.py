@@ -61,3 +61,10 @@ SELDON_DEPLOYMENT = Kind("machinelearning.seldon.io", "v1", "seldondeployments",
 EVENT = Kind("", "v1", "events", "Event")
 JOB_SET = Kind("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet")
 WORKLOAD = Kind("kueue.x-k8s.io", "v1beta1", "workloads", "Workload")
+LIMIT_RANGE = Kind("", "v1", "limitranges", "LimitRange")
+SECRET = Kind("", "v1", "secrets", "Secret")
+TRAIN_JOB = Kind("trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob")
+RUNTIME = Kind("trainer.kubeflow.org", "v1alpha1", "trainingruntimes", "TrainingRuntime")
+CLUSTER_RUNTIME = Kind(
+    "trainer.kubeflow.org", "v1alpha1", "clustertrainingruntimes", "ClusterTrainingRuntime", namespaced=False
+)

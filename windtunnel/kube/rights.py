@@ -60,9 +60,18 @@ TRAINING = Part(
         Right("", "pods/log", ("get",), "the task's log"),
         Right("", "events", ("list", "watch"), "why a pod does not start"),
         Right("jobset.x-k8s.io", "jobsets", ("create", "delete", "get"), "training on several nodes", optional=True),
+        Right(
+            "trainer.kubeflow.org", "trainjobs", ("create", "delete", "get", "list"),
+            "training on several nodes by Kubeflow Trainer", optional=True,
+        ),
+        Right("trainer.kubeflow.org", "trainingruntimes", ("get",), "look at the runtime of a TrainJob", optional=True),
         Right("kueue.x-k8s.io", "workloads", ("list",), "why a queue makes it wait", optional=True),
         Right(
             "", "nodes", ("list",), "what the nodes have, told of a training that none can take",
+            everywhere=True, optional=True,
+        ),
+        Right(
+            "trainer.kubeflow.org", "clustertrainingruntimes", ("get",), "look at the cluster's runtime of a TrainJob",
             everywhere=True, optional=True,
         ),
     ),

@@ -19,6 +19,7 @@ from windtunnel.spec.data import Data
 from windtunnel.spec.evaluation import KNOWN_METRICS, Evaluation
 from windtunnel.spec.mistakes import DescriptionWarning, Path, nearest, several
 from windtunnel.spec.monitoring import Monitoring
+from windtunnel.spec.pod import Pod
 from windtunnel.spec.policy import Policy
 from windtunnel.spec.rollout import Rollout
 from windtunnel.spec.serving import Serving
@@ -111,6 +112,7 @@ class Model(Part):
             *self._rule_problems(),
             *self._release_problems(),
             *self._step_problems(),
+            *self._node_problems(),
         ]
         if problems:
             raise several(problems)
@@ -124,9 +126,10 @@ class Model(Part):
 
     def _say_what_is_not_used(self) -> None:
         """One description may fly on both targets, so this is no mistake; it must not look as if it counted, either."""
-        if self.training_target == "kubernetes":
-            return
         training = self.training
+        if self.training_target == "kubernetes":
+            self._say_what_makes_no_nodes()
+            return
         given = {
             "training.pod": None
             if any(s.target == "kubernetes" and s.pod is None for s in self.steps)
@@ -142,6 +145,37 @@ class Model(Part):
                 DescriptionWarning,
                 stacklevel=2,
             )
+
+    def _say_what_makes_no_nodes(self) -> None:
+        pods: dict[str, Pod | None] = {f"steps.{step.name}.pod.trainjob": step.pod for step in self.steps}
+        if self.training.nodes == 1:
+            pods["training.pod.trainjob"] = self.training.pod
+        unused = [key for key, pod in pods.items() if pod is not None and pod.trainjob is not None]
+        if unused:
+            warnings.warn(
+                f"model {self.name}: {', '.join(unused)} is for a training with nodes of 2 or more and not used",
+                DescriptionWarning,
+                stacklevel=2,
+            )
+
+    def _node_problems(self) -> Iterator[tuple[Path, str]]:
+        """What a TrainJob cannot say of its pods: its runtime does, for all who train by it."""
+        pod = self.training.pod
+        if pod is None or pod.trainjob is None or self.training.nodes == 1 or self.training_target != "kubernetes":
+            return
+        theirs = {
+            "pull": (pod.pull, "imagePullPolicy of container node"),
+            "priority_class": (pod.priority_class, "priorityClassName of the pod"),
+            "runtime_class": (pod.runtime_class, "runtimeClassName of the pod"),
+            "secrets_from": (pod.secrets_from, "envFrom of container node"),
+        }
+        for key, (value, field) in theirs.items():
+            if value:
+                yield (
+                    ("training", "pod", key),
+                    f"a TrainJob cannot say this: set {field} in the runtime {pod.trainjob.runtime}, or leave trainjob "
+                    "out for a JobSet of our own",
+                )
 
     def _data_problems(self) -> Iterator[tuple[Path, str]]:
         data, seen = self.data, set()

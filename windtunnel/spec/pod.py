@@ -128,6 +128,23 @@ class Volume(Part):
         return self
 
 
+class TrainJob(Part):
+    """Kubeflow Trainer makes the nodes of a training, by a runtime that somebody keeps in the cluster.
+
+    Attributes:
+        runtime: name of the runtime; its policy is ``torch``.
+        scope: ``cluster``, a ClusterTrainingRuntime; ``namespace``, a TrainingRuntime beside the pods.
+    """
+
+    runtime: str
+    scope: Literal["cluster", "namespace"] = "cluster"
+
+    @field_validator("runtime")
+    @classmethod
+    def _runtime(cls, value: str) -> str:
+        return _object(value, "training runtime")
+
+
 class Pod(Part):
     """The training pod; used where the model trains on Kubernetes.
 
@@ -151,6 +168,7 @@ class Pod(Part):
         secrets_from: Secrets whose keys all become variables.
         queue: name of a Kueue LocalQueue that admits the training; ``start_within`` counts from then.
         queue_priority: name of a Kueue WorkloadPriorityClass, where there is a queue.
+        trainjob: several nodes are a TrainJob of Kubeflow Trainer; a JobSet of our own unless told.
         labels, annotations: on the pod, beside ours.
         cost_centre: label ``windtunnel.dev/cost-centre``, for whoever adds up the bill.
         user, group: numeric ids; the image's own user unless told, never root; group also owns claims.
@@ -177,6 +195,7 @@ class Pod(Part):
     secrets_from: list[str] = Field(default_factory=list)
     queue: str | None = None
     queue_priority: str | None = None
+    trainjob: TrainJob | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
     cost_centre: str | None = None

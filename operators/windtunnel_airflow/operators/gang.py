@@ -1,7 +1,7 @@
 """Training on several nodes, where the description's ``training.nodes`` says so: all of them, or none (TRN-4).
 
 The life of a run is that of a run in one pod (``podded``): found again by name, judged, collected, removed. Other
-is what flies (a set of pods), who is believed (the node that failed first), and what is written down (every pod).
+is what flies (a JobSet, a TrainJob), who is believed (the node that failed first), what is written down (every pod).
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ class GangOperator(PodOperator):
     def _flight(self, spec: RunSpec, record: Mapping[str, Any], digest: str = "") -> Any:
         if self.nodes == 1:
             return super()._flight(spec, record, digest)
-        from windtunnel.tracking.pods import gang, nodes
+        from windtunnel.tracking.pods import gang, nodes, trainjob
         from windtunnel_airflow.gangflight import GangFlight
 
-        manifest = gang.job_set(spec, self._pod, self._place(record, digest), self.nodes)
+        runtime = self._pod.trainjob
+        make = gang.job_set if runtime is None else trainjob.train_job
+        manifest = make(spec, self._pod, self._place(record, digest), self.nodes)
         depot, attempt = self._depot(record), int(record["attempt"])
         within = self._pod.start_within.total_seconds()
-        return GangFlight(self.kubernetes_conn_id, manifest, within, lambda: nodes.said(depot, attempt))
+        return GangFlight(self.kubernetes_conn_id, manifest, within, lambda: nodes.said(depot, attempt), runtime)
 
     def _trigger(self, theirs: Any, record: Mapping[str, Any]) -> Any:
         if self.nodes == 1:

@@ -288,7 +288,7 @@ def _newest(path: Path) -> float:
 
 
 class SweepPodsOperator(_Steward):
-    """Remove training pods that ended and that no task came back to remove.
+    """Remove training pods, and TrainJobs, that ended and that no task came back to remove.
 
     A task removes its pod when it has read why it ended. This is for pods whose task was deleted, or had no try left
     while the cluster did not answer. A pod that runs is not touched: it ends by its deadline.
@@ -313,9 +313,10 @@ class SweepPodsOperator(_Steward):
         self.older_than = older_than
 
     def execute(self, context: Any) -> list[str]:
-        from windtunnel_airflow.podflight import sweep
+        from windtunnel_airflow import gangflight, podflight
 
         namespace = self.namespace or self.hook.namespace_of(self.kubernetes_conn_id)
-        gone = sweep(self.kubernetes_conn_id, namespace, self.older_than)
-        self.log.info("Removed %s training pods that had ended: %s", len(gone), ", ".join(gone) or "none")
+        gone = gangflight.sweep(self.kubernetes_conn_id, namespace, self.older_than)
+        gone += podflight.sweep(self.kubernetes_conn_id, namespace, self.older_than)
+        self.log.info("Removed %s trainings that had ended: %s", len(gone), ", ".join(gone) or "none")
         return gone

@@ -43,6 +43,9 @@ Kind = Literal[
 ]  # fmt: skip
 Next = Literal["done", "resume", "fail", "wait"]
 
+#: What the container is called in which a training runs: in a pod of ours, in one of Kubeflow Trainer's.
+CONTAINERS = (CONTAINER, "node")
+
 _DISRUPTIONS: dict[str, Kind] = {
     "PreemptionByScheduler": "preempted",
     "DeletionByTaintManager": "node-lost",
@@ -179,7 +182,7 @@ def _with_code(end: PodEnd, exited: Mapping[str, Any] | None) -> PodEnd:
 def container_of(status: Mapping[str, Any]) -> Mapping[str, Any]:
     """Status of the training container; empty where there is none yet."""
     found: Iterable[Mapping[str, Any]] = status.get("containerStatuses") or []
-    return next((each for each in found if each.get("name") == CONTAINER), {})
+    return next((each for each in found if each.get("name") in CONTAINERS), {})
 
 
 def _said(reason: Any, message: Any) -> str:
@@ -225,7 +228,7 @@ def _out_of_memory(pod: Mapping[str, Any]) -> str:
     limit = ""
     for container in (pod.get("spec") or {}).get("containers") or []:
         memory = ((container.get("resources") or {}).get("limits") or {}).get("memory")
-        if container.get("name") == CONTAINER and memory is not None:
+        if container.get("name") in CONTAINERS and memory is not None:
             limit = f"; the container may hold {capacity.words('memory', capacity.quantity(memory))}"
     return f"the kernel killed it for memory (OOMKilled){limit} (training.resources.memory, shared_memory)"
 

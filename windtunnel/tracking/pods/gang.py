@@ -24,7 +24,7 @@ from windtunnel.spec import Pod
 from windtunnel.tracking import nodes
 from windtunnel.tracking.contract import FAILURE_OF_EXIT, RunSpec, RunStatus
 from windtunnel.tracking.pods import naming
-from windtunnel.tracking.pods.ends import PodEnd, classify
+from windtunnel.tracking.pods.ends import CONTAINERS, PodEnd, classify
 from windtunnel.tracking.pods.manifest import Place, queued, training_pod
 
 #: Name of the Job in the set; a pod is called SET-node-0-NUMBER, and five characters more.
@@ -141,9 +141,27 @@ def condition(thing: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
     return next((one for one in found if one.get("type") == kind and one.get("status") == "True"), None)
 
 
+def completed(gang: Mapping[str, Any]) -> bool:
+    """Whether every node has done its part, as a JobSet says it, or a TrainJob."""
+    return any(condition(gang, kind) is not None for kind in ("Completed", "Complete"))
+
+
+def ended_at(gang: Mapping[str, Any]) -> float | None:
+    """When a set ended, in seconds since the epoch; None where it has not."""
+    found = next((one for kind in ("Completed", "Complete", "Failed") if (one := condition(gang, kind))), None)
+    at = (found or {}).get("lastTransitionTime")
+    return datetime.fromisoformat(str(at)).timestamp() if at else None
+
+
 def suspended(gang: Mapping[str, Any]) -> bool:
     """Whether a queue, or somebody, holds it back."""
     return bool((gang.get("spec") or {}).get("suspend"))
+
+
+def container_name(pod: Mapping[str, Any]) -> str:
+    """What the training's container is called in one of its pods."""
+    names = [str(one.get("name")) for one in (pod.get("spec") or {}).get("containers") or []]
+    return next((name for name in names if name in CONTAINERS), CONTAINERS[0])
 
 
 def newest(pods: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
@@ -165,7 +183,7 @@ def judge(
     """How a set ended, or that it has not: by the node that began it.
 
     Args:
-        gang: the set as the API has it; None when it is gone.
+        gang: the JobSet or TrainJob as the API has it; None when it is gone.
         pods: its pods, those that are left.
         said: rank -> how the run there ended by its own word in the object store.
         events: name of a pod -> its events.
@@ -173,8 +191,11 @@ def judge(
         waited: seconds since it may run.
         given_up: nobody waits any longer for it to start.
     """
-    if gang is not None and condition(gang, "Completed") is not None:
+    if gang is not None and completed(gang):
         return PodEnd("succeeded", None, "done", "done", 0)
+    over = condition(gang, "Failed") if gang is not None else None
+    if over is not None and over.get("reason") == "DeadlineExceeded":  # a TrainJob's; its pods are gone by then
+        return PodEnd("deadline", "resource", "fail", f"{over.get('message')} (training.time_limit)")
     if gang is not None and suspended(gang):
         text = "no queue has admitted it"
         return PodEnd("queued", "transient", "resume", text) if given_up else PodEnd("waiting", None, "wait", text)
@@ -199,7 +220,7 @@ def judge(
         return PodEnd(end.kind, end.failure, end.next, f"{where}: {end.message}", end.exit_code)
     if gang is None:
         return PodEnd("deleted", "transient", "resume", "the set of pods is gone")
-    if (over := condition(gang, "Failed")) is not None:
+    if over is not None:
         return PodEnd("deleted", "transient", "resume", f"{over.get('reason')}: {over.get('message')}")
     running = sum(end.kind in ("running", "succeeded") for end in ends.values())
     count = size(gang)
@@ -211,7 +232,9 @@ def judge(
 
 
 def size(gang: Mapping[str, Any]) -> int:
-    """How many nodes a set has."""
+    """How many nodes a set has: a JobSet of ours, or a TrainJob."""
+    if (trainer := (gang.get("spec") or {}).get("trainer")) is not None:
+        return int(trainer.get("numNodes") or 1)
     jobs = (gang.get("spec") or {}).get("replicatedJobs") or []
     return sum(int(one.get("replicas") or 1) * int(one["template"]["spec"].get("parallelism") or 1) for one in jobs)
 
