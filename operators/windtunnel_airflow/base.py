@@ -108,16 +108,23 @@ class Windtunnel:
         self.links_found["version"] = self.hook.version_url(model, version)
 
     def note_report(self, uri: str | None) -> None:
-        """A report below the home is shown by our pages in Airflow's UI; elsewhere its own URI is the link."""
+        """A report below the home, or in the object store, is shown by our pages in Airflow's UI; elsewhere its own
+        URI is the link."""
         if not uri:
             return
-        path = Path(uri)
-        if path.is_absolute() and path.is_relative_to(self.home.root):
+        path, address = Path(uri), None
+        if path.is_absolute():
+            if path.is_relative_to(self.home.root):
+                address = path.relative_to(self.home.root).as_posix()
+        else:
+            store = self.hook.object_store
+            if store is not None and uri.startswith(f"{store.url}/"):
+                address = uri.removeprefix(f"{store.url}/")
+        if address is not None:
             from airflow.sdk.configuration import conf
 
-            address = quote(path.relative_to(self.home.root).as_posix())
             base = conf.get("api", "base_url", fallback="").rstrip("/")
-            self.links_found["report"] = f"{base}/windtunnel/reports/{address}"
+            self.links_found["report"] = f"{base}/windtunnel/reports/{quote(address)}"
         else:
             self.links_found["report"] = path.as_uri() if path.is_absolute() else uri
 

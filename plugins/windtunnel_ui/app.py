@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import jinja2
@@ -11,7 +11,7 @@ from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi import Depends, FastAPI, HTTPException
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
 from windtunnel import names
 from windtunnel.errors import WindtunnelError
@@ -20,8 +20,10 @@ from windtunnel.registry.orders import CONTROL_DAG
 from windtunnel_ui import reports
 from windtunnel_ui.rows import rows
 from windtunnel_ui.source import looks, registry, waits
+from windtunnel_ui.store import store
 
 URL_PREFIX = "/windtunnel"
+NO_REPORT = "no such report, or none that you may see"
 TEMPLATES = Path(__file__).parent / "templates"
 
 User = Annotated[BaseUser, Depends(get_user)]
@@ -85,10 +87,19 @@ def create_app() -> FastAPI:
             return JSONResponse({"version": 1, "error": str(error)}, status_code=503)
 
     @app.get("/reports/{address:path}")
-    def report(address: str, user: User) -> FileResponse:
-        model, path = reports.model_of(address), reports.find(Home.find(), address)
-        if model is None or path is None or not may_see(user, model):
-            raise HTTPException(404, "no such report, or none that you may see")
-        return FileResponse(path, media_type=reports.KINDS[path.suffix], headers=reports.HEADERS)
+    def report(address: str, user: User) -> Response:
+        model, kind = reports.model_of(address), reports.KINDS.get(PurePosixPath(address).suffix)
+        if model is None or kind is None or not may_see(user, model):
+            raise HTTPException(404, NO_REPORT)
+        path = reports.find(Home.find(), address)
+        if path is not None:
+            return FileResponse(path, media_type=kind, headers=reports.HEADERS)
+        try:
+            page = reports.fetch(store(), address)
+        except (WindtunnelError, ImportError) as error:
+            raise HTTPException(503, f"the object store cannot be read: {error}") from error
+        if page is None:
+            raise HTTPException(404, NO_REPORT)
+        return Response(page, media_type=kind, headers=reports.HEADERS)
 
     return app

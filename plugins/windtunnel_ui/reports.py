@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from windtunnel.data.objects import Objects
 from windtunnel.home import Home
 
 #: What may be shown, and as what.
@@ -29,3 +30,16 @@ def find(home: Home, address: str) -> Path | None:
     path = (home.root / address).resolve()
     inside = path.is_relative_to(root.resolve())
     return path if inside and path.suffix in KINDS and path.is_file() else None
+
+
+def fetch(store: Objects | None, address: str) -> bytes | None:
+    """The same report in the object store where a cluster's workers put it, or None.
+
+    Raises:
+        UnavailableError, DataError: the store does not answer, or refuses.
+    """
+    path = PurePosixPath(address)
+    # One that workers write has plain parts; anything else is not asked for.
+    if store is None or path.suffix not in KINDS or ".." in path.parts or path.as_posix() != address:
+        return None
+    return store.get_bytes(address) if path.parts[0] == "monitoring" and model_of(address) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -237,13 +238,14 @@ def test_the_report_is_written_for_a_new_finding(world: Any, free: pd.DataFrame,
     world.mark(T0 + 126)
     found = run(world, T0 + 66, model)
     assert found.report is not None
-    assert found.verdicts[0].report_uri == str(found.report)
-    page = found.report.read_text(encoding="utf-8")
+    assert found.verdicts[0].report_uri == found.report
+    html = Path(found.report)
+    page = html.read_text(encoding="utf-8")
     assert "lncoins" in page
-    plain = json.loads(found.report.with_suffix(".json").read_text(encoding="utf-8"))
+    plain = json.loads(html.with_suffix(".json").read_text(encoding="utf-8"))
     drifted = [entry for entry in plain["metrics"] if entry["metric_name"].startswith("ValueDrift(column=lncoins")]
     assert drifted
-    assert found.report.with_name("performance.html").exists()
+    assert html.with_name("performance.html").exists()
     again = run(world, T0 + 126, model)
     assert again.report is None
     assert outcomes(again)["drift"] == "FAIL"

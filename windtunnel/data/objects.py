@@ -7,6 +7,8 @@ that all of them see, such as a shared volume. What the bytes mean is not decide
 
 from __future__ import annotations
 
+import os
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,9 +22,12 @@ from windtunnel.errors import DataError, UnavailableError
 #: Answers of S3 that another try may change; everything else it says is an answer.
 _LATER = frozenset(
     {"InternalError", "SlowDown", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException",
-     "RequestLimitExceeded", "500", "502", "503", "504", "429"}
+     "RequestLimitExceeded", "ConditionalRequestConflict", "500", "502", "503", "504", "429"}
 )  # fmt: skip
 _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+#: What a store says of an object that is there already, and what one that knows no conditions says of them.
+_TAKEN = frozenset({"PreconditionFailed", "412"})
+_NO_CONDITIONS = frozenset({"NotImplemented", "501"})
 
 
 class Objects(Protocol):
@@ -38,6 +43,11 @@ class Objects(Protocol):
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Store bytes."""
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Store bytes unless there is such an object; False where there is one, which may be this very call's own,
+        sent twice: read it. Who comes second never replaces the first (on S3 by ``If-None-Match``; a store that knows
+        no conditions is looked into first, and two at the same moment may both succeed)."""
 
     def get(self, key: str, target: Path) -> bool:
         """Write the object to ``target``, whose folder is there; False when there is no such object."""
@@ -89,6 +99,21 @@ class FolderObjects:
     def put_bytes(self, key: str, data: bytes) -> None:
         with self._errors(key):
             files.write_bytes(self.root / key, data, parents=True)
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        path = self.root / key
+        with self._errors(key):
+            if path.exists():
+                return False
+            part = files.write_bytes(path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp"), data, parents=True)
+            try:
+                os.link(part, path)  # a rename would take the place of what is there
+                files.sync_folder(path.parent)
+            except FileExistsError:
+                return False
+            finally:
+                part.unlink(missing_ok=True)
+        return True
 
     def get(self, key: str, target: Path) -> bool:
         with self._errors(key):
@@ -155,8 +180,25 @@ class S3Objects:
         with self._errors(key):
             self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
 
-    def get(self, key: str, target: Path) -> bool:
+    def put_new(self, key: str, data: bytes) -> bool:
         from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+
+        if self.get_bytes(key) is not None:
+            return False
+        asked = {"Bucket": self.bucket, "Key": self._key(key), "Body": data}
+        with self._errors(key):
+            try:
+                self._client.put_object(**asked, IfNoneMatch="*")
+            except ClientError as error:
+                if _code(error) in _TAKEN:
+                    return False
+                if _code(error) not in _NO_CONDITIONS:
+                    raise
+                self._client.put_object(**asked)
+        return True
+
+    def get(self, key: str, target: Path) -> bool:
+        from botocore.exceptions import ClientError
 
         with self._errors(key):
             try:

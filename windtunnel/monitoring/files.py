@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ def windows_file(home: Home, model: str) -> Path:
     return folder(home, model) / "windows.json"
 
 
-def window_folder(home: Home, model: str, version: str, start: float, end: float) -> Path:
-    """Verdicts and report of one window; the same window of the same version is always the same folder."""
-    return folder(home, model) / "windows" / f"{start:.3f}-{end:.3f}-v{version}"
+def window_name(window: Mapping[str, Any]) -> str:
+    """The same for the same window (``start``, ``end``, in seconds) of the same ``version``."""
+    return f"{float(window['start']):.3f}-{float(window['end']):.3f}-v{window['version']}"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -37,8 +37,26 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Closing:
+    """What is remembered of a window that was judged.
+
+    Attributes:
+        version: the champion it was judged for.
+        at: when the reaction was decided, seconds since the epoch.
+        retrain: it asked for a retraining.
+        finding: what its report is about, empty when nothing failed; None when it has no report.
+    """
+
+    window: Window
+    version: str
+    at: float
+    retrain: bool = False
+    finding: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WindowState:
-    """What ``HOME/monitoring/MODEL/windows.json`` holds.
+    """What is known of the windows judged so far: ``HOME/monitoring/MODEL/windows.json``, or objects (``keeping``).
 
     Attributes:
         closed_end: end of the last window that was judged; None before the first.
@@ -80,6 +98,17 @@ class WindowState:
             dropped=self.dropped + window.dropped if dropped is None else dropped,
             closed=(*self.closed, (window.start, window.end, version))[-KEPT:],
         )
+
+    def after(self, closing: Closing) -> WindowState:
+        """The state once a window is closed; the same state when it already was."""
+        if self.is_closed(closing.window):
+            return self
+        state = self.close(closing.window, closing.version)
+        if closing.retrain:
+            state = replace(state, retrain_at=closing.at, retrain_version=closing.version)
+        if closing.finding is not None:
+            state = replace(state, report_at=closing.at, report_finding=closing.finding)
+        return state
 
 
 #: How long, at most, silent writers are waited for before a window closes by the clock.

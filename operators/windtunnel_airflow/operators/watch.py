@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -14,8 +14,39 @@ from windtunnel_airflow.links import ModelVersionLink, ReportLink
 from windtunnel_airflow.operators.announcing import announce
 from windtunnel_airflow.story import Story, story_of
 
+if TYPE_CHECKING:
+    from windtunnel.monitoring.keeping import Keeping
 
-class WatchWindowOperator(WindtunnelOperator):
+
+class _Watching(WindtunnelOperator):
+    """Base: what the tasks of a round share, whichever worker runs them."""
+
+    @property
+    def keeping(self) -> Keeping:
+        """Where references and windows are kept: for a model that pods serve in the connection's object store, if it
+        names one, so that workers need share nothing else; else in the home."""
+        from windtunnel.monitoring import keeping
+
+        return keeping.of(self.home, self.hook.object_store if self.served_at == "kubernetes" else None)
+
+    def fetch(self, since: float) -> None:
+        """Of a model that pods serve: what a collector has written of their predictions from ``since`` on (seconds
+        since the epoch), brought to this worker.
+
+        Raises:
+            AirflowSkipException: none does.
+        """
+        if self.served_at != "kubernetes":
+            return
+        model = self.description
+        if not model.serving.log:
+            raise AirflowSkipException(
+                f"nobody collects what the pods of {model.name} predict: set serving.log where a collector does"
+            )
+        self.hook.backend().bring_rows(self.home, model.name, since)
+
+
+class WatchWindowOperator(_Watching):
     """The next window that may be closed, or skip: no champion, or its end has not passed all watermarks yet.
 
     Asked twice it is the same window, until ``WatchReactOperator`` closes it. Returns the window.
@@ -24,16 +55,24 @@ class WatchWindowOperator(WindtunnelOperator):
     operator_extra_links: Any = (ModelVersionLink(),)
 
     def execute(self, context: Any) -> dict[str, Any]:
-        from windtunnel.monitoring import watch
+        from windtunnel.monitoring import logged, watch
 
         story = self.begin(context)
-        model = self.description
+        model, now = self.description, time.time()
         champion = self.hook.registry.champion(model.name)
         if champion is None:
             raise AirflowSkipException(f"{model.name} has no champion to watch yet")
-        self._fetch(model)
+        kept = self.keeping
+        if self.served_at == "kubernetes":
+            self.fetch(logged.needed_to_choose(model, kept.state(model.name).closed_end, now))
         window = watch.next_window(
-            self.home, model, str(champion.version), champion.digest, time.time(), correlation_id=story.correlation_id
+            self.home,
+            model,
+            str(champion.version),
+            champion.digest,
+            now,
+            correlation_id=story.correlation_id,
+            kept=kept,
         )
         if window is None:
             raise AirflowSkipException("no window to close yet")
@@ -42,24 +81,8 @@ class WatchWindowOperator(WindtunnelOperator):
         announce(self, context, "window", event)
         return window
 
-    def _fetch(self, model: Any) -> None:
-        """Of a model that pods serve: what a collector has written of their predictions, brought here.
 
-        Raises:
-            AirflowSkipException: none does.
-        """
-        if self.served_at != "kubernetes":
-            return
-        if not model.serving.log:
-            raise AirflowSkipException(
-                f"nobody collects what the pods of {model.name} predict: set serving.log where a collector does"
-            )
-        monitoring = model.monitoring
-        span = 2 * monitoring.window + monitoring.lateness
-        self.hook.backend().bring_rows(self.home, model.name, time.time() - span.total_seconds() - 3600)
-
-
-class _Window(WindtunnelOperator):
+class _Window(_Watching):
     """Base of what works on a window.
 
     Args:
@@ -96,7 +119,10 @@ class WatchDriftOperator(_Window):
         from windtunnel.monitoring import watch
 
         self.start(context)
-        verdict = watch.judge_drift(self.home, self.description, self.window, dag=self.coordinates(context))
+        self.fetch(float(self.window["start"]))
+        verdict = watch.judge_drift(
+            self.home, self.description, self.window, dag=self.coordinates(context), kept=self.keeping
+        )
         if verdict is None:
             raise AirflowSkipException("the description asks for no drift watch")
         self.log.info("drift %s: %s", verdict["outcome"], verdict["reason"])
@@ -107,10 +133,13 @@ class WatchPerformanceOperator(_Window):
     """Loss on labelled rows against the loss at evaluation. Returns the verdict; FAIL is a finding."""
 
     def execute(self, context: Any) -> dict[str, Any] | None:
-        from windtunnel.monitoring import watch
+        from windtunnel.monitoring import logged, watch
 
         self.start(context)
-        verdict = watch.judge_performance(self.home, self.description, self.window, dag=self.coordinates(context))
+        self.fetch(logged.needed_to_judge(self.description, self.window))
+        verdict = watch.judge_performance(
+            self.home, self.description, self.window, dag=self.coordinates(context), kept=self.keeping
+        )
         if verdict is None:
             raise AirflowSkipException("the description asks for no performance watch")
         self.log.info("performance %s: %s", verdict["outcome"], verdict["reason"])
@@ -132,11 +161,13 @@ class WatchReportOperator(_Window):
 
     def execute(self, context: Any) -> dict[str, Any]:
         from windtunnel.evidence import Verdict
-        from windtunnel.monitoring import watch
+        from windtunnel.monitoring import logged, watch
 
         self.start(context)
         found = [one for one in self.verdicts if one]
-        reported = watch.write_report(self.home, self.description, self.window, found, time.time())
+        if self.description.monitoring.report:
+            self.fetch(logged.needed_to_judge(self.description, self.window))
+        reported = watch.write_report(self.home, self.description, self.window, found, time.time(), kept=self.keeping)
         self.note_report(reported["report_uri"])
         registry = self.hook.registry
         for plain in reported["verdicts"]:
@@ -168,7 +199,8 @@ class WatchReactOperator(_Window):
         story = self.start(context)
         model, registry = self.description, self.hook.registry
         pending = registry.pending(model.name) is not None or self._releasing(registry, model.name)
-        answer = watch.react(self.home, model, self.window, self.reported["verdicts"], time.time(), pending=pending)
+        verdicts = self.reported["verdicts"]
+        answer = watch.react(self.home, model, self.window, verdicts, time.time(), pending=pending, kept=self.keeping)
         self.note_report(self.reported.get("report_uri"))
         if answer["react"] != "retrain":
             raise AirflowSkipException(f"no retraining: {answer['cause']}")

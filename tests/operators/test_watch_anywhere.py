@@ -1,0 +1,172 @@
+"""Tasks of ``MODEL.watch`` on workers that share an object store and no disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import fakeseldon
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from airflow.sdk.exceptions import AirflowSkipException
+
+from windtunnel.data.objects import FolderObjects
+from windtunnel.serving.collector.places import connect
+from windtunnel.serving.watermark import Mark
+from windtunnel_airflow import (
+    RegisterOperator,
+    WatchDriftOperator,
+    WatchPerformanceOperator,
+    WatchReactOperator,
+    WatchReportOperator,
+    WatchWindowOperator,
+    WindtunnelHook,
+    places,
+)
+
+DIGEST = "sha256:" + "ab" * 32
+
+
+class Registry:
+    """What the tasks ask of the registry and tell it."""
+
+    def __init__(self) -> None:
+        self.posted: list[Any] = []
+
+    def champion(self, model: str) -> Any:
+        return SimpleNamespace(version="1", digest=DIGEST)
+
+    def post_verdict(self, verdict: Any) -> str:
+        self.posted.append(verdict)
+        return str(verdict.id)
+
+    def pending(self, model: str) -> None:
+        return None
+
+    def rollouts(self, model: str, limit: int) -> list[Any]:
+        return []
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    made = Registry()
+    monkeypatch.setattr(WindtunnelHook, "connected", lambda self, timeout: made)
+    return made
+
+
+@pytest.fixture
+def work_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]]:
+    """From now on this process is the worker of that name: its home is its own, the connections are everybody's."""
+    with fakeseldon.cluster() as cluster:
+        seldon = {"image": "i", "registry": "r", "kubeconfig": cluster.kubeconfig(tmp_path / "c"),
+                  "predictions": (tmp_path / "log").as_uri()}  # fmt: skip
+        plain = {"conn_type": "windtunnel_seldon", "extra": seldon}
+        monkeypatch.setenv("AIRFLOW_CONN_WINDTUNNEL_SELDON", json.dumps(plain))
+
+        def at(name: str) -> Path:
+            extra = {"home": str(tmp_path / name), "store": (tmp_path / "store").as_uri()}
+            ours = {"conn_type": "windtunnel", "host": "http://127.0.0.1", "port": 9, "extra": extra}
+            monkeypatch.setenv("AIRFLOW_CONN_WINDTUNNEL_DEFAULT", json.dumps(ours))
+            return tmp_path / name
+
+        yield at
+        places.forget()
+
+
+def collected(log: Path, start: float, frame: pd.DataFrame) -> None:
+    """Rows over the minute from ``start`` on, as a collector writes them."""
+    n = len(frame)
+    moments = pd.to_datetime(((start + np.arange(n) * 60 / n) * 1e6).astype("int64"), unit="us", utc=True)
+    names = [f"p{i}" for i in range(n)]
+    columns = {"prediction_id": names, "request_id": names, "time": moments, "model": "small", "version": "1",
+               "arm": "champion", "status": 200, "instance": "0", "shadow": False}  # fmt: skip
+    columns |= {f"feature_{name}": frame[name] for name in frame} | {"prediction": frame["a"]}
+    table = pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False)
+    at = table.schema.get_field_index("time")
+    connect(log.as_uri()).rows(
+        "small", "1-0-000001", table.set_column(at, "time", table.column("time").cast(pa.timestamp("us", tz="UTC")))
+    )
+
+
+def context(task: str) -> dict[str, Any]:
+    where = {"dag_id": "small.watch", "run_id": "r1"}
+    return {"ti": SimpleNamespace(**where, task_id=task), "dag_run": SimpleNamespace(**where, conf={})}
+
+
+def test_any_worker_runs_any_task(
+    describe: Callable[..., Any],
+    work_at: Callable[[str], Path],
+    registry: Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DEMAND MON-7, OPS-9"""
+    model = describe(
+        target="kubernetes",
+        training={"entry_point": "wt_small:train", "target": "local"},
+        serving={"log": True},
+        monitoring={"window": "60s", "lateness": "5s", "min_rows": 100, "report": False,
+                    "performance": {"metric": "rmse"}},
+    )  # fmt: skip
+    chance = np.random.default_rng(1)
+    seen = pd.DataFrame({"t": range(600), "a": chance.normal(size=600), "b": chance.normal(size=600), "y": 1.0})
+    rows, holdout = tmp_path / "rows.parquet", tmp_path / "holdout.parquet"
+    for path in (rows, holdout):
+        seen.to_parquet(path)
+    monkeypatch.setattr("windtunnel_airflow.operators.register.predictor", lambda path: lambda frame: frame["a"])
+    work_at("trainer")
+    given: dict[str, Any] = {"model": model, "task_id": "t"}
+    RegisterOperator(data={}, trained={}, evaluated={"numbers": {"rmse": 1.0}}, **given)._keep(
+        model, SimpleNamespace(version="1", digest=DIGEST), tmp_path, rows, holdout
+    )
+    now = time.time()
+    start = now // 60 * 60 - 240
+    collected(tmp_path / "log", start, seen[["a", "b"]].iloc[:300].add([2.0, 0.0]))
+    connect((tmp_path / "log").as_uri()).mark(Mark("small", "1", "0", now, now), "1-0")
+
+    work_at("one")
+    window = WatchWindowOperator(**given).execute(context("window"))
+    assert (window["start"], window["end"], window["empty"]) == (start, start + 60, False)
+    work_at("two")
+    drift = WatchDriftOperator(window=window, **given).execute(context("drift"))
+    assert drift is not None and (drift["outcome"], drift["numbers"]["rows"]) == ("FAIL", 300), drift
+    work_at("three")
+    performance = WatchPerformanceOperator(window=window, **given).execute(context("performance"))
+    assert performance is not None and performance["outcome"] == "INCONCLUSIVE"
+    reported = WatchReportOperator(window=window, verdicts=[drift, performance], **given).execute(context("report"))
+    assert [str(verdict.kind) for verdict in registry.posted] == ["drift", "performance"]
+    work_at("two")
+    react = WatchReactOperator(window=window, reported=reported, **given)
+    assert react.execute(context("react"))["react"] == "retrain"
+    assert react.execute(context("react"))["react"] == "retrain"  # a try whose worker died after it had closed
+    work_at("four")
+    following = WatchWindowOperator(**given).execute(context("window"))
+    assert (following["start"], following["empty"]) == (start + 60, True)
+    judged = [WatchDriftOperator(window=following, **given).execute(context("drift"))]
+    with pytest.raises(AirflowSkipException, match="nothing failed"):
+        WatchReactOperator(window=following, reported={"verdicts": judged}, **given).execute(context("react"))
+    for name in ("one", "two", "three", "four"):
+        assert not (tmp_path / name / "monitoring").exists()
+
+
+def test_a_report_in_the_store_is_linked_to_our_pages(
+    describe: Callable[..., Any], work_at: Callable[[str], Path], tmp_path: Path
+) -> None:
+    home = work_at("one")
+    task = WatchReactOperator(task_id="t", model=describe(), window={}, reported={})
+    store = FolderObjects(tmp_path / "store").url
+    for uri, link in {
+        f"{store}/monitoring/small/windows/1-2-v1/report.html": "/monitoring/small/windows/1-2-v1/report.html",
+        str(home / "monitoring/small/a b.html"): "/monitoring/small/a%20b.html",
+    }.items():
+        task.note_report(uri)
+        assert task.links_found["report"].endswith(f"/windtunnel/reports{link}")
+    for uri in ("s3://other/report.html", "https://reports.example.com/1"):
+        task.note_report(uri)
+        assert task.links_found["report"] == uri
