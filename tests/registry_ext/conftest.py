@@ -23,6 +23,7 @@ from typing import Any
 
 import httpx
 import pytest
+from postgres import serving
 
 from windtunnel import procfs
 from windtunnel.evidence import Kind, Outcome, Verdict
@@ -262,29 +263,9 @@ def registry_server() -> Iterator[RegistryServer]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """A PostgreSQL cluster of our own on loopback; the URL of its first database, as its owner."""
-    initdb, ctl = shutil.which("initdb"), shutil.which("pg_ctl")
-    if not initdb or not ctl:
-        pytest.skip("no PostgreSQL on this machine")
-    folder = Path(tempfile.mkdtemp(prefix="wt-pg-", dir="/tmp"))
-    # PostgreSQL does not run as root.
-    user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    if user:
-        shutil.chown(folder, "postgres", "postgres")
-    port = any_free()
-
-    def run(*argv: str) -> None:
-        done = subprocess.run([*user, *argv], capture_output=True, text=True, cwd="/", check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    data = str(folder / "data")
-    try:
-        run(initdb, "-D", data, "-A", "trust", "-U", "wt", "--no-sync")
-        run(ctl, "-D", data, "-w", "-l", f"{folder}/log", "-o", f"-p {port} -h 127.0.0.1 -k {folder} -F", "start")
-        yield f"postgresql+psycopg2://wt@127.0.0.1:{port}/postgres"
-    finally:
-        subprocess.run([*user, ctl, "-D", data, "-m", "immediate", "stop"], capture_output=True, cwd="/", check=False)
-        shutil.rmtree(folder, ignore_errors=True)
+    """A PostgreSQL of our own on loopback; the URL of its first database, as its owner."""
+    with serving() as url:
+        yield url
 
 
 @pytest.fixture

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres import following
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from waiting import until
-
-from windtunnel.loopback import any_free
 
 pytestmark = pytest.mark.real
 
@@ -29,41 +26,13 @@ def primary(postgres: str) -> str:
 
 @pytest.fixture(scope="module")
 def standby(primary: str) -> Iterator[str]:
-    """The URL of the same database on a server that follows the first by streaming replication."""
-    if not shutil.which("pg_basebackup"):
-        pytest.skip("no pg_basebackup on this machine")
-    folder = Path(tempfile.mkdtemp(prefix="wt-standby-", dir="/tmp"))
-    user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    if user:
-        shutil.chown(folder, "postgres", "postgres")
-    of, port, data = make_url(primary), any_free(), str(folder / "data")
+    """The URL of the same database on a server that follows the first by streaming replication.
 
-    def run(*argv: str) -> None:
-        done = subprocess.run([*user, *argv], capture_output=True, text=True, cwd="/", check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    # Always a moment behind: a server that starts with an empty primary must wait for its replica.
-    late = "-c recovery_min_apply_delay=1500ms"
-    follows = f"host={of.host} port={of.port} user={of.username}"
-    try:
-        run("pg_basebackup", "-D", data, "-d", follows, "-R", "-X", "stream", "--checkpoint=fast", "--no-sync")
-        run(
-            "pg_ctl",
-            "-D",
-            data,
-            "-w",
-            "-l",
-            f"{folder}/log",
-            "-o",
-            f"-p {port} -h 127.0.0.1 -k {folder} -F {late}",
-            "start",
-        )
+    Always a moment behind: a server that starts on an empty primary must wait for it.
+    """
+    of = make_url(primary)
+    with following(str(of.host), int(of.port or 0), "-c recovery_min_apply_delay=1500ms") as port:
         yield of.set(port=port).render_as_string(hide_password=False)
-    finally:
-        subprocess.run(
-            [*user, "pg_ctl", "-D", data, "-m", "immediate", "stop"], capture_output=True, cwd="/", check=False
-        )
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_standby_that_is_behind_decides_nothing(primary: str, standby: str, helpers: Any) -> None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from postgres import serving
+from sqlalchemy import create_engine, text
 
 from windtunnel.errors import StackError
 from windtunnel.home import Home
-from windtunnel.loopback import any_free
 from windtunnel.stack import database, mlflow, processes
 from windtunnel.stack.stack import Stack
 from windtunnel.stackfile import StackFile, read_secret
@@ -25,54 +21,13 @@ pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.timeout(400)]
 PASSWORD = "pg-s3cret@x"
 
 
-def tools() -> Path | None:
-    """The folder of PostgreSQL's programs."""
-    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
-        if (folder / "initdb").exists():
-            return folder
-    found = shutil.which("initdb")
-    return Path(found).parent if found else None
-
-
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """A PostgreSQL of its own on loopback that asks for a password."""
-    folder = tools()
-    if folder is None:
-        pytest.skip("no PostgreSQL on this machine")
-    user = None
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        try:
-            user = pwd.getpwnam("postgres").pw_name
-        except KeyError:
-            user = "nobody"
-    place = Path(tempfile.mkdtemp(prefix="wt-pg-"))
-    (place / "password").write_text(PASSWORD)
-    if user:
-        for path in (place, place / "password"):
-            shutil.chown(path, user)
-    port = any_free()
-
-    def call(*words: str) -> None:
-        subprocess.run(words, check=True, capture_output=True, user=user, cwd="/", timeout=60)
-
-    data = str(place / "data")
-    call(str(folder / "initdb"), "-D", data, "-U", "ann", "-A", "scram-sha-256", "--pwfile", str(place / "password"))
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={place} -c fsync=off"
-    call(str(folder / "pg_ctl"), "-D", data, "-w", "-o", options, "-l", str(place / "log"), "start")
-    try:
-        quoted = PASSWORD.replace("@", "%40")
-        base = f"postgresql://ann:{quoted}@127.0.0.1:{port}"
-        import psycopg2
-
-        connection = psycopg2.connect(f"{base}/postgres")
-        connection.autocommit = True
-        connection.cursor().execute("CREATE DATABASE flights")
-        connection.close()
-        yield f"{base}/flights"
-    finally:
-        call(str(folder / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(place, ignore_errors=True)
+    with serving(PASSWORD) as first:
+        with create_engine(first, isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.execute(text("CREATE DATABASE flights"))
+        yield first.replace("+psycopg2", "").replace("/postgres", "/flights")
 
 
 def test_both_servers_use_it_and_nobody_sees_the_password(

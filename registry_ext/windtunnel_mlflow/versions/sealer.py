@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -30,6 +31,8 @@ _logger = logging.getLogger(__name__)
 #: Seconds a seal waits for uploads that began before it.
 UPLOADS_END = 600.0
 ATTEMPTS = 3
+#: Seconds before a seal begins: the one who registered is answered first, and is not made to wait by our reading.
+AFTER_THE_ANSWER = 0.1
 
 
 def describe(mlmodel: str) -> dict[str, Any]:
@@ -136,6 +139,7 @@ class Sealer:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _seal(self, model: str, version: int) -> None:
+        time.sleep(AFTER_THE_ANSWER)
         identity.server_side.set(True)
         location = self._store.location(model, version)
         if location is None:
