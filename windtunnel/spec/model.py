@@ -22,8 +22,8 @@ from windtunnel.spec.monitoring import Monitoring
 from windtunnel.spec.pod import Pod
 from windtunnel.spec.policy import Policy
 from windtunnel.spec.rollout import Rollout
-from windtunnel.spec.serving import Serving
 from windtunnel.spec.seldon import unable
+from windtunnel.spec.serving import Serving
 from windtunnel.spec.training import ExtraStep, Training
 
 STEPS = ("data", "check", "train", "evaluate", "register")
