@@ -21,6 +21,8 @@ REGISTRY_CONNECTION, SELDON_CONNECTION = "windtunnel_default", "windtunnel_seldo
 
 #: Seconds that an answer is shown for; a cluster that did not answer, or is not there, is asked again later.
 FRESH_S, AGAIN_S = 5.0, 30.0
+#: After so long the connection is looked up again.
+RELOAD_S = 60.0
 #: For so long a page waits for an answer that is on its way.
 WAIT_S = 1.5
 #: Of the request: to connect, and between two bytes.
@@ -91,14 +93,22 @@ class Cluster:
 
 
 class Connected:
-    """Reads by the connection; the client, and with it the connection to the API, is kept while that says the same."""
+    """Reads by the connection, which is looked up now and then; the client, and with it the way to the API, is kept
+    while that says the same. For one thread at a time."""
 
-    def __init__(self, settings: Callable[[], Seldon | None]) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: Callable[[], Seldon | None], *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._look_up, self._monotonic = settings, monotonic
+        self._settings: Seldon | None = None
+        self._until = float("-inf")
         self._known: tuple[Seldon, Any] | None = None
 
     def __call__(self) -> Told | None:
-        settings = self._settings()
+        if self._monotonic() >= self._until:
+            self._settings = self._look_up()
+            self._until = self._monotonic() + RELOAD_S
+        settings = self._settings
         if settings is None:
             return None
         from windtunnel.kube.client import Client

@@ -26,7 +26,7 @@ from windtunnel.serving.backend import Arm, Release
 from windtunnel.serving.looklog import LookLog
 from windtunnel.serving.place import in_cluster
 from windtunnel.serving.seldon import Seldon
-from windtunnel_ui.cluster import FRESH_S, Cluster, Connected, Told, settings
+from windtunnel_ui.cluster import FRESH_S, RELOAD_S, Cluster, Connected, Told, settings
 from windtunnel_ui.source import looks
 
 
@@ -252,7 +252,8 @@ def test_the_last_look_of_a_model_in_a_cluster_comes_by_one_list(
     """DEMAND ROL-8, PIP-5: one request for all models, none while what was told is fresh."""
     cluster, _ = clustered
     now = [0.0]
-    known = Cluster(Connected(settings), wait_s=30.0, monotonic=lambda: now[0])
+    clock = partial(now.__getitem__, 0)
+    known = Cluster(Connected(settings, monotonic=clock), wait_s=30.0, monotonic=clock)
     monkeypatch.setattr("windtunnel_ui.app.looks", partial(looks, cluster=known))
     another = replace(ROLLOUT, id="r2", model="other")
     serve(monkeypatch, [summary("visits", rollout=ROLLOUT), summary("other", rollout=another)])
@@ -265,6 +266,12 @@ def test_the_last_look_of_a_model_in_a_cluster_comes_by_one_list(
     now[0] += FRESH_S
     signed_in.get("/models")
     assert len(cluster.requests) == began + 2
+    # The connection is looked up again after a while; then it may say something else.
+    monkeypatch.setenv("AIRFLOW_CONN_TEAM_SELDON", json.dumps({"conn_type": "windtunnel_seldon", "extra": {"a": 1}}))
+    now[0] += FRESH_S
+    assert "unknown a" not in signed_in.get("/models").text
+    now[0] += RELOAD_S
+    assert "seldon: unknown a" in signed_in.get("/models").text
 
 
 def test_a_cluster_that_does_not_answer_is_said_and_the_page_stays(
