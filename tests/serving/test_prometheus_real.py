@@ -6,10 +6,12 @@ import http.client
 import http.server
 import json
 import shutil
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import pytest
 from windtunnel.errors import UnavailableError
 from windtunnel.loopback import any_free
 from windtunnel.serving.backend import Traffic
-from windtunnel.serving.prometheus import ENVOY, SELDON, Names, PrometheusTraffic
+from windtunnel.serving.prometheus import ENVOY, SELDON, SELDON_CORE2, Names, PrometheusTraffic
 
 pytestmark = [
     pytest.mark.real,
@@ -28,45 +30,67 @@ pytestmark = [
     ),
 ]
 LES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+#: Places where processes may be scraped. Prometheus takes five seconds to believe in a new target, so all are there
+#: from the start: one where nobody is answers with nothing, as one whose process is gone.
+PLACES = 24
+#: What a router says of one version, besides code and bound.
+LABELS = {
+    SELDON.requests: 'deployment_name="{model}",predictor_name="v{version}",service="predictions",method="post"',
+    SELDON_CORE2.requests: 'server="{model}-v{version}",method="post",method_type="rest"',
+}
 
 
 @dataclass
 class Pod:
-    """A process that counts as Seldon's executor does and answers Prometheus' scrapes."""
+    """A process that counts as a router does."""
 
+    model: str
     version: str
-    port: int = 0
+    names: Names = SELDON
     began: float = field(default_factory=time.time)
     counts: dict[str, int] = field(default_factory=dict)  # by code
     below: dict[tuple[str, float], int] = field(default_factory=dict)
     nan: bool = False
-    server: http.server.ThreadingHTTPServer | None = None
+    status: int = 200
+    gone: bool = True
+    lock: Any = field(default_factory=threading.RLock)
 
     def serve(self, n: int, code: str = "200", seconds: float = 0.008) -> None:
-        self.counts[code] = self.counts.get(code, 0) + n
-        for le in (*LES, float("inf")):
-            self.below[code, le] = self.below.get((code, le), 0) + (n if seconds <= le else 0)
+        with self.lock:
+            self.counts[code] = self.counts.get(code, 0) + n
+            for le in (*LES, float("inf")):
+                self.below[code, le] = self.below.get((code, le), 0) + (n if seconds <= le else 0)
 
     def text(self) -> str:
-        labels = f'deployment_name="visits",predictor_name="v{self.version}",service="predictions",method="post"'
+        with self.lock:
+            return "" if self.gone else self._text()
+
+    def _text(self) -> str:
+        labels = LABELS[self.names.requests].format(model=self.model, version=self.version)
         lines = [
             f"process_start_time_seconds {self.began}",
-            f"# TYPE {SELDON.buckets.removesuffix('_bucket')} histogram",
+            f"# TYPE {self.names.buckets.removesuffix('_bucket')} histogram",
         ]
         for (code, le), n in self.below.items():
             bound = "+Inf" if le == float("inf") else str(le)
-            lines.append(f'{SELDON.buckets}{{{labels},code="{code}",le="{bound}"}} {n}')
+            lines.append(f'{self.names.buckets}{{{labels},code="{code}",le="{bound}"}} {n}')
         for code, n in self.counts.items():
-            lines.append(f'{SELDON.requests}{{{labels},code="{code}"}} {"NaN" if self.nan else n}')
+            lines.append(f'{self.names.requests}{{{labels},code="{code}"}} {"NaN" if self.nan else n}')
         return "\n".join(lines) + "\n"
 
-    def start(self) -> Pod:
-        pod = self
+
+class Places:
+    """One server at which every process of these tests is scraped, each at a path of its own."""
+
+    def __init__(self) -> None:
+        self.there: list[Pod | int] = []  # a number is the port of an Envoy's own page
+        places = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                body = pod.text().encode()
-                self.send_response(200)
+                number = int(self.path.rpartition("/")[2])
+                status, body = places.answer(number)
+                self.send_response(status)
                 self.send_header("Content-Type", "text/plain; version=0.0.4")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -75,38 +99,61 @@ class Pod:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self.port = self.server.server_address[1]
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
 
-    def stop(self) -> None:
-        if self.server is not None:
-            self.server.shutdown()
-            self.server.server_close()
-            self.server = None
+    def answer(self, number: int) -> tuple[int, bytes]:
+        who = self.there[number] if number < len(self.there) else None
+        if isinstance(who, Pod):
+            return who.status, who.text().encode()
+        if who is None:
+            return 200, b""
+        connection = http.client.HTTPConnection("127.0.0.1", who, timeout=2)
+        try:
+            connection.request("GET", "/stats/prometheus")
+            return 200, connection.getresponse().read()
+        except OSError:
+            return 200, b""
+        finally:
+            connection.close()
+
+    def add(self, who: Pod | int) -> int:
+        assert len(self.there) < PLACES, "more processes than places: raise PLACES"
+        self.there.append(who)
+        return len(self.there) - 1
+
+    def targets(self, without: Sequence[int] = ()) -> list[dict[str, Any]]:
+        address = f"127.0.0.1:{self.server.server_address[1]}"
+        return [
+            {"targets": [address], "labels": {"__metrics_path__": f"/{number}", "instance": f"pod-{number}"}}
+            for number in range(PLACES)
+            if number not in without
+        ]
 
 
 class Prometheus:
-    """The server, scraping what ``targets`` says five times a second."""
+    """The server, scraping every place five times a second; the last one by a job of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, any_free()
+    def __init__(self, folder: Path, places: Places) -> None:
+        self.folder, self.places, self.port = folder, places, any_free()
         self.url = f"http://127.0.0.1:{self.port}"
-        (folder / "prometheus.yml").write_text(
-            "global: {scrape_interval: 200ms, scrape_timeout: 200ms}\n"
-            "scrape_configs:\n"
-            f"- job_name: pods\n  file_sd_configs: [{{files: ['{folder}/targets.json'], refresh_interval: 200ms}}]\n"
-            f"- job_name: envoy\n  metrics_path: /stats/prometheus\n"
-            f"  file_sd_configs: [{{files: ['{folder}/envoys.json'], refresh_interval: 200ms}}]\n"
-        )
-        self.targets([])
         self.process: subprocess.Popen[bytes] | None = None
+        self.configure()
 
-    def targets(self, ports: list[int], file: str = "targets.json") -> None:
-        temporary = self.folder / f".{file}"
-        temporary.write_text(json.dumps([{"targets": [f"127.0.0.1:{port}" for port in ports]}]))
-        temporary.rename(self.folder / file)
+    def configure(self, *, late: str = "200ms", without: Sequence[int] = ()) -> None:
+        """Write what is scraped; ``late`` is the last place's interval."""
+        *all_but, last = self.places.targets()
+        jobs = [
+            {"job_name": "pods", "static_configs": [one for one in all_but if one not in self._at(without)]},
+            {"job_name": "late", "scrape_interval": late, "static_configs": [last]},
+        ]
+        plain = {"global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"}, "scrape_configs": jobs}
+        (self.folder / "prometheus.yml").write_text(json.dumps(plain))  # which is YAML
+        if self.process is not None:
+            self.process.send_signal(signal.SIGHUP)
+
+    def _at(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        return [one for number, one in enumerate(self.places.targets()) if number in numbers]
 
     def start(self) -> Prometheus:
         with (self.folder / "log").open("ab") as log:
@@ -142,36 +189,52 @@ def wait_for(condition: Callable[[], object], what: str, limit_s: float = 20.0) 
         time.sleep(0.05)
 
 
-@pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[Prometheus]:
-    server = Prometheus(tmp_path)
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """One for all of these tests, which keep apart by the names of their models."""
+    server = Prometheus(tmp_path_factory.mktemp("prometheus"), Places())
     try:
         yield server.start()
     finally:
         server.stop()
+        server.places.server.shutdown()
+        server.places.server.server_close()
+
+
+class Pods:
+    """Makes the processes of one model."""
+
+    def __init__(self, places: Places, model: str) -> None:
+        self.places, self.model = places, model
+        self.at: dict[int, int] = {}
+
+    def __call__(self, version: str, **more: Any) -> Pod:
+        """One that is not there yet: see ``appear``."""
+        pod = Pod(self.model, version, **more)
+        self.at[id(pod)] = self.places.add(pod)
+        return pod
+
+    def place(self, pod: Pod) -> int:
+        return self.at[id(pod)]
 
 
 @pytest.fixture
-def pods() -> Iterator[Callable[..., Pod]]:
-    made: list[Pod] = []
-
-    def make(version: str, **more: Any) -> Pod:
-        made.append(Pod(version, **more))
-        return made[-1].start()
-
-    yield make
-    for pod in made:
-        pod.stop()
+def pods(prometheus: Prometheus, request: pytest.FixtureRequest) -> Iterator[Pods]:
+    made = Pods(prometheus.places, f"m{zlib.crc32(request.node.name.encode())}")
+    yield made
+    for who in prometheus.places.there:
+        if isinstance(who, Pod) and who.model == made.model:
+            who.gone, who.status = True, 200
 
 
-def reading(source: PrometheusTraffic, wanted: Callable[[Traffic], bool], what: str) -> Traffic:
+def reading(source: PrometheusTraffic, model: str, wanted: Callable[[Traffic], bool], what: str) -> Traffic:
     """The first reading that shows what is wanted; each on the way must be of counters that never go back."""
     last: list[Traffic] = []
     errors: list[str] = []
 
     def there() -> bool:
         try:
-            found = source.traffic("visits")
+            found = source.traffic(model)
         except UnavailableError as error:
             errors.append(error.message)
             return False
@@ -188,105 +251,117 @@ def reading(source: PrometheusTraffic, wanted: Callable[[Traffic], bool], what: 
     return last[-1]
 
 
+def appear(*pods: Pod) -> None:
+    """From now on they are scraped, with all that they have served."""
+    for pod in pods:
+        pod.gone = False
+
+
 def requests(traffic: Traffic) -> dict[str, tuple[int, int]]:
     return {version: (arm.requests, arm.errors) for version, arm in traffic.arms.items()}
 
 
-def test_pods_that_come_and_go(prometheus: Prometheus, pods: Callable[..., Pod]) -> None:
-    """DEMAND ROL-2: what Seldon's executor counts, by version, with its latency, whatever happens to the pods."""
-    champion, candidate = pods("1"), pods("2")
+@pytest.mark.parametrize("names", [SELDON, SELDON_CORE2], ids=["core1", "core2"])
+def test_pods_that_come_and_go(prometheus: Prometheus, pods: Pods, names: Names) -> None:
+    """DEMAND ROL-2: what Seldon's executor, or Core 2's agent, counts, by version, with its latency, whatever happens
+    to the pods."""
+    champion, candidate, second = pods("1", names=names), pods("2", names=names), pods("2", names=names)
     champion.serve(1000)
     champion.serve(20, "500")
     candidate.serve(10)
-    prometheus.targets([champion.port, candidate.port])
-    source = PrometheusTraffic(prometheus.url, SELDON, stale_after_s=5)
-    first = reading(source, lambda t: len(t.arms) == 2, "both arms")
+    appear(champion, candidate)
+    source = PrometheusTraffic(prometheus.url, names, stale_after_s=5)
+    first = reading(source, pods.model, lambda t: len(t.arms) == 2, "both arms")
     assert requests(first) == {"1": (1020, 20), "2": (10, 0)}
     assert abs(first.at - time.time()) < 5
     assert first.arms["1"].latency.above(10.0) == 0
     candidate.serve(30, seconds=0.04)
     candidate.serve(5, "503", seconds=0.2)
-    found = reading(source, lambda t: t.arms["2"].requests == 45, "new requests")
+    found = reading(
+        source, pods.model, lambda t: t.arms["2"].requests == 45 and t.arms["2"].latency.total == 45, "new requests"
+    )
     assert requests(found)["2"] == (45, 5)
     assert (found.arms["2"].latency.above(25.0), found.arms["2"].latency.above(50.0)) == (35, 5)
     # A second pod of the candidate comes: it began after the first reading, so all of it counts.
-    second = pods("2")
     second.serve(7, "500")
-    prometheus.targets([champion.port, candidate.port, second.port])
-    found = reading(source, lambda t: t.arms["2"].requests == 52, "the second pod")
+    second.began = time.time() + 1
+    appear(second)
+    found = reading(source, pods.model, lambda t: t.arms["2"].requests == 52, "the second pod")
     assert requests(found)["2"] == (52, 12)
-    # The first pod goes: what it counted stays.
-    prometheus.targets([champion.port, second.port])
-    candidate.stop()
+    # The first pod goes, once with its target: what it counted stays.
+    candidate.gone, candidate.status = True, 503 if names is SELDON else 200
+    if names is SELDON:
+        prometheus.configure(without=[pods.place(candidate)])
     second.serve(8)
-    found = reading(source, lambda t: t.arms["2"].requests == 60, "the rest without the first pod")
+    found = reading(source, pods.model, lambda t: t.arms["2"].requests == 60, "the rest without the first pod")
     assert requests(found) == {"1": (1020, 20), "2": (60, 12)}
     assert found.epoch == first.epoch
 
 
-def test_an_old_pod_that_was_not_scraped_before(prometheus: Prometheus, pods: Callable[..., Pod]) -> None:
+def test_an_old_pod_that_was_not_scraped_before(prometheus: Prometheus, pods: Pods) -> None:
     """Its many old requests are not the last seconds'; Prometheus' own memory tells the two apart."""
     here, away = pods("1"), pods("1", began=time.time() - 86_400)
     here.serve(10)
     away.serve(50_000, "500")
-    prometheus.targets([here.port, away.port])
+    appear(here, away)
     before = PrometheusTraffic(prometheus.url, SELDON, stale_after_s=5)
-    reading(before, lambda t: t.arms["1"].requests == 50_010, "both pods")
-    prometheus.targets([here.port])
+    reading(before, pods.model, lambda t: t.arms["1"].requests == 50_010, "both pods")
+    away.gone = True
     sources: list[PrometheusTraffic] = []
 
     def begun_with_one_pod() -> bool:
         sources.append(PrometheusTraffic(prometheus.url, SELDON, stale_after_s=5))
-        return sources[-1].traffic("visits").arms["1"].requests == 10
+        return sources[-1].traffic(pods.model).arms["1"].requests == 10
 
     wait_for(begun_with_one_pod, "one pod")
     source = sources[-1]
     away.serve(3)
-    prometheus.targets([here.port, away.port])
-    found = reading(source, lambda t: t.arms["1"].requests > 10, "the other pod again")
+    appear(away)
+    found = reading(source, pods.model, lambda t: t.arms["1"].requests > 10, "the other pod again")
     assert requests(found) == {"1": (13, 0)}
 
 
-def test_a_pod_that_restarts_begins_a_new_epoch(prometheus: Prometheus, pods: Callable[..., Pod]) -> None:
+@pytest.mark.parametrize("names", [SELDON, SELDON_CORE2], ids=["core1", "core2"])
+def test_a_pod_that_restarts_begins_a_new_epoch(prometheus: Prometheus, pods: Pods, names: Names) -> None:
     """DEMAND ROL-3: also when it counted further than before between two readings."""
-    champion, candidate = pods("1"), pods("2")
+    champion, candidate = pods("1", names=names), pods("2", names=names)
     champion.serve(100)
     candidate.serve(50)
-    prometheus.targets([champion.port, candidate.port])
-    source = PrometheusTraffic(prometheus.url, SELDON, stale_after_s=5)
-    first = reading(source, lambda t: len(t.arms) == 2, "both arms")
-    candidate.counts.clear()
-    candidate.below.clear()
-    candidate.began = time.time() + 5
-    candidate.serve(60)
-    found = reading(source, lambda t: t.epoch != first.epoch, "a new epoch")
+    appear(champion, candidate)
+    source = PrometheusTraffic(prometheus.url, names, stale_after_s=5)
+    first = reading(source, pods.model, lambda t: len(t.arms) == 2, "both arms")
+    with candidate.lock:
+        candidate.counts.clear()
+        candidate.below.clear()
+        candidate.began = time.time() + 5
+        candidate.serve(60)
+    found = reading(source, pods.model, lambda t: t.epoch != first.epoch, "a new epoch")
     assert requests(found) == {"1": (100, 0), "2": (110, 0)}
 
 
-def test_what_prometheus_cannot_know_is_unknown(prometheus: Prometheus, pods: Callable[..., Pod]) -> None:
+def test_what_prometheus_cannot_know_is_unknown(prometheus: Prometheus, pods: Pods) -> None:
     """DEMAND ROL-3: no series, a pod that does not answer, NaN, a Prometheus that is gone; and back again."""
     source = PrometheusTraffic(prometheus.url, SELDON, stale_after_s=5)
-    with pytest.raises(UnavailableError, match="no series of model 'visits'"):
-        source.traffic("visits")
+    with pytest.raises(UnavailableError, match=f"no series of model '{pods.model}'"):
+        source.traffic(pods.model)
     champion, candidate, other = pods("1"), pods("2"), pods("2")
     for pod in (champion, candidate, other):
         pod.serve(10)
-    prometheus.targets([champion.port, candidate.port, other.port])
-    first = reading(source, lambda t: len(t.arms) == 2 and t.arms["2"].requests == 20, "three pods")
+        appear(pod)
+    first = reading(source, pods.model, lambda t: len(t.arms) == 2 and t.arms["2"].requests == 20, "three pods")
 
     def refused(says: str) -> bool:
         try:
-            source.traffic("visits")
+            source.traffic(pods.model)
         except UnavailableError as error:
             return says in error.message
         return False
 
-    port = candidate.port
-    candidate.stop()
-    wait_for(lambda: refused(f"127.0.0.1:{port} cannot be scraped"), "the pod to be missed")
-    candidate.start()
+    candidate.status = 503
+    wait_for(lambda: refused(f"pod-{pods.place(candidate)} cannot be scraped"), "the pod to be missed")
+    candidate.status = 200
     candidate.serve(5)
-    reading(source, lambda t: t.arms["2"].requests == 25, "the pod again")
+    reading(source, pods.model, lambda t: t.arms["2"].requests == 25, "the pod again")
     other.nan = True
     wait_for(lambda: refused("is nan"), "NaN")
     other.nan = False
@@ -294,30 +369,8 @@ def test_what_prometheus_cannot_know_is_unknown(prometheus: Prometheus, pods: Ca
     assert refused("does not answer")
     candidate.serve(5)
     prometheus.start()
-    found = reading(source, lambda t: t.arms["2"].requests == 30, "Prometheus again")
+    found = reading(source, pods.model, lambda t: t.arms["2"].requests == 30, "Prometheus again")
     assert found.epoch == first.epoch
-
-
-def test_a_stopped_scrape_is_a_dead_source(prometheus: Prometheus, pods: Callable[..., Pod]) -> None:
-    """DEMAND ROL-3: Prometheus answers, but with what it knew a while ago."""
-    pod = pods("1")
-    pod.serve(10)
-    prometheus.targets([pod.port])
-    source = PrometheusTraffic(prometheus.url, SELDON, stale_after_s=0.5)
-    reading(source, lambda t: t.arms["1"].requests == 10, "the pod")
-    config = prometheus.folder / "prometheus.yml"
-    config.write_text(config.read_text().replace("scrape_interval: 200ms", "scrape_interval: 60s"))
-    assert prometheus.process is not None
-    prometheus.process.send_signal(1)  # reload: the next scrape is up to a minute away
-
-    def stale() -> bool:
-        try:
-            source.traffic("visits")
-        except UnavailableError as error:
-            return "s old, at most" in error.message or "are gone" in error.message or "no series" in error.message
-        return False
-
-    wait_for(stale, "staleness")
 
 
 # -- Envoy
@@ -366,6 +419,7 @@ def _envoy_config(admin: int, listener: int, clusters: dict[str, int]) -> dict[s
     }
     return {
         "admin": {"address": address(admin)},
+        "stats_flush_interval": "0.2s",  # of histograms; five seconds where nobody says so
         "static_resources": {
             "listeners": [
                 {
@@ -416,19 +470,20 @@ def test_what_a_real_envoy_counts(prometheus: Prometheus, tmp_path: Path) -> Non
             connection.close()
 
     try:
-        prometheus.targets([admin], "envoys.json")
+        prometheus.places.add(admin)
         wait_for(lambda: call("v1", 200) == 200, "Envoy")
         source = PrometheusTraffic(prometheus.url, ENVOY, stale_after_s=5)
-        before = reading(source, lambda t: "1" in t.arms, "the first request")
+        before = reading(source, "visits", lambda t: "1" in t.arms, "the first request")
         for version, code, milliseconds, count in (
             ("v1", 200, 0, 40), ("v1", 500, 0, 2), ("v2", 200, 0, 10), ("v2", 200, 30, 5), ("v2", 404, 0, 3),
             ("v2", 503, 0, 4), ("v3", 200, 0, 6),
         ):  # fmt: skip
             for _ in range(count):
                 call(version, code, milliseconds)
-        # Envoy merges its histograms every five seconds: they follow its counters.
+        # Envoy merges its histograms now and then: they follow its counters.
         found = reading(
             source,
+            "visits",
             lambda t: "3" in t.arms and t.arms["3"].requests == 6 and t.arms["2"].latency.total == 22,
             "all requests",
         )
@@ -445,10 +500,10 @@ def test_what_a_real_envoy_counts(prometheus: Prometheus, tmp_path: Path) -> Non
     assert found.epoch == before.epoch
 
 
-def test_names_of_your_own(prometheus: Prometheus, pods: Callable[..., Pod]) -> None:
+def test_names_of_your_own(prometheus: Prometheus, pods: Pods) -> None:
     pod = pods("1")
     pod.serve(10)
-    prometheus.targets([pod.port])
+    appear(pod)
     names = Names(
         requests=SELDON.requests,
         buckets=SELDON.buckets,
@@ -459,4 +514,26 @@ def test_names_of_your_own(prometheus: Prometheus, pods: Callable[..., Pod]) -> 
         unit="s",
     )
     source = PrometheusTraffic(prometheus.url, names)
-    assert requests(reading(source, lambda t: "1" in t.arms, "the pod")) == {"1": (10, 0)}
+    assert requests(reading(source, pods.model, lambda t: "1" in t.arms, "the pod")) == {"1": (10, 0)}
+
+
+def test_a_stopped_scrape_is_a_dead_source(prometheus: Prometheus, pods: Pods) -> None:
+    """DEMAND ROL-3: Prometheus answers, but with what it knew a while ago."""
+    there = prometheus.places.there
+    while len(there) < PLACES - 1:
+        there.append(Pod("nobody", "1"))
+    pod = pods("1")
+    pod.serve(10)
+    appear(pod)
+    source = PrometheusTraffic(prometheus.url, SELDON, stale_after_s=0.5)
+    reading(source, pods.model, lambda t: t.arms["1"].requests == 10, "the pod")
+    prometheus.configure(late="60s")  # the next scrape is up to a minute away
+
+    def stale() -> bool:
+        try:
+            source.traffic(pods.model)
+        except UnavailableError as error:
+            return "s old, at most" in error.message or "are gone" in error.message or "no series" in error.message
+        return False
+
+    wait_for(stale, "staleness")
