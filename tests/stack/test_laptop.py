@@ -9,98 +9,18 @@ from __future__ import annotations
 import base64
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
+from fakelaptop import ROOT, Bench
+from typer.testing import CliRunner
 
 from windtunnel.cli.app import app
 from windtunnel.errors import StackError
 from windtunnel.stack.laptop import Laptop, plan, secrets
-
-ROOT = Path(__file__).parents[2]
-FAKE = '''#!{python} -IS
-"""Writes down how it was called; keeps clusters and secrets in a file; fails as it is told."""
-import json, os, sys
-from pathlib import Path
-
-here = Path(os.environ["FAKE_STATE"])
-name, argv = Path(sys.argv[0]).name, sys.argv[1:]
-call = " ".join([name, *argv])
-given = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
-with (here / "calls").open("a") as log:
-    log.write(json.dumps({{"argv": [name, *argv], "stdin": given}}) + "\\n")
-state = json.loads((here / "state").read_text()) if (here / "state").exists() else []
-
-def keep():
-    (here / "state").write_text(json.dumps(state))
-
-bad = os.environ.get("FAKE_FAIL")
-if bad and bad in call:
-    if "create cluster" in call or "minikube start" in call:
-        state.append("cluster"); keep()  # half made
-    sys.exit("it went wrong: " + bad)
-if call == "kind get clusters":
-    print("other\\nwindtunnel" if "cluster" in state else "other")
-elif call.startswith("minikube profile list"):
-    if "cluster" not in state:
-        sys.exit(69)
-    print(json.dumps({{"valid": [{{"Name": "windtunnel"}}], "invalid": []}}))
-elif "create cluster" in call or "minikube start" in call:
-    state.append("cluster"); keep()
-elif "delete" in argv and name in ("kind", "minikube"):
-    state.clear(); keep()
-elif "imagetools" in argv:
-    print("sha256:" + ("1" if "python:" in argv[3] and "airflow" not in argv[3] else "2") * 64)
-elif name == "kubectl" and "get" in argv and argv[argv.index("get") + 1] in ("namespace", "secret"):
-    sys.exit(0 if argv[argv.index("get") + 1] in state else 1)
-elif name == "kubectl" and "create" in argv:
-    state.append("namespace" if "namespace" in argv else "secret"); keep()
-elif name == "kubectl" and "pods" in argv:
-    print((here / "pods").read_text())
-print("said by", name, file=sys.stderr)
-'''
-
-
-class Bench:
-    """A PATH with the scripts, and what they wrote down."""
-
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.root, self.bin = root, root / "bin"
-        self.bin.mkdir()
-        monkeypatch.setenv("FAKE_STATE", str(root))
-        monkeypatch.setenv("PATH", str(self.bin))
-        self.patch = monkeypatch
-        self.install("kind", "docker", "kubectl", "helm")
-
-    def install(self, *names: str) -> None:
-        for name in names:
-            path = self.bin / name
-            path.write_text(FAKE.format(python=sys.executable))
-            path.chmod(0o755)
-
-    def remove(self, *names: str) -> None:
-        for name in names:
-            (self.bin / name).unlink()
-
-    def run(self, *argv: str, fail: str = "") -> Result:
-        self.patch.setenv("FAKE_FAIL", fail)
-        return CliRunner().invoke(app, ["cluster", *argv])
-
-    def up(self, *more: str, fail: str = "") -> Result:
-        return self.run("up", "--checkout", str(ROOT), *more, fail=fail)
-
-    def calls(self) -> list[dict[str, Any]]:
-        path = self.root / "calls"
-        found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        path.unlink(missing_ok=True)
-        return found
-
-    def asked(self) -> list[str]:
-        return [" ".join(one["argv"]) for one in self.calls()]
+from windtunnel.stack.laptop.parts import Step
 
 
 @pytest.fixture
@@ -323,7 +243,7 @@ def test_ctrl_c_takes_away_what_was_begun(bench: Bench, monkeypatch: pytest.Monk
     machine, did = Machine(lambda line: None, str(ROOT)), []
     real = machine.do
 
-    def do(step: plan.Step, *more: Any) -> None:
+    def do(step: Step, *more: Any) -> None:
         did.append(step.title)
         if step.title == "install Airflow":
             raise KeyboardInterrupt

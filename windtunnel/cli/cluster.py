@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from windtunnel.cli import talk
+from windtunnel.cli.demo import Harm
 from windtunnel.cli.options import JsonOption, YesOption
 
 if TYPE_CHECKING:
@@ -42,22 +43,48 @@ def up(
     Every command is printed. What fails is named, and a cluster that was begun is deleted again. A second time it
     brings up to date what is there.
     """
-    import shlex
-
     from windtunnel.stack import laptop
-    from windtunnel.stack.laptop import plan
 
     asked, machine = _asked(engine, name, checkout, build)
     if dry_run:
-        plan.check_checkout(asked)
-        for step in plan.whole(asked):
-            talk.data(f"# {step.title}\n{shlex.join(step.argv)}{'  < secrets made then' if step.secrets else ''}")
+        _print(asked)
         return
-    made = laptop.up(asked, machine)
-    talk.say(f"{'made' if made else 'brought up to date'}: context {asked.context}, namespace {plan.NAMESPACE}")
-    inside = f"kubectl --context {asked.context} --namespace {plan.NAMESPACE}"
-    talk.say(f"the registry: {inside} port-forward service/windtunnel-registry 5000:5000")
-    talk.say(f"Airflow:      {inside} port-forward service/airflow-api-server 8080:8080")
+    _tell(asked, laptop.up(asked, machine))
+
+
+@app.command()
+def demo(
+    engine: EngineOption = None,
+    name: NameOption = "windtunnel",
+    checkout: CheckoutOption = Path(),
+    build: Annotated[bool, typer.Option(help="Build the images; else take those that Docker has.")] = True,
+    harm: Annotated[Harm, typer.Option(help="What the harmful version does.")] = Harm.ERRORS,
+    fly: Annotated[bool, typer.Option(help="Fly; else only install what the flight needs.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and do nothing.")] = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Make a cluster with all a flight needs, and fly a model.
+
+    As 'up', and besides an object store, Prometheus, Istio, Seldon Core, the collector, the guard and callers. Then a
+    model is trained in pods and released on Seldon: a first version, a better one, a harmful one that is rolled back.
+    """
+    from importlib import import_module
+
+    from windtunnel.stack import laptop
+    from windtunnel.stack.laptop import demo as added
+
+    asked, machine = _asked(engine, name, checkout, build, demo=True)
+    talk.say(added.LICENCE)
+    if dry_run:
+        _print(asked)
+        return
+    if not yes:
+        typer.confirm("Install it into the cluster?", abort=True)
+    _tell(asked, laptop.up(asked, machine))
+    if fly:
+        flight = import_module("windtunnel_examples.visits.demo.cluster")
+        raise SystemExit(flight.main(asked, machine, harm=harm.value, json_output=json))
 
 
 @app.command()
@@ -95,7 +122,34 @@ def status(engine: EngineOption = None, name: NameOption = "windtunnel", json: J
         raise SystemExit(talk.FAILED)
 
 
-def _asked(engine: Engine | None, name: str, checkout: Path, build: bool) -> tuple[Laptop, Machine]:
+def _print(asked: Laptop) -> None:
+    """The commands, for ``--dry-run``."""
+    import shlex
+
+    from windtunnel.stack.laptop import plan
+    from windtunnel.stack.laptop.parts import GIVEN
+
+    plan.check_checkout(asked)
+    for step in plan.whole(asked):
+        given = f"  < {GIVEN[step.given].replace('made now', 'made then')}" if step.given else ""
+        talk.data(f"# {step.title}\n{shlex.join(step.argv)}{given}")
+
+
+def _tell(asked: Laptop, made: bool) -> None:
+    """Where it is, and how to reach it."""
+    from windtunnel.stack.laptop.parts import NAMESPACE
+
+    talk.say(f"{'made' if made else 'brought up to date'}: context {asked.context}, namespace {NAMESPACE}")
+    inside = f"kubectl --context {asked.context} --namespace {NAMESPACE}"
+    talk.say(f"the registry: {inside} port-forward service/windtunnel-registry 5000:5000")
+    talk.say(f"Airflow:      {inside} port-forward service/airflow-api-server 8080:8080")
+    passwords = f"{inside} exec deployment/airflow-api-server -- cat simple_auth_manager_passwords.json.generated"
+    talk.say(f"              its log-in: {passwords}")
+
+
+def _asked(
+    engine: Engine | None, name: str, checkout: Path, build: bool, *, demo: bool = False
+) -> tuple[Laptop, Machine]:
     """What is asked for, and what does it.
 
     Raises:
@@ -113,4 +167,4 @@ def _asked(engine: Engine | None, name: str, checkout: Path, build: bool) -> tup
     if found is None:
         where = "; or ".join(f"{one}: {plan.TOOLS[one]}" for one in ENGINES)
         raise StackError("neither kind nor minikube is on the PATH", hint=f"install one: {where}")
-    return Laptop(found, name, checkout.resolve(), build), Machine(talk.say, str(checkout.resolve()))
+    return Laptop(found, name, checkout.resolve(), build, demo), Machine(talk.say, str(checkout.resolve()))

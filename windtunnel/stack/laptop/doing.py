@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import shutil
@@ -11,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from windtunnel.errors import StackError
-from windtunnel.stack.laptop import plan, secrets
-from windtunnel.stack.laptop.plan import Laptop, Step
+from windtunnel.stack.laptop import inputs, plan
+from windtunnel.stack.laptop.parts import GIVEN, NAMESPACE, Laptop, Step
 
 #: Lines of a failed command that its error repeats.
 _TAIL = 5
@@ -29,8 +30,11 @@ class Machine:
     def __init__(self, say: Callable[[str], None], folder: str) -> None:
         self.say, self._folder = say, folder
 
-    def do(self, step: Step, kept: dict[str, str], given: str | None = None) -> None:
+    def do(self, step: Step, kept: dict[str, str], given: Callable[[], str] | None = None) -> None:
         """Run a step; what it keeps goes into ``kept``.
+
+        Args:
+            given: makes its input, once it is known to be needed.
 
         Raises:
             StackError: it failed; the error names the step and ends with what it said last.
@@ -39,21 +43,22 @@ class Machine:
         if step.unless is not None and self.ask(step.unless)[0] == 0:
             self.say(f"# {step.title}: done before")
             return
-        self.say(f"$ {shlex.join(argv)}{'  < secrets made now' if step.secrets else ''}")
+        text = None if given is None else given()
+        self.say(f"$ {shlex.join(argv)}{f'  < {GIVEN[step.given]}' if step.given else ''}")
         last: deque[str] = deque(maxlen=_TAIL)
         out: list[str] = []
         with subprocess.Popen(
             argv,
             cwd=self._folder,
-            stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
+            stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if step.keep is None else None,
             text=True,
             errors="replace",
         ) as process:
-            if given is not None and process.stdin is not None:
+            if text is not None and process.stdin is not None:
                 try:
-                    process.stdin.write(given)
+                    process.stdin.write(text)
                     process.stdin.close()
                 except BrokenPipeError:
                     pass  # it has ended already, and says why
@@ -134,7 +139,7 @@ def up(laptop: Laptop, machine: Machine) -> bool:
         if made:
             machine.do(plan.create(laptop), kept)
         for step in plan.installation(laptop):
-            machine.do(step, kept, secrets.manifests(plan.NAMESPACE) if step.secrets else None)
+            machine.do(step, kept, functools.partial(inputs.of, step, laptop, machine.ask) if step.given else None)
     except BaseException:
         if made:
             _undo(laptop, machine)
@@ -175,7 +180,7 @@ def status(laptop: Laptop, machine: Machine) -> list[dict[str, Any]] | None:
     check_tools(Laptop(laptop.engine, laptop.name, laptop.checkout, build=False))
     if not exists(laptop, machine):
         return None
-    argv = ("kubectl", "--context", laptop.context, "get", "pods", "--namespace", plan.NAMESPACE, "--output", "json")
+    argv = ("kubectl", "--context", laptop.context, "get", "pods", "--namespace", NAMESPACE, "--output", "json")
     code, out = machine.ask(argv)
     if code:
         raise StackError(f"the cluster {laptop.name} does not answer", hint=f"try {shlex.join(argv)}")

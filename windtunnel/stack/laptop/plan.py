@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from pathlib import Path
 
 from windtunnel.errors import StackError
+from windtunnel.stack.laptop import demo
+from windtunnel.stack.laptop.parts import NAMESPACE, Laptop, Step, read, tag
 
 ENGINES = ("kind", "minikube")
-NAMESPACE = "windtunnel"
 #: The official Airflow chart that ``values-airflow-small.yaml`` is written for, and where it comes from.
 AIRFLOW_CHART, AIRFLOW_REPOSITORY = "1.22.0", "https://airflow.apache.org"
-#: Images of the ``small`` preset: name, and the arguments whose digests it is built from.
-IMAGES = (("registry", ("PYTHON",)), ("airflow", ("PYTHON", "AIRFLOW")))
+#: Stages of a recipe that are built by name; else its last one.
+_STAGES = {"trainer": "cpu"}
 SECRETS = ("windtunnel", "windtunnel-airflow", "windtunnel-airflow-database")
 #: Where to get what is not there.
 TOOLS = {
@@ -25,49 +24,6 @@ TOOLS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Laptop:
-    """What is asked for.
-
-    Attributes:
-        engine: ``kind`` or ``minikube``.
-        name: of the cluster.
-        checkout: folder with ``helm/`` and ``docker/`` of Windtunnel.
-        build: whether images are built; else they are taken as the container engine has them.
-    """
-
-    engine: str
-    name: str
-    checkout: Path
-    build: bool = True
-
-    @property
-    def context(self) -> str:
-        """Of the kubeconfig; every command names it, so that no other cluster is ever touched."""
-        return f"kind-{self.name}" if self.engine == "kind" else self.name
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One command.
-
-    Attributes:
-        title: what it does, as messages name it.
-        argv: the command; ``{NAME}`` stands for what an earlier step has kept.
-        keep: name under which what it prints is kept.
-        secrets: whether the secrets' manifests are its input.
-        unless: a command after whose success this one is not needed.
-        mend: what to do when it fails.
-    """
-
-    title: str
-    argv: tuple[str, ...]
-    keep: str | None = None
-    secrets: bool = False
-    unless: tuple[str, ...] | None = None
-    mend: str = "see what it printed above"
-
-
 def tools(laptop: Laptop) -> list[str]:
     """Programs that have to be on the PATH."""
     return [laptop.engine, *(["docker"] if laptop.build or laptop.engine == "kind" else []), "kubectl", "helm"]
@@ -75,12 +31,13 @@ def tools(laptop: Laptop) -> list[str]:
 
 def create(laptop: Laptop) -> Step:
     """The cluster itself."""
+    memory, cpus = (14, 6) if laptop.demo else (8, 4)
     argv = (
         ("kind", "create", "cluster", "--name", laptop.name, "--wait", "5m")
         if laptop.engine == "kind"
-        else ("minikube", "start", "--profile", laptop.name, "--memory", "8g", "--cpus", "4")
+        else ("minikube", "start", "--profile", laptop.name, "--memory", f"{memory}g", "--cpus", str(cpus))
     )
-    return Step("make the cluster", argv, mend="is the container engine running, with 8 GiB of memory to give?")
+    return Step("make the cluster", argv, mend=f"is the container engine running, with {memory} GiB of memory to give?")
 
 
 def delete(laptop: Laptop) -> Step:
@@ -109,8 +66,8 @@ def images(laptop: Laptop) -> list[Step]:
     if not laptop.build:
         return []
     steps, looked = [], set()
-    for name, needed in IMAGES:
-        recipe = _read(laptop.checkout / "docker" / name / "Dockerfile")
+    for name, needed in laptop.images:
+        recipe = read(laptop.checkout / "docker" / name / "Dockerfile")
         digests = []
         for base in needed:
             found = re.search(rf"^ARG {base}_IMAGE=(\S+)", recipe, re.M)
@@ -136,7 +93,9 @@ def images(laptop: Laptop) -> list[Step]:
                         mend="can this machine reach the registry?",
                     )
                 )
-        argv = ("docker", "build", "--file", f"docker/{name}/Dockerfile", *digests, "--tag", _tag(laptop, name), ".")
+        stage = ("--target", _STAGES[name]) if name in _STAGES else ()
+        file = f"docker/{name}/Dockerfile"
+        argv = ("docker", "build", "--file", file, *stage, *digests, "--tag", tag(laptop, name), ".")
         steps.append(Step(f"build the image {name}", argv, mend="docker/README.md says what it needs"))
     return steps
 
@@ -147,18 +106,24 @@ def installation(laptop: Laptop) -> list[Step]:
     Raises:
         StackError: the checkout is none.
     """
-    kubectl = ("kubectl", "--context", laptop.context)
-    helm = ("helm", "--kube-context", laptop.context)
+    kubectl, helm = laptop.kubectl, laptop.helm
     inside = ("--namespace", NAMESPACE)
-    tags = [_tag(laptop, name) for name, _ in IMAGES]
+    tags = [tag(laptop, name) for name, _ in laptop.images]
+    values, airflow_values = (
+        [word for name in names for word in ("--values", f"helm/windtunnel/{name}.yaml")]
+        for names in (
+            ("values-small", *(["values-demo"] if laptop.demo else [])),
+            ("values-airflow-small", *(["values-airflow-demo"] if laptop.demo else [])),
+        )
+    )
     if laptop.engine == "kind":
         load = [Step("load the images", ("kind", "load", "docker-image", *tags, "--name", laptop.name))]
     else:
         load = [
-            Step(f"load the image {tag}", ("minikube", "image", "load", tag, "--profile", laptop.name)) for tag in tags
+            Step(f"load the image {one}", ("minikube", "image", "load", one, "--profile", laptop.name)) for one in tags
         ]
     servers = "release=airflow,component in (api-server,scheduler,dag-processor,triggerer)"
-    slow = f"kubectl --context {laptop.context} {' '.join(inside)} get pods,events says what it waits for"
+    slow = laptop.slow
     return [
         *load,
         Step(
@@ -169,23 +134,24 @@ def installation(laptop: Laptop) -> list[Step]:
         Step(
             "make the secrets",
             (*kubectl, "create", *inside, "--filename", "-"),
-            secrets=True,
+            given="secrets",
             # The database keeps the password it was made with: secrets that are there stay.
             unless=(*kubectl, "get", "secret", *SECRETS, *inside),
             mend="where only some of them are there, start again with 'windtunnel cluster down'",
         ),
+        *(demo.before(laptop) if laptop.demo else []),
         Step(
             "install the registry",
             (*helm, "upgrade", "--install", "windtunnel", "helm/windtunnel", *inside,
-             "--values", "helm/windtunnel/values-small.yaml", "--wait", "--timeout", "15m"),
+             *values, "--wait", "--timeout", "15m"),
             mend=slow,
         ),
+        *([demo.public_keys(laptop)] if laptop.demo else []),
         Step(
             # Without --wait: its pods wait for a migration that Helm would start only once they are ready.
             "install Airflow",
             (*helm, "upgrade", "--install", "airflow", "airflow", "--repo", AIRFLOW_REPOSITORY,
-             "--version", AIRFLOW_CHART, *inside, "--values", "helm/windtunnel/values-airflow-small.yaml",
-             "--timeout", "15m"),
+             "--version", AIRFLOW_CHART, *inside, *airflow_values, "--timeout", "15m"),
             mend=slow,
         ),
         Step(
@@ -198,6 +164,7 @@ def installation(laptop: Laptop) -> list[Step]:
             (*helm, "test", "windtunnel", *inside, "--logs"),
             mend="its log is above",
         ),
+        *([demo.people(laptop)] if laptop.demo else []),
     ]  # fmt: skip
 
 
@@ -210,23 +177,5 @@ def check_checkout(laptop: Laptop) -> None:
     """Raises:
     StackError: it has not what is installed from it.
     """
-    _read(laptop.checkout / "helm" / "windtunnel" / "values-small.yaml")
-    _tag(laptop, "registry")
-
-
-def _tag(laptop: Laptop, name: str) -> str:
-    chart = _read(laptop.checkout / "helm" / "windtunnel" / "Chart.yaml")
-    found = re.search(r'^appVersion: "?([^"\s]+)"?$', chart, re.M)
-    if found is None:
-        raise StackError("helm/windtunnel/Chart.yaml says no appVersion", hint="is the checkout whole?")
-    return f"windtunnel/{name}:{found[1]}"
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise StackError(
-            f"{path} cannot be read: {error.strerror}",
-            hint="run it in a checkout of Windtunnel, or name one (--checkout): chart and images are made from it",
-        ) from error
+    read(laptop.checkout / "helm" / "windtunnel" / "values-small.yaml")
+    tag(laptop, "registry")

@@ -1,11 +1,14 @@
-"""Secrets of the ``small`` preset; the same as docs/how-to/install-on-kubernetes.md makes by hand."""
+"""Secrets: those of ``small``, as docs/how-to/install-on-kubernetes.md makes them by hand, and those of the demo."""
 
 from __future__ import annotations
 
 import base64
 import json
 import secrets
+from collections.abc import Mapping
 from typing import Any
+
+from windtunnel.stack.laptop import objects
 
 
 def manifests(namespace: str) -> str:
@@ -38,12 +41,58 @@ def manifests(namespace: str) -> str:
             "connection": f"postgresql+psycopg2://windtunnel:{database}@{host}/airflow",
         },
     }
+    return _listed(namespace, made)
+
+
+def demo(namespace: str, service: str) -> str:
+    """The same for what the demo adds: keys of its object store, connections that hold them, the collector's token.
+
+    Args:
+        service: password of the registry's user ``service``, whom training pods and model servers log in as.
+    """
+    access, key = secrets.token_hex(10), secrets.token_hex(20)
+    connection = {
+        "conn_type": "windtunnel",
+        "host": "windtunnel-registry",
+        "port": 5000,
+        "schema": "http",
+        "login": "service",
+        "password": service,
+        "extra": {
+            "store": f"s3://{objects.BUCKET}/training",
+            "store_conn_id": "aws_default",
+            "cluster_url": f"http://windtunnel-registry.{namespace}.svc:5000",
+        },
+    }
+    store = {
+        "conn_type": "aws",
+        "login": access,
+        "password": key,
+        "extra": {"endpoint_url": objects.store_url(namespace), "region_name": "us-east-1"},
+    }
+    person = {"username": "service", "password": service}
+    made = {
+        objects.SECRET: {
+            "aws-access-key-id": access,
+            "aws-secret-access-key": key,
+            "connection": json.dumps(connection),
+            "aws-connection": json.dumps(store),
+            **person,
+        },
+        # Of the model servers, under the name that Seldon's settings expect.
+        "windtunnel-registry": person,
+        "windtunnel-collector": {"token": secrets.token_hex(32)},
+    }
+    return _listed(namespace, made)
+
+
+def _listed(namespace: str, made: Mapping[str, Mapping[str, str]]) -> str:
     items: list[dict[str, Any]] = [
         {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"name": name, "namespace": namespace},
-            "stringData": values,
+            "stringData": dict(values),
         }
         for name, values in made.items()
     ]
