@@ -1,7 +1,10 @@
-"""What a model's answer is taken for, wherever it is tried before it is served (DEMAND SRV-8)."""
+"""What is taken for a model's answer, and for its code, before it is served (DEMAND SRV-8)."""
 
 from __future__ import annotations
 
+import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +63,23 @@ def test_a_model_that_says_more_than_its_prediction_is_judged_by_that() -> None:
     rules = Evaluation(metrics=[Metric(name="mae", maximum=0.6, margin=0.0)], benchmark=None, leakage=False)
     found = evaluate(rules, ["a"], "y", sure, sure, rows)
     assert found.outcome == Outcome.PASS and found.numbers["metrics"]["mae"]["value"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("place", "copied"), [("lib/python3/dist-packages", False), ("src", True)])
+def test_only_code_that_no_environment_has_travels_with_a_model(
+    place: str, copied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library of an environment below this one (--system-site-packages) was taken for the team's own."""
+    package = tmp_path / place / "wt_below"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(package.parent))
+    importlib.import_module("wt_below")
+    try:
+        found = packaging.own_code(["wt_below.part"], tmp_path / "staging")
+    finally:
+        del sys.modules["wt_below"]
+    assert [Path(path).name for path in found] == (["wt_below"] if copied else [])
 
 
 def test_classes_probabilities_stay_a_column_each() -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TRUSTED = ("sklearn", "numpy", "scipy", "pandas", "xgboost", "lightgbm", "catboost")
 _VALUES = ("collections.OrderedDict", "collections.defaultdict")
 EXAMPLE_ROWS = 5
+_INSTALLED = frozenset(("site-packages", "dist-packages"))
 _PICKLED = ("pickle", "cloudpickle")
 _EXPECTED = "expected an estimator with predict(), an mlflow.pyfunc.PythonModel, or the path of an MLflow model folder"
 
@@ -83,7 +84,8 @@ def predictions(predict: Any, frame: pd.DataFrame, what: str) -> Any:
 
 def _installed(file: str | None) -> bool:
     """Is a module of that file part of Python or of an installed package, so that a server can have it too?"""
-    if file is None:
+    # Also an environment below this one's (--system-site-packages, a user's own folder), which sysconfig does not name.
+    if file is None or not _INSTALLED.isdisjoint(Path(file).parts):
         return True
     places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     return any(place and Path(file).is_relative_to(place) for place in places)
