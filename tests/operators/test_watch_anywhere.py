@@ -18,6 +18,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from windtunnel.data.objects import FolderObjects
 from windtunnel.serving.collector.places import connect
+from windtunnel.serving.labelstore import hand_in
 from windtunnel.serving.watermark import Mark
 from windtunnel_airflow import (
     RegisterOperator,
@@ -128,6 +129,8 @@ def test_any_worker_runs_any_task(
     now = time.time()
     start = now // 60 * 60 - 240
     collected(tmp_path / "log", start, seen[["a", "b"]].iloc[:300].add([2.0, 0.0]))
+    answers = [{"prediction_id": f"p{i}", "label": 9.0, "label_time": now} for i in range(300)]
+    hand_in((tmp_path / "log").as_uri(), "small", answers)
     connect((tmp_path / "log").as_uri()).mark(Mark("small", "1", "0", now, now), "1-0")
 
     work_at("one")
@@ -138,7 +141,7 @@ def test_any_worker_runs_any_task(
     assert drift is not None and (drift["outcome"], drift["numbers"]["rows"]) == ("FAIL", 300), drift
     work_at("three")
     performance = WatchPerformanceOperator(window=window, **given).execute(context("performance"))
-    assert performance is not None and performance["outcome"] == "INCONCLUSIVE"
+    assert performance is not None and performance["outcome"] == "FAIL", performance
     reported = WatchReportOperator(window=window, verdicts=[drift, performance], **given).execute(context("report"))
     assert [str(verdict.kind) for verdict in registry.posted] == ["drift", "performance"]
     work_at("two")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from windtunnel.errors import DataError
 from windtunnel.serving import labels as labels_module
+from windtunnel.serving import labelstore
 from windtunnel.serving.labels import Labels, joined
 from windtunnel.serving.predictions import PredictionLog, PredictionWriter
 
@@ -188,3 +189,21 @@ def test_a_bad_figure_is_named_and_nothing_is_added(tmp_path: Path, figure: str,
     with pytest.raises(DataError, match=says):
         Labels(tmp_path).append(MODEL, [label("good"), label("bad", value)], figure=figure)
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("figure", [None, "revenue"])
+def test_labels_are_handed_in_where_every_worker_fetches_them(tmp_path: Path, figure: str | None) -> None:
+    """DEMAND MON-5, MON-12: late and corrected ones too; each is fetched once, and none is lost to another."""
+    url = (tmp_path / "log").as_uri()
+    assert labelstore.bring(url, tmp_path / "a", MODEL) == 0
+    assert labelstore.hand_in(url, MODEL, [label("p1"), label("p2", 2.0)], figure=figure) == 2
+    assert labelstore.bring(url, tmp_path / "a", MODEL) == 1
+    assert labelstore.hand_in(url, MODEL, [label("p1", 5.0, revision=1)], figure=figure) == 1
+    with pytest.raises(DataError, match="has no prediction_id"):
+        labelstore.hand_in(url, MODEL, [{"label": 1.0, "label_time": 1.0}], figure=figure)
+    for worker, files in (("a", 1), ("b", 2)):
+        assert labelstore.bring(url, tmp_path / worker, MODEL) == files
+        assert labelstore.bring(url, tmp_path / worker, MODEL) == 0
+        found = Labels(tmp_path / worker).read(MODEL, figure=figure).set_index("prediction_id")["label"]
+        assert found.to_dict() == {"p1": 5.0, "p2": 2.0}
+    assert labelstore.bring(url, tmp_path / "a", "other") == 0

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import FencedError, UnavailableError, WindtunnelError
 from windtunnel.kube.client import Client
+from windtunnel.kube.kinds import SELDON_DEPLOYMENT, Kind
 from windtunnel.names import check_model_name
 from windtunnel.serving import desired
 from windtunnel.serving.backend import Arm, ArmStatus, Capability, Observed, Release, Traffic
@@ -55,6 +56,7 @@ class SeldonBackend:
     capabilities: frozenset[Capability] = manifest.CAPABILITIES
     #: What Prometheus calls requests there, and whom it scrapes.
     _names, _scraped = SELDON, "Seldon's executors"
+    _kinds: tuple[Kind, ...] = (SELDON_DEPLOYMENT,)
 
     def __init__(
         self,
@@ -236,37 +238,47 @@ class SeldonBackend:
 
     def bring_rows(self, home: Home, model: str, since: float) -> None:
         """Fetch what the collector has written of ``model`` in the hours from ``since`` on into ``home.predictions``,
-        where gates read it; nothing where ``Seldon.predictions`` is not set.
+        and the labels beside it into ``home.labels``, where gates and the watch read them; nothing where
+        ``Seldon.predictions`` is not set.
 
         Raises:
             UnavailableError, DataError: as ``windtunnel.serving.collector.bringing.bring``.
         """
         if self.seldon.predictions is not None:
+            from windtunnel.serving import labelstore
             from windtunnel.serving.collector import bringing
 
             bringing.bring(self.seldon.predictions, home.predictions, model, since)
+            labelstore.bring(self.seldon.predictions, home.labels, model)
 
     # -- for the guard, and whoever looks after the house
 
     @contextlib.contextmanager
     def following(self, timeout_s: float = 30.0) -> Iterator[None]:
-        """Meanwhile one list and one watch feed ``observe``, ``desired`` and ``lagging`` of all models here.
+        """Meanwhile a list and a watch of each kind (here one kind) feed ``observe``, ``desired``, ``lagging``,
+        ``journal`` and ``sweep`` of all models here.
 
         Raises:
-            UnavailableError: the list did not come in time.
+            UnavailableError: a list did not come in time.
         """
-        feed = Feed(self.client)
+        feeds = {kind: Feed(self.client, kind) for kind in self._kinds}
         try:
-            if not feed.wait(timeout_s):
+            late = [kind.plural for kind, feed in feeds.items() if not feed.wait(timeout_s)]
+            if late:
                 raise UnavailableError(
-                    f"the models in namespace {self.client.namespace} could not be listed within {timeout_s:g} s",
-                    hint="may these credentials list and watch seldondeployments?",
+                    f"{', '.join(late)} in namespace {self.client.namespace} could not be listed in {timeout_s:g} s",
+                    hint=f"may these credentials list and watch {', '.join(late)}?",
                 )
-            self._objects.feed = feed
+            self._feed(feeds)
             yield
         finally:
-            self._objects.feed = None
-            feed.close()
+            self._feed({})
+            for feed in feeds.values():
+                feed.close()
+
+    def _feed(self, feeds: dict[Kind, Feed]) -> None:
+        """Look by these; by requests where there are none."""
+        self._objects.feed = feeds.get(self._objects.kind)
 
     def desired(self, model: str) -> Release | None:
         """The release that was last accepted (after an abort: with its candidates at 0); None when there was none."""
