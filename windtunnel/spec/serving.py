@@ -85,6 +85,11 @@ class Serving(Part):
     environment: str | None = Field(None, pattern=r"^[a-z][a-z0-9-]{0,39}$")
     api: SeldonApi | None = None
 
+    @property
+    def least(self) -> int:
+        """Servers that a version has at least."""
+        return self.minimum or self.replicas
+
     @model_validator(mode="after")
     def _bounds(self) -> Serving:
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:

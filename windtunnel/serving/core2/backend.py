@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.errors import UnavailableError, WindtunnelError
+from windtunnel.errors import WindtunnelError
 from windtunnel.kube.client import Client
+from windtunnel.kube.kinds import Kind
 from windtunnel.serving.backend import Arm, Capability, Observed, Release
 from windtunnel.serving.core2 import manifest
 from windtunnel.serving.core2.experiments import Experiments
@@ -43,6 +44,7 @@ class Core2Backend(SeldonBackend):
 
     capabilities: frozenset[Capability] = manifest.CAPABILITIES
     _names, _scraped = SELDON_CORE2, "the agents of Seldon's Servers"
+    _kinds = (EXPERIMENT, MODEL, SERVER)
 
     def __init__(
         self,
@@ -64,30 +66,9 @@ class Core2Backend(SeldonBackend):
 
     # -- for the guard, and whoever looks after the house
 
-    @contextlib.contextmanager
-    def following(self, timeout_s: float = 30.0) -> Iterator[None]:
-        """Meanwhile a list and a watch of each kind feed ``observe``, ``desired``, ``lagging`` and ``sweep`` of all
-        models here.
-
-        Raises:
-            UnavailableError: a list did not come in time.
-        """
-        feeds = {kind: Feed(self.client, kind) for kind in (EXPERIMENT, MODEL, SERVER)}
-        try:
-            late = [kind.plural for kind, feed in feeds.items() if not feed.wait(timeout_s)]
-            if late:
-                raise UnavailableError(
-                    f"{', '.join(late)} in namespace {self.client.namespace} could not be listed in {timeout_s:g} s",
-                    hint=f"may these credentials list and watch {', '.join(late)}?",
-                )
-            self._objects.feed = feeds[EXPERIMENT]
-            self._parts.feeds = feeds
-            yield
-        finally:
-            self._objects.feed = None
-            self._parts.feeds = {}
-            for feed in feeds.values():
-                feed.close()
+    def _feed(self, feeds: dict[Kind, Feed]) -> None:
+        super()._feed(feeds)
+        self._parts.feeds = feeds
 
     def sweep(self, now: float | None = None) -> list[str]:
         """Remove the versions whose time has come, and what a process that died has left; returns ``MODEL.vVERSION`` of

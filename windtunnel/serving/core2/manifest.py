@@ -234,7 +234,7 @@ def _scale(server: Server) -> dict[str, Any]:
     """Core 2's own scaler keeps ``replicas`` where there is a range."""
     serving = server.serving
     if serving.maximum is not None:
-        return {"minReplicas": serving.minimum or serving.replicas, "maxReplicas": serving.maximum}
+        return {"minReplicas": serving.least, "maxReplicas": serving.maximum}
     return {"replicas": serving.replicas}
 
 

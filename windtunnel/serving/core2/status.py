@@ -24,10 +24,9 @@ def available(live: Mapping[str, Any] | None, server: Server) -> bool:
         return False
     if (live["metadata"].get("annotations") or {}).get(record.DIGEST) != server.digest:
         return False
-    serving, status = server.serving, live.get("status") or {}
-    least = serving.minimum if serving.maximum is not None else None
+    status = live.get("status") or {}
     ready = any(one.get("type") == "ModelReady" and one.get("status") == "True" for one in _conditions(live))
-    return ready and int(status.get("availableReplicas") or 0) >= (least or serving.replicas)
+    return ready and int(status.get("availableReplicas") or 0) >= server.serving.least
 
 
 def told(live: Mapping[str, Any] | None) -> str:

@@ -38,7 +38,7 @@ def settings(model: str, version: str, predictor: str, serving: Serving, seldon:
     """``hpaSpec`` or ``kedaSpec``, and ``pdbSpec``, of the version's component; what it does not need is left out."""
     found: dict[str, Any] = {}
     if serving.maximum is not None:
-        least = serving.minimum or serving.replicas
+        least = serving.least
         if seldon.autoscaler == "keda":
             found["kedaSpec"] = _keda(model, version, predictor, serving, seldon, least)
         else:

@@ -39,8 +39,7 @@ def available(live: Mapping[str, Any], model: str, version: str, server: Server)
     """As many replicas as it shall have at least are available."""
     told = (live.get("status") or {}).get("deploymentStatus") or {}
     now = int((told.get(manifest.deployment_name(model, version)) or {}).get("availableReplicas") or 0)
-    least = server.serving.minimum if server.serving.maximum is not None else None
-    return now >= (least or server.serving.replicas)
+    return now >= server.serving.least
 
 
 def told(live: Mapping[str, Any]) -> str:
