@@ -361,7 +361,8 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
                 own = {name: value for name, value in self.headers.items() if name.lower() == "seldon-model"}
                 connection.request(self.command, place[2] + path, sent, {"Content-Type": "application/json", **own})
                 answer = connection.getresponse()
-                return answer.status, json.loads(answer.read() or b"{}")
+                raw = answer.read() or b"{}"
+                return answer.status, json.loads(raw) if raw[:1] in b"{[" else raw.decode()
             finally:
                 connection.close()
 

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from waiting import until
 
+from windtunnel.errors import ConflictError, ForbiddenError
 from windtunnel.kube import rights
 from windtunnel.kube.access import Access
 from windtunnel.kube.client import Client
-from windtunnel.kube.kinds import Kind
-from windtunnel.stack.clusterdoctor import Cluster, examine
+from windtunnel.kube.kinds import LIMIT_RANGE, POD, SECRET, SERVICE, Kind
+from windtunnel.serving.seldon import Seldon
+from windtunnel.stack.clusterdoctor import Cluster, examine, needs
 from windtunnel.stack.finding import Finding
 
 pytestmark = pytest.mark.kubernetes
@@ -27,6 +29,13 @@ _RBAC = "rbac.authorization.k8s.io"
 ACCOUNT = Kind("", "v1", "serviceaccounts", "ServiceAccount")
 ROLE, BINDING = Kind(_RBAC, "v1", "roles", "Role"), Kind(_RBAC, "v1", "rolebindings", "RoleBinding")
 QUOTA = Kind("", "v1", "resourcequotas", "ResourceQuota")
+_RANGES: list[tuple[str, str, dict[str, str], str, str]] = [
+    ("Container", "max", {"memory": "256Mi"}, "fail", "maximum memory usage per Container is 256Mi"),
+    ("Container", "min", {"cpu": "200m"}, "fail", "minimum cpu usage per Container is 200m"),
+    ("Container", "maxLimitRequestRatio", {"memory": "1"}, "ok", ""),
+    ("Container", "default", {"cpu": "3"}, "warn", ""),
+    ("Pod", "max", {"ephemeral-storage": "1Gi"}, "fail", "maximum ephemeral-storage usage per Pod is 1Gi"),
+]
 
 
 @pytest.fixture
@@ -120,6 +129,62 @@ def test_who_administers_looks_for_an_account(
 
     until(lambda: result("guard") == "ok", 60)
     assert result("releases") == "fail", "it may create nothing"
+
+
+def test_what_limits_do_to_our_pods_as_the_real_one_does_it(access: Access, client: Client) -> None:
+    """The doctor says so exactly where the API refuses the pod of a server, or writes something into it."""
+    try:  # without controllers nobody makes the default one
+        client.create(ACCOUNT, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})
+    except ConflictError:
+        pass
+    [server] = needs.pods(Cluster(access, parts=("releases",)), client.namespace)
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "server"}, "spec": server.spec}
+    written: dict[str, Any] = {}
+
+    def says() -> str:
+        """The API's words; empty where it takes the pod."""
+        try:
+            answer = client._ask("POST", POD.path(client.namespace), {"dryRun": "All"}, pod, doing="try a pod")
+        except ForbiddenError as error:
+            return error.message
+        written.update(answer.body["spec"]["containers"][0]["resources"]["limits"])
+        return ""
+
+    for kind, bound, amounts, result, words in _RANGES:
+        limit = {"spec": {"limits": [{"type": kind, bound: amounts}]}}
+        client.create(LIMIT_RANGE, {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "team"}, **limit})
+        try:
+            if words:  # an API server hears of it a moment later
+                until(lambda words=words: words in says(), 90)
+            elif bound == "default":
+                until(lambda amounts=amounts: not says() and amounts.items() <= written.items(), 90)
+            else:
+                until(lambda: not says(), 90)
+            found = looked(access, parts=("releases",))["limits team"]
+            assert found.result == result, found
+        finally:
+            client.delete(LIMIT_RANGE, "team")
+
+
+def test_a_collector_that_is_not_there_as_the_real_one_tells_it(access: Access, client: Client) -> None:
+    seldon = Seldon(
+        image="i", registry="http://r", collector=f"http://wt-nobody.{client.namespace}.svc:8080",
+        collector_secret="wt-token",
+    )  # fmt: skip
+    found = looked(access, parts=("guard",), seldon=seldon)
+    assert found["collector"].found == f"there is no service wt-nobody of namespace {client.namespace}"
+    assert "there is no Secret wt-token" in found["collector token"].found
+    service = {"metadata": {"name": "wt-nobody"}, "spec": {"ports": [{"port": 8080}], "selector": {"app": "nobody"}}}
+    client.create(SERVICE, {"apiVersion": "v1", "kind": "Service", **service})
+    client.create(
+        SECRET, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "wt-token"}, "data": {"token": "eA=="}}
+    )
+    try:
+        until(lambda: "nobody answers" in looked(access, parts=("guard",), seldon=seldon)["collector"].found, 60)
+        assert looked(access, parts=("guard",), seldon=seldon)["collector token"].result == "ok"
+    finally:
+        client.delete(SERVICE, "wt-nobody")
+        client.delete(SECRET, "wt-token")
 
 
 def test_namespace_and_quota_as_the_real_one_tells_them(access: Access, client: Client) -> None:

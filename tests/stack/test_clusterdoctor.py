@@ -54,7 +54,7 @@ def install(cluster: Api, *names: str) -> None:
 @pytest.fixture
 def cluster() -> Iterator[Api]:
     """A cluster in which all is well."""
-    with Api({"resourcequotas": ("/api/v1", None)}) as found:
+    with Api({"resourcequotas": ("/api/v1", None), "limitranges": ("/api/v1", None)}) as found:
         found.pages |= {
             "/version": {"major": "1", "minor": "34+", "gitVersion": "v1.34.1"},
             "/api/v1/nodes": {"items": [node("n1", labels={machines.PRODUCT: "A100"}, gpu="2", mig_1g_5gb="7")]},
@@ -83,7 +83,7 @@ def test_all_is_well(look: Callable[..., dict[str, Finding]], tmp_path: Path) ->
     assert {one.name for one in found.values() if one.result != "ok"} == beside
     assert found["gpus"].found == "2 nvidia.com/gpu (A100), 7 nvidia.com/mig-1g-5gb (A100)"
     assert found["context"].found == "context fake, namespace models"
-    assert found["rights of training"].found.startswith("these credentials may do all 14 things")
+    assert found["rights of training"].found.startswith("these credentials may do all 20 things")
     assert not list((tmp_path / "store").rglob("*.*")), "the probe is removed"
 
 

@@ -39,6 +39,9 @@ def command(
         str | None, typer.Option("--as", help="Whose rights: system:serviceaccount:NAMESPACE:NAME [ours].")
     ] = None,
     seldon: Annotated[Path | None, typer.Option(help="Settings of Seldon (TOML): cluster, addresses.")] = None,
+    model: Annotated[
+        list[Path] | None, typer.Option(help="Description of a model (YAML) whose needs are looked for; several times.")
+    ] = None,
     store: Annotated[str | None, typer.Option(help="Object store: s3://BUCKET/PREFIX or file:///FOLDER.")] = None,
     prometheus: Annotated[str | None, typer.Option(help="URL of the Prometheus that scrapes Seldon.")] = None,
     gateway: Annotated[str | None, typer.Option(help="URL that callers use, up to but without /v2.")] = None,
@@ -48,15 +51,16 @@ def command(
     """Find what is wrong and say how to mend it.
 
     Looks at versions, environments, ports, disk, permissions, clock, memory and servers; with --target kubernetes at
-    a cluster: access, version, clock, rights, what is installed, namespace, nodes, storage, Prometheus, gateway.
+    a cluster: access, version, clock, rights, what is installed, namespace, limits, nodes, storage, Prometheus,
+    gateway, collector.
     Exit code 1 if any fails.
     """
     if target is Target.KUBERNETES:
-        where, findings = _cluster(kube_context, namespace, part, user, seldon, store, prometheus, gateway)
+        where, findings = _cluster(kube_context, namespace, part, user, seldon, model, store, prometheus, gateway)
     else:
         given = {
             "--context": kube_context, "--namespace": namespace, "--part": part, "--as": user, "--seldon": seldon,
-            "--store": store, "--prometheus": prometheus, "--gateway": gateway,
+            "--model": model, "--store": store, "--prometheus": prometheus, "--gateway": gateway,
         }  # fmt: skip
         if named := [name for name, value in given.items() if value]:
             raise DescriptionError(f"{', '.join(named)}: of a cluster only", hint="add --target kubernetes")
@@ -85,6 +89,7 @@ def _cluster(
     parts: list[str] | None,
     user: str | None,
     seldon: Path | None,
+    models: list[Path] | None,
     store: str | None,
     prometheus: str | None,
     gateway: str | None,
@@ -94,6 +99,7 @@ def _cluster(
     from windtunnel.kube.rights import PARTS, PARTS_CORE2
     from windtunnel.serving.core2 import Core2
     from windtunnel.serving.seldon import Seldon
+    from windtunnel.spec.load import load_model
     from windtunnel.stack.clusterdoctor import Cluster, examine
 
     told = Seldon.read(seldon) if seldon else None
@@ -106,5 +112,7 @@ def _cluster(
         store=store,
         prometheus=prometheus or (told.prometheus if told else None),
         gateway=gateway or (told.gateway if told else None),
+        seldon=told,
+        models=tuple(load_model(path) for path in models or ()),
     )
     return {"target": "kubernetes"}, examine(cluster)

@@ -3,8 +3,11 @@
 looking    what is looked at, in which order; a check that breaks is itself a finding
 api        contexts, reachability, version, clock, rights, what is installed
 namespace  the namespace: Pod Security, quotas
+limits     its LimitRanges, held against the pods that we would make
+needs      what models need, by their descriptions: extensions, runtimes, pods
 machines   nodes with GPUs, storage classes
 around     object store, Prometheus, gateway
+collecting the collector of predictions
 
 Nothing is changed in the cluster; in the object store one small object is written and removed.
 """

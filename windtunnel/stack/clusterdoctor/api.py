@@ -144,6 +144,9 @@ def _may(client: Client, right: Right, verb: str, user: str | None) -> bool:
 
 def extensions(cluster: Cluster, client: Client) -> Iterator[Finding]:
     """What is installed beside Kubernetes, by the API's own discovery, which everybody may read."""
+    from windtunnel.stack.clusterdoctor import needs
+
+    wanted = needs.extensions_of(cluster.models, cluster.parts, cluster.seldon)
     for one in EXTENSIONS:
         group = client.look(f"/apis/{one.group}")
         versions = _versions(group.body) if group.status == 200 else []
@@ -153,11 +156,16 @@ def extensions(cluster: Cluster, client: Client) -> Iterator[Finding]:
             answer = client.look(f"/apis/{one.group}/{usable}")
             if answer.status == 200 and isinstance(answer.body, dict):
                 served = {str(kind.get("name")) for kind in answer.body.get("resources") or []}
-        yield judge_extension(one, versions, usable, served, cluster.parts)
+        yield judge_extension(one, versions, usable, served, cluster.parts, wanted.get(one.name, ()))
 
 
 def judge_extension(
-    one: Extension, versions: Sequence[str], usable: str | None, served: set[str], parts: Sequence[str]
+    one: Extension,
+    versions: Sequence[str],
+    usable: str | None,
+    served: set[str],
+    parts: Sequence[str],
+    models: Sequence[str] = (),
 ) -> Finding:
     """One extension's finding.
 
@@ -166,10 +174,11 @@ def judge_extension(
         usable: which of them we use.
         served: kinds of that version, by plural.
         parts: that are looked at.
+        models: that cannot do without, in words.
     """
-    need = [name for name in one.parts if name in parts]
+    need = [*(name for name in one.parts if name in parts), *models]
     if not versions:
-        text = f"not installed; for {one.purpose}"
+        text = f"not installed; for {one.purpose}" + (f"; needed by {', '.join(models)}" if models else "")
         return Finding(one.name, "fail" if need else "ok", text, one.install if need else "")
     worse = "fail" if need else "warn"
     if usable is None:

@@ -6,12 +6,17 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from windtunnel.errors import ForbiddenError, WindtunnelError
 from windtunnel.kube.access import Access
 from windtunnel.kube.client import Client
 from windtunnel.kube.rights import PARTS
 from windtunnel.stack.finding import Finding
+
+if TYPE_CHECKING:
+    from windtunnel.serving.seldon import Seldon
+    from windtunnel.spec import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,8 @@ class Cluster:
         store: URL of the object store of trainings; None: not looked at.
         prometheus: URL of the Prometheus that scrapes Seldon's executors; None: not looked at.
         gateway: as ``Seldon.gateway``; None: not looked at.
+        seldon: the settings of Seldon, for the collector that they name; None: not looked at.
+        models: whose needs are looked for; none: what nobody is known to need is told and not asked for.
         clock: ours, seconds since the epoch.
     """
 
@@ -33,6 +40,8 @@ class Cluster:
     store: str | None = None
     prometheus: str | None = None
     gateway: str | None = None
+    seldon: Seldon | None = None
+    models: tuple[Model, ...] = ()
     clock: Callable[[], float] = time.time
 
 
@@ -59,15 +68,15 @@ def examine(cluster: Cluster, client: Client | None = None) -> list[Finding]:
 
 
 def _examine(cluster: Cluster, client: Client) -> list[Finding]:
-    from windtunnel.stack.clusterdoctor import api, around, machines, namespace
+    from windtunnel.stack.clusterdoctor import api, around, collecting, limits, machines, namespace, needs
 
     findings = _run(api.context, cluster, client)
     if not _failed(findings):
         findings += _run(api.reached, cluster, client)
     if not _failed(findings):
         checks: tuple[Check, ...] = (
-            api.clock, api.rights, api.extensions, namespace.exists, namespace.quotas, machines.gpus,
-            machines.storage_classes,
+            api.clock, api.rights, api.extensions, needs.runtimes, namespace.exists, namespace.quotas,
+            limits.limit_ranges, machines.gpus, machines.storage_classes, collecting.collector,
         )  # fmt: skip
         for check in checks:
             findings += _run(check, cluster, client)
