@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ENV_HOME = "WINDTUNNEL_HOME"
+#: Set where the home ends with the process, as in a pod without a volume: what has to stay is kept elsewhere.
+ENV_TEMPORARY = "WINDTUNNEL_HOME_TEMPORARY"
 
 
 @dataclass(frozen=True, slots=True)

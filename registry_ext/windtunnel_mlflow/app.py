@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 _logger = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ def create_app() -> Any:
     if resumed:
         _logger.info("sealing %s versions a former process left pending", resumed)
     _keep_statistics(store, tracking)
+    # For whoever ends this server in order.
+    served.windtunnel = SimpleNamespace(store=store, publisher=publisher)
     return served
 
 

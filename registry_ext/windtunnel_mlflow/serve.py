@@ -29,10 +29,15 @@ def run(host: str, port: int, tls: Path | None = None) -> None:
     Args:
         tls: folder with ``tls.crt`` and ``tls.key`` (PEM); the server speaks TLS, and takes up renewed files by itself.
     """
+    settle()
+    listen("windtunnel_mlflow.app:create_app", host, port, tls, factory=True)
+
+
+def settle() -> None:
+    """Set what MLflow's server reads when it is imported; from the variables that ``mlflow server`` reads."""
     # The databases hold password hashes and every model's history: nobody else's to read.
     os.umask(0o077)
 
-    import uvicorn
     from mlflow import environment_variables as names
     from mlflow.server import constants
 
@@ -51,9 +56,15 @@ def run(host: str, port: int, tls: Path | None = None) -> None:
     replica = names.MLFLOW_READ_REPLICA_BACKEND_STORE_URI.get()
     if replica:
         os.environ[constants.READ_REPLICA_BACKEND_STORE_URI_ENV_VAR] = replica
+
+
+def listen(app: Any, host: str, port: int, tls: Path | None = None, *, factory: bool = False) -> None:
+    """Answer HTTP until a signal ends the process."""
+    import uvicorn
+
     uvicorn.run(
-        "windtunnel_mlflow.app:create_app",
-        factory=True,
+        app,
+        factory=factory,
         host=host,
         port=port,
         # One worker: SQLite has one writer; the credentials cache and the sealer live in one process.

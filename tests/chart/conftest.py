@@ -18,12 +18,14 @@ GIVEN: dict[str, dict[str, Any]] = {
     "production": {
         "image": {"registry": "registry.example.org/team", "digest": "sha256:" + "a" * 64},
         "artifacts": {"destination": "s3://models/registry"},
+        "audit": {"publishUrl": "s3://audit/registry"},
         "tls": {"certManager": {"issuerName": "internal"}},
         "ingress": {"host": "mlflow.example.org"},
     },
     "eks": {
         "image": {"registry": "123456789012.dkr.ecr.eu-west-1.amazonaws.com"},
         "artifacts": {"destination": "s3://models/registry", "s3": {"region": "eu-west-1"}},
+        "audit": {"publishUrl": "s3://audit/registry"},
         "tls": {"certManager": {"issuerName": "internal"}},
         "ingress": {"host": "mlflow.example.org"},
         "registry": {

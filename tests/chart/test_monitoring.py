@@ -13,7 +13,7 @@ from windtunnel_mlflow.api.metrics import METRICS
 CLUSTER = {
     "up", "kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacity_bytes",
     "container_memory_working_set_bytes", "container_cpu_usage_seconds_total",
-    "kube_pod_container_status_restarts_total",
+    "kube_pod_container_status_restarts_total", "kube_deployment_status_replicas_available",
 }  # fmt: skip
 FUNCTIONS = {"absent", "max", "min", "rate", "label_values"}
 KNOWN = {name for name, _, _ in METRICS} | CLUSTER

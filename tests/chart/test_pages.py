@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from windtunnel.kube import rights
+from windtunnel.safety import keysecret
 
 
 def rows(text: str, heading: str) -> list[list[str]]:
@@ -120,6 +121,8 @@ def _keys(found: Any) -> list[tuple[str, str]]:
             if isinstance(one, dict):
                 secret = one.get("secretName") or one.get("name")
                 pairs += [(secret, item["key"]) for item in one.get("items", [])]
+                if secret == "windtunnel-keys":  # mounted whole: the public keys are called by their ids
+                    pairs += [(secret, key) for key in (keysecret.PRIVATE, keysecret.AUDIT, keysecret.LIST)]
                 if "key" in one:
                     pairs.append((secret, one["key"]))
         for value in found.values():

@@ -78,7 +78,11 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
                 "s3": {"endpointUrl": "http://minio.store:9000"},
             }
         },
-        {"artifacts": {"store": "volume", "destination": ""}},
+        {
+            "artifacts": {"store": "volume", "destination": ""},
+            "audit": {"publishUrl": "", "publishClaim": "kept"},
+            "registry": {"replicas": 1, "volume": {"enabled": True}},
+        },
     ),
     "policy": ({"networkPolicy": {"enabled": True}}, {"networkPolicy": {"enabled": False}}),
     "training": (
@@ -88,12 +92,14 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"training": {"enabled": False}},
     ),
-    "volume": ({"registry": {"volume": {"existingClaim": "old"}}}, {"registry": {"runAsUser": None, "fsGroup": None}}),
+    "volume": (
+        {"registry": {"volume": {"enabled": True, "existingClaim": "old", "accessMode": "ReadWriteMany"}}},
+        {"registry": {"runAsUser": None, "fsGroup": None, "keys": {"secretName": "mine"}}},
+    ),
     "rest": (
         {
             "oidc": {"issuer": "https://id.example.org", "audience": "wt", "roles": {"ml": "ml_engineer"}},
             "airflow": {"url": "http://airflow-api-server:8080", "secretName": "asks"},
-            "audit": {"publishClaim": "kept"},
             "secret": {"revision": "2"},
             "commonLabels": {"team": "ml"},
             "image": {"pullSecrets": ["mine"]},

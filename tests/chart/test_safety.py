@@ -118,5 +118,45 @@ def test_what_keeps_data_is_in_the_cluster_in_small_alone(name: str, rendered: R
     assert stateful == {"small": ["wt-postgresql"], "production+collector": ["wt-collector"]}.get(name, [])
     budgets = [one for one in rendered(name) if one["kind"] == "PodDisruptionBudget"]
     assert bool(budgets) == (name != "small")
-    # One replica: a budget that forbids its eviction would hold up every drain.
-    assert all(one["spec"]["maxUnavailable"] == 1 for one in budgets)
+    # Where one stands by, one is left at every drain; for a single one it would hold the drain up.
+    for one in budgets:
+        part = one["metadata"]["labels"]["app.kubernetes.io/component"]
+        kept = {"registry": {"minAvailable": 1}}.get(part, {"maxUnavailable": 1})
+        assert kept.items() <= one["spec"].items()
+    claims = [one["metadata"]["name"] for one in rendered(name) if one["kind"] == "PersistentVolumeClaim"]
+    assert claims == ({"small": ["wt-registry"]}.get(name, []))
+
+
+def test_the_registry_is_no_single_point_but_in_small(name: str, rendered: Rendered, helpers: Any) -> None:
+    """DEMAND OPS-9"""
+    spec = helpers.of(rendered(name), "Deployment", "wt-registry")["spec"]
+    pod = spec["template"]["spec"]
+    if name == "small":
+        assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+        assert "topologySpreadConstraints" not in pod
+        return
+    assert spec["replicas"] == 2
+    # A new one stands by, ready to pass on, before a former one goes.
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    spread = {one["topologyKey"]: one["whenUnsatisfiable"] for one in pod["topologySpreadConstraints"]}
+    assert spread == {
+        "kubernetes.io/hostname": "DoNotSchedule",
+        "topology.kubernetes.io/zone": "ScheduleAnyway",
+    }
+    assert all(
+        one["labelSelector"]["matchLabels"] == spec["selector"]["matchLabels"]
+        for one in pod["topologySpreadConstraints"]
+    )
+    assert [volume["name"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume] == []
+    (container,) = pod["containers"]
+    paths = {probe: container[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "readiness", "liveness")}
+    assert paths == {"startup": "/alive", "readiness": "/health", "liveness": "/alive"}
+    given = {one["name"]: one for one in container["env"]}
+    assert given["WINDTUNNEL_ADDRESS"]["valueFrom"]["fieldRef"]["fieldPath"] == "status.podIP"
+    assert given["WINDTUNNEL_HOME_TEMPORARY"]["value"] == "1"
+    # Those that stand by reach the one that serves, by a name that its certificate has.
+    policy = helpers.of(rendered(name), "NetworkPolicy", "wt-registry")["spec"]
+    (to,) = [rule for rule in policy["egress"] if rule["to"] == [{"podSelector": spec["selector"]}]]
+    assert to["ports"] == [{"port": "http", "protocol": "TCP"}]
+    names = helpers.of(rendered(name), "Certificate", "wt-registry")["spec"]["dnsNames"]
+    assert given["WINDTUNNEL_SERVER_NAME"]["value"] in names

@@ -49,7 +49,9 @@ def test_schema_and_defaults_name_the_same_keys(helpers: Any) -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"replicas": 2}, "replicas"),
-    ({"registry": {"replicas": 2}}, "/registry/replicas"),
+    ({"registry": {"replicas": 6}}, "/registry/replicas"),
+    ({"registry": {"volume": {"accessMode": "ReadOnlyMany"}}}, "/registry/volume/accessMode"),
+    ({"registry": {"keys": {"model-signing.pem": "x"}}}, "model-signing.pem"),
     ({"registry": {"port": 80}}, "/registry/port"),
     ({"registry": {"env": {"DB_PASSWORD": "x"}}}, "DB_PASSWORD"),
     ({"registry": {"env": {"MLFLOW_BACKEND_STORE_URI": "x"}}}, "MLFLOW_BACKEND_STORE_URI"),
@@ -97,10 +99,16 @@ TOGETHER: list[tuple[str, dict[str, Any], str]] = [
     ("small", {"monitoring": {"serviceMonitor": {"enabled": True}}}, "serviceMonitor.secretName: empty"),
     ("small", {"guard": {"enabled": True}}, "guard.modelServer: empty"),
     ("small", {"migration": {"downgradeTo": "0008"}}, "expected registry.replicas=0"),
+    ("small", {"registry": {"replicas": 2}}, "registry.replicas: more than 1, but postgresql.enabled"),
+    ("small", {"registry": {"volume": {"enabled": False}}}, "expected artifacts.store=s3"),
+    ("production", {"registry": {"volume": {"enabled": True}}}, "registry.volume.accessMode=ReadWriteMany"),
+    ("production", {"registry": {"keys": {"secretName": ""}}}, "windtunnel registry keys secret windtunnel-keys --new"),
+    ("production", {"audit": {"publishUrl": ""}}, "audit.publishUrl: empty; without a volume"),
+    ("production", {"audit": {"publishUrl": "", "publishClaim": "kept"}}, "every server would have to reach"),
     ("small", {"audit": {"publishUrl": "s3://audit/x"}}, "audit.publishUrl: a bucket is written by the credentials of"),
     (
         "production",
-        {"audit": {"publishUrl": "s3://audit/x", "publishClaim": "kept"}},
+        {"registry": {"replicas": 1}, "audit": {"publishUrl": "s3://audit/x", "publishClaim": "kept"}},
         "audit: publishClaim and publishUrl are set",
     ),
     ("production", {"tls": {"certManager": {"issuerName": ""}}}, "tls.certManager.issuerName: empty"),
@@ -146,14 +154,15 @@ def test_sign_in_settings_are_those_of_the_server(helpers: Any) -> None:
 @pytest.mark.parametrize(
     ("audit", "expected"),
     [
-        ({}, None),
-        ({"publishClaim": "kept"}, "/var/lib/windtunnel-audit"),
+        ({"publishUrl": ""}, None),
+        ({"publishUrl": "", "publishClaim": "kept"}, "/var/lib/windtunnel-audit"),
         ({"publishUrl": "s3://audit/b"}, "s3://audit/b"),
     ],
 )
 def test_where_checkpoints_are_published(audit: dict[str, str], expected: str | None, helpers: Any) -> None:
     """DEMAND OPS-10: outside the database, in a place of its own."""
-    made = helpers.render(helpers.merged(helpers.preset("production"), {"audit": audit}))
+    on_a_volume = {"replicas": 1, "volume": {"enabled": True}}
+    made = helpers.render(helpers.merged(helpers.preset("production"), {"audit": audit, "registry": on_a_volume}))
     (settings,) = [
         one["data"] for one in made if one["kind"] == "ConfigMap" and "WINDTUNNEL_AUDIT_EVERY_S" in one.get("data", {})
     ]

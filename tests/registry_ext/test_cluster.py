@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import os
 import secrets
+import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,15 +19,18 @@ from typing import IO, Any
 import httpx
 import podlike
 import pytest
+import waiting
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from windtunnel import tls
-from windtunnel.errors import DescriptionError, StackError
+from windtunnel.errors import DescriptionError, StackError, WindtunnelError
 from windtunnel.home import Home
 from windtunnel.loopback import any_free
 from windtunnel.registry import launch
 from windtunnel.registry.client import RegistryClient
+from windtunnel.safety import keysecret
+from windtunnel.safety.keys import KeyRing
 from windtunnel_mlflow import migrate
 from windtunnel_mlflow.api import metrics
 from windtunnel_mlflow.cluster import mounted, schema
@@ -70,6 +75,7 @@ class Pod:
     root: Path
     database: str
     port: int = field(default_factory=any_free)
+    process: subprocess.Popen[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.secrets, self.tls, self.home = self.root / "secrets", self.root / "tls", Home(self.root / "home")
@@ -89,7 +95,7 @@ class Pod:
             "WINDTUNNEL_HOME": str(self.home.root),
             "WINDTUNNEL_SECRETS": str(self.secrets),
             "WINDTUNNEL_AUDIT_EVERY_S": "5",
-            "MLFLOW_SERVER_ALLOWED_HOSTS": f"localhost:{self.port}",
+            "MLFLOW_SERVER_ALLOWED_HOSTS": "localhost:*",  # a twin of it has another port
             "HOME": str(self.tmp),
             "TMPDIR": str(self.tmp),
             "PATH": os.environ["PATH"],
@@ -116,10 +122,10 @@ class Pod:
             verify=ssl.create_default_context(cafile=str(self.tls / "ca.crt")),
         )  # fmt: skip
 
-    def client(self) -> RegistryClient:
+    def client(self, role: str = "service") -> RegistryClient:
         verify = ssl.create_default_context(cafile=str(self.tls / "ca.crt"))
         transport = httpx.HTTPTransport(verify=verify)
-        return RegistryClient(self.url, "service", self.secret("mlflow-service"), timeout=30, transport=transport)
+        return RegistryClient(self.url, role, self.secret(f"mlflow-{role}"), timeout=30, transport=transport)
 
     def secret(self, name: str) -> str:
         return (self.secrets / name).read_text()
@@ -186,15 +192,22 @@ def pod(database: Databases, migration: Pod, store: Store, tmp_path_factory: pyt
     told, _ = job.communicate(timeout=240)
     assert (job.returncode, told.strip().splitlines()[-1]) == (0, "the schema was brought up to date"), told
     made = Pod(tmp_path_factory.mktemp("pod"), database.server)
-    server = made.start("serve", "--host=127.0.0.1", f"--port={made.port}", f"--tls={made.tls}", log=made.log,
-        MLFLOW_ARTIFACTS_DESTINATION="s3://models/registry", MLFLOW_S3_ENDPOINT_URL=store.url,
-        **{name.upper(): value for name, value in KEYS.items()}, AWS_DEFAULT_REGION="us-east-1",
-    )  # fmt: skip
+    # Nobody else serves: a shorter wait for whoever might.
+    serve(made, store, "--lease=5")
+    server = made.process
     try:
         yield made
     finally:
         server.terminate()
         server.wait(30)
+
+
+def serve(pod: Pod, store: Store, *words: str, **more: str) -> None:
+    pod.process = pod.start("serve", "--host=127.0.0.1", f"--port={pod.port}", f"--tls={pod.tls}", *words, log=pod.log,
+        MLFLOW_ARTIFACTS_DESTINATION="s3://models/registry", MLFLOW_S3_ENDPOINT_URL=store.url,
+        **{name.upper(): value for name, value in KEYS.items()}, AWS_DEFAULT_REGION="us-east-1",
+        WINDTUNNEL_SERVER_NAME="localhost", **more,
+    )  # fmt: skip
 
 
 @pytest.mark.real
@@ -333,6 +346,138 @@ def test_the_schema_goes_back_for_an_older_image(pod: Pod, migration: Pod, datab
         assert schema.upgrade(owner, "pod_server", auth=False)
         assert migrate.current(connection) == head
         assert not schema.upgrade(server, auth=False)  # nothing to do, so the server's role does
+
+
+class Twin(Pod):
+    """Another server of the same registry: the same secrets and certificate, no volume, keys from a secret."""
+
+    def __init__(self, root: Path, first: Pod, store: Store) -> None:
+        super().__init__(root, first.database)
+        for name in ("secrets", "tls"):
+            for path in (getattr(self, name)).iterdir():
+                path.unlink()
+                path.write_bytes((getattr(first, name) / path.name).read_bytes())
+                path.chmod(0o440)
+        keys = root / "keys"
+        keys.mkdir()
+        # As its administrator brings them away from the volume.
+        keysecret.collect(KeyRing.of(first.home), first.home.secrets / keysecret.AUDIT, keys)
+        for path in keys.iterdir():
+            path.chmod(0o440)
+        serve(
+            self, store, WINDTUNNEL_KEYS_SECRET=str(keys), WINDTUNNEL_HOME_TEMPORARY="1",
+            WINDTUNNEL_AUDIT_PUBLISH="s3://models/audit",
+        )  # fmt: skip
+
+
+def _serves(pod: Pod) -> bool:
+    with pod.http() as http:
+        return http.get("/leader").status_code == 200
+
+
+@pytest.mark.long
+@pytest.mark.real
+def test_another_server_takes_over_with_everything_but_what_was_half_written(
+    pod: Pod, store: Store, helpers: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """DEMAND OPS-9: killed with an upload under way that a seal waits for. Last of this file: the first is gone."""
+    _ready(pod)
+    twin = Twin(tmp_path_factory.mktemp("twin"), pod, store)
+    third: Twin | None = None
+    fourth: Twin | None = None
+    try:
+        _ready(twin)
+        assert not _serves(twin)
+        with twin.http(auth=("service", twin.secret("mlflow-service"))) as http, twin.client() as client:
+            hands = helpers.Hands(http)
+            # Everything works by the one that stands by.
+            assert helpers.enter(client, hands, "sky").status == "READY"
+            with twin.http(auth=("admin", twin.secret("mlflow-admin"))) as admin:
+                user = {"username": "eve", "password": "first-word-of-eve"}
+                assert admin.post("/api/2.0/mlflow/users/create", json=user).status_code == 200
+                assert _asks(twin, "eve", "first-word-of-eve") == 200
+                changed = {"username": "eve", "password": "second-word-of-eve"}
+                assert admin.patch("/api/2.0/mlflow/users/update-password", json=changed).status_code == 200
+            run = hands.run()
+            began, cut = threading.Event(), []
+
+            def half() -> Iterator[bytes]:
+                yield b"x" * 1024
+                began.set()
+                yield from _slowly()
+
+            def upload() -> None:
+                path = f"/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/model/late"
+                try:
+                    with pod.http(auth=("service", pod.secret("mlflow-service"))) as to_first:
+                        cut.append(to_first.put(path, content=half()).status_code)
+                except httpx.TransportError as error:
+                    cut.append(type(error).__name__)
+
+            uploading = threading.Thread(target=upload)
+            uploading.start()
+            assert began.wait(60)
+            time.sleep(1)  # the server has begun to take it in
+            model = hands.model()
+            hands.plain_version(model, run)
+            assert client.version(model, "1").status == "PENDING_REGISTRATION"
+            pod.process.kill()
+            killed = time.monotonic()
+            waiting.until(lambda: _serves(twin), every_s=0.1)
+            print(f"took over {time.monotonic() - killed:.1f} s after a kill")
+            uploading.join(60)
+            assert cut and cut[0] != 200
+            record = waiting.until(lambda: (one := client.version(model, "1")).status == "READY" and one, every_s=0.2)
+            assert not [name for name in store.names() if name.endswith("/late")]
+            assert record.digest
+            assert (_asks(twin, "eve", "first-word-of-eve"), _asks(twin, "eve", "second-word-of-eve")) == (401, 200)
+            # What the first signed is believed, and the audit goes on.
+            assert client.version("sky", "1").status == "READY"
+            assert helpers.enter(client, hands, "sky").status == "READY"
+            other = tmp_path_factory.mktemp("other")
+            keysecret.fresh(other)
+            pem = next(path for path in other.glob("*.pem") if path.name != keysecret.PRIVATE).read_text()
+            with (
+                twin.client("admin") as administrator,
+                pytest.raises(WindtunnelError, match="come from a secret of its cluster"),
+            ):
+                administrator.trust_installation("friend", pem)
+        assert twin.run("check", f"--url={twin.url}", f"--ca={twin.tls / 'ca.crt'}")[0] == 0
+        assert [name for name in store.names() if name.startswith("audit/") and name.endswith(".checkpoint")]
+        third = Twin(tmp_path_factory.mktemp("third"), pod, store)
+        _ready(third)
+        twin.process.send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        waiting.until(lambda: _serves(third), every_s=0.1)
+        print(f"took over {time.monotonic() - stopped:.1f} s after a stop")
+        twin.process.send_signal(signal.SIGCONT)
+        assert twin.process.wait(60) == 70
+        assert third.run("check", f"--url={third.url}", f"--ca={third.tls / 'ca.crt'}")[0] == 0
+        fourth = Twin(tmp_path_factory.mktemp("fourth"), pod, store)
+        _ready(fourth)
+        third.process.terminate()
+        told = time.monotonic()
+        waiting.until(lambda: _serves(fourth), every_s=0.1)
+        print(f"took over {time.monotonic() - told:.1f} s after an orderly end")
+        assert third.process.wait(60) == 0
+        assert fourth.run("check", f"--url={fourth.url}", f"--ca={fourth.tls / 'ca.crt'}")[0] == 0
+    finally:
+        for one in (twin, third, fourth):
+            if one is not None and one.process.poll() is None:
+                one.process.send_signal(signal.SIGCONT)
+                one.process.kill()
+                one.process.wait(30)
+
+
+def _slowly() -> Iterator[bytes]:
+    for _ in range(600):
+        time.sleep(0.2)
+        yield b"y"
+
+
+def _asks(pod: Pod, *auth: str) -> int:
+    with pod.http(auth=(auth[0], auth[1])) as http:
+        return http.get("/api/2.0/mlflow/experiments/get", params={"experiment_id": "0"}).status_code
 
 
 def _ready(pod: Pod) -> None:

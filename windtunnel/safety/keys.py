@@ -28,6 +28,8 @@ ENV_PUBLIC = "WINDTUNNEL_KEYS"
 CURRENT, FORMER, REVOKED = "current", "former", "revoked"
 #: The key of another installation, whose word counts here.
 TRUSTED = "trusted"
+#: A file beside the public keys: they were given with a secret and are changed there, not here.
+GIVEN = "given.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class KeyRing:
 
     def rotate(self, now: float | None = None) -> Key:
         """A new key signs from now on; what the former one signed stays verifiable."""
+        self._changeable()
         now = time.time() if now is None else now
         former = [
             Key(key.id, FORMER, key.created_at, now) if key.state == CURRENT else key for key in self.keys()
@@ -130,6 +133,7 @@ class KeyRing:
             NotFoundError: there is no such key.
             StackError: it is the current one.
         """
+        self._changeable()
         keys = self.keys()
         matching = [key for key in keys if key.id.startswith(identifier)]
         if len(matching) != 1 or len(identifier) < 8:
@@ -150,7 +154,7 @@ class KeyRing:
 
         Raises:
             IntegrityError: it is no elliptic public key.
-            StackError: it is our own, was revoked here, or has another name here.
+            StackError: it is our own, was revoked here, or has another name here; or the keys are a secret's.
         """
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -171,6 +175,7 @@ class KeyRing:
                 return known
             told = f"trusted as {known.installation}" if known.state == TRUSTED else f"here already: {known.state}"
             raise StackError(f"the key {made.id[:12]}... is {told}", hint="'windtunnel registry keys list' names them")
+        self._changeable()
         files.write_bytes(self.public / f"{made.id}.pem", clean, mode=0o644, parents=True)
         self._write([*keys, made])
         return made
@@ -181,6 +186,7 @@ class KeyRing:
         Raises:
             NotFoundError: none is trusted under this name.
         """
+        self._changeable()
         keys, when = self.keys(), time.time() if now is None else now
         gone = {
             key.id: Key(key.id, REVOKED, key.created_at, when, reason, installation)
@@ -231,6 +237,13 @@ class KeyRing:
         return key
 
     # -- files
+
+    def _changeable(self) -> None:
+        if (self.public / GIVEN).exists():
+            raise StackError(
+                "the keys of this registry come from a secret of its cluster and are not changed here",
+                hint="change the secret: kubectl get secret NAME -o json | windtunnel registry keys ... --secret",
+            )
 
     def _make(self) -> None:
         from cryptography.hazmat.primitives import serialization

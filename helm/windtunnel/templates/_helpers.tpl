@@ -135,6 +135,24 @@ runAsNonRoot: true
 {{- if and (eq $v.artifacts.store "volume") $v.artifacts.destination -}}
 {{- fail "artifacts.destination: set, but artifacts.store is volume; expected artifacts.store=s3" -}}
 {{- end -}}
+{{- if and (gt (int $v.registry.replicas) 1) $v.postgresql.enabled -}}
+{{- fail "registry.replicas: more than 1, but postgresql.enabled is one small database for trying out; expected a database of your own, whose lock says which server serves" -}}
+{{- end -}}
+{{- if and (gt (int $v.registry.replicas) 1) $v.registry.volume.enabled (ne $v.registry.volume.accessMode "ReadWriteMany") -}}
+{{- fail "registry.replicas: more than 1, but registry.volume is on one node at a time; expected registry.volume.enabled=false (with registry.keys.secretName, artifacts.store=s3 and audit.publishUrl), or registry.volume.accessMode=ReadWriteMany" -}}
+{{- end -}}
+{{- if and (gt (int $v.registry.replicas) 1) $v.audit.publishClaim -}}
+{{- fail "audit.publishClaim: a claim that every server would have to reach; with registry.replicas more than 1 expected audit.publishUrl" -}}
+{{- end -}}
+{{- if and (not $v.registry.volume.enabled) (ne $v.artifacts.store "s3") -}}
+{{- fail "registry.volume.enabled: false, but artifacts.store=volume keeps the models' files on it; expected artifacts.store=s3" -}}
+{{- end -}}
+{{- if and (not $v.registry.volume.enabled) (not $v.registry.keys.secretName) -}}
+{{- fail "registry.keys.secretName: empty; without a volume the keys that sign have to be in a secret: windtunnel registry keys secret windtunnel-keys --new | kubectl apply -f -" -}}
+{{- end -}}
+{{- if and (not $v.registry.volume.enabled) (not $v.audit.publishUrl) -}}
+{{- fail "audit.publishUrl: empty; without a volume the audit's checkpoints have to be in a bucket, expected s3://BUCKET/PREFIX, best with an object lock" -}}
+{{- end -}}
 {{- if and $v.audit.publishClaim $v.audit.publishUrl -}}
 {{- fail "audit: publishClaim and publishUrl are set; expected one place beside the server's own" -}}
 {{- end -}}
@@ -192,6 +210,11 @@ runAsNonRoot: true
 {{- if and $v.database.serverRole (not $v.migration.enabled) -}}
 {{- fail "migration.enabled: false; with database.serverRole the server may not change the schema itself" -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Whether a second server has to wait until the first has gone: for its volume. */}}
+{{- define "windtunnel.alone" -}}
+{{- if and .Values.registry.volume.enabled (ne .Values.registry.volume.accessMode "ReadWriteMany") }}true{{ end -}}
 {{- end -}}
 
 {{/* Where a part that has nothing but the database may go. */}}

@@ -1,6 +1,7 @@
 """``python -m windtunnel_mlflow.cluster COMMAND``: what the registry's image runs.
 
-serve      the server; secrets from the folder WINDTUNNEL_SECRETS, its own files in WINDTUNNEL_HOME
+serve      the server; secrets from the folder WINDTUNNEL_SECRETS, its own files in WINDTUNNEL_HOME. Of several on one
+           database one serves, the others pass requests on to it and take over when it ends
 migrate    bring the database's schema up to date, and end
 downgrade  take our tables back to a revision, before an older image
 check      a real check of a running server, and end
@@ -36,7 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="the server")
     serve.add_argument("--host", default="0.0.0.0", help="address to listen at")
     serve.add_argument("--port", type=int, default=5000)
-    serve.add_argument("--tls", type=Path, help="folder with tls.crt and tls.key")
+    serve.add_argument("--tls", type=Path, help="folder with tls.crt and tls.key, and ca.crt of who signed them")
+    serve.add_argument("--address", help="HOST or HOST:PORT where the other servers of this registry reach this one")
+    serve.add_argument(
+        "--lease", type=float, default=10.0, help="seconds without PostgreSQL after which it ends itself"
+    )
+    serve.add_argument("--startup", type=float, default=300.0, help="seconds it may take to be ready in its turn")
     migrate = commands.add_parser("migrate", help="bring the schema up to date")
     migrate.add_argument("--role", help="the server's own database role, where it does not own the tables")
     downgrade = commands.add_parser("downgrade", help="take our tables back, before an older image")
@@ -64,12 +70,16 @@ def _run(given: argparse.Namespace) -> int:
             from windtunnel import tls
 
             tls.context(given.tls)  # before the database is touched
-        mounted.prepare(home, given.port)
-        with _database():
-            _upgrade(auth=False)
         from windtunnel_mlflow import serve
+        from windtunnel_mlflow.cluster import leading
+        from windtunnel_mlflow.cluster.election import Times
 
-        serve.run(given.host, given.port, given.tls)
+        mounted.prepare(home, given.port)
+        serve.settle()
+        leading.serve(
+            mounted.database_url(), given.host, given.port, given.tls, address=given.address,
+            times=Times(given.lease), limit=given.startup, before=_brought_up,
+        )  # fmt: skip
     elif given.command == "migrate":
         mounted.prepare(home, 0)
         with _database():
@@ -81,6 +91,11 @@ def _run(given: argparse.Namespace) -> int:
             schema.downgrade(mounted.database_url(), given.revision)
         print(f"the registry's tables are at revision {given.revision}")
     return 0
+
+
+def _brought_up() -> None:
+    with _database():
+        _upgrade(auth=False)
 
 
 def _upgrade(role: str | None = None, *, auth: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""What the server's process needs, made of mounted secrets and the environment; the home is a volume.
+"""What the server's process needs, made of mounted secrets and the environment; the home is a volume, or temporary.
 
 A mounted secret's files belong to root and may be read by the pod's group. The server wants its own, 0600, as in a
 home: they are copied, and what the kubelet's ownership rules opened in the home is closed again.
@@ -13,12 +13,16 @@ from urllib.parse import urlsplit
 
 from windtunnel import files
 from windtunnel.errors import StackError
-from windtunnel.home import ENV_HOME, Home
+from windtunnel.home import ENV_HOME, ENV_TEMPORARY, Home
 from windtunnel.registry import launch
+from windtunnel.safety import keysecret
+from windtunnel.safety.keys import KeyRing
 
 #: Folder of the mounted secrets, one file each; beside ``launch.SECRETS`` the database's URL.
 ENV_SECRETS, FOLDER = "WINDTUNNEL_SECRETS", "/etc/windtunnel/secrets"
 DATABASE_URL = "database-url"
+#: Folder of a mounted secret with the keys that sign; unset: they are made in the home, which is a volume then.
+ENV_KEYS = "WINDTUNNEL_KEYS_SECRET"
 #: Where artifacts are: an object store, or a folder. Read by MLflow.
 ENV_ARTIFACTS = "MLFLOW_ARTIFACTS_DESTINATION"
 
@@ -72,7 +76,7 @@ def prepare(home: Home, port: int) -> None:
     """Write the files the server reads, and set the environment it is started with.
 
     Raises:
-        StackError: a secret is missing.
+        StackError: a secret is missing, or what has to stay has no place that does.
     """
     plan = launch.prepare(home, port, database_url=database_url())
     given = {name: secret(name) for name in launch.SECRETS}
@@ -81,6 +85,14 @@ def prepare(home: Home, port: int) -> None:
     close(home.secrets)
     for name, value in given.items():
         files.write_bytes(home.secrets / name, (value + "\n").encode())
+    keys = os.environ.get(ENV_KEYS)
+    if keys:
+        keysecret.install(Path(keys), KeyRing.of(home), home.secrets / keysecret.AUDIT)
+    elif os.environ.get(ENV_TEMPORARY) and port:
+        raise StackError(
+            "the keys that sign versions would be gone with this server's temporary home",
+            hint=f"mount a secret with them and name its folder in {ENV_KEYS}: windtunnel registry keys secret --help",
+        )
     for file in plan.files:
         files.write_bytes(file.path, file.content.encode(), mode=file.mode)
     # What the pod's author set stands: the place of artifacts above all.

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from windtunnel.errors import IntegrityError
-from windtunnel.home import ENV_HOME, Home
+from windtunnel.home import ENV_HOME, ENV_TEMPORARY, Home
 from windtunnel.registry import auditfiles
 from windtunnel.registry.exchange import ENTRIES, FORM, LOG, digest, log_folder
 from windtunnel.safety import statement
@@ -122,7 +122,21 @@ class Exports:
             raise
 
 
-def home() -> Home:
+def home(*, to_keep: bool = False) -> Home:
+    """Where audits of other installations are.
+
+    Args:
+        to_keep: something is to be kept there.
+
+    Raises:
+        Refusal: WT_SERVER: there is none, or what is put there would not stay.
+    """
     if not os.environ.get(ENV_HOME):
         raise Refusal("WT_SERVER", "this server keeps no audits: it has no home", hint="set WINDTUNNEL_HOME")
+    if to_keep and os.environ.get(ENV_TEMPORARY):
+        raise Refusal(
+            "WT_SERVER",
+            "this server's home ends with its pod, so the audit of another installation would not be kept",
+            hint="import into an installation with a volume (registry.volume.enabled), and keep the export's own copy",
+        )
     return Home.find()

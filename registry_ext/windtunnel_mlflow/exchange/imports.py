@@ -108,7 +108,12 @@ class Imports:
         try:
             with refusing():
                 new = foreign.take(
-                    home(), plain, int(body["offset"]), str(body["text"]), bool(body["last"]), body.get("model")
+                    home(to_keep=True),
+                    plain,
+                    int(body["offset"]),
+                    str(body["text"]),
+                    bool(body["last"]),
+                    body.get("model"),
                 )
         except Refusal as refusal:
             self.note("", "import-audit", refusal)

@@ -111,5 +111,7 @@ class Trust:
                 gone: list[Key] = ring().disown(name, why)
             except NotFoundError as error:
                 raise not_found(error.message) from error
+            except StackError as error:
+                raise Refusal("WT_REQUEST", error.message, hint=error.hint, status=400) from error
             change.detail |= {"keys": [key.id for key in gone], "reason": why}
         return [asdict(key) for key in gone]

@@ -19,11 +19,12 @@ from typing import Any
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from windtunnel.errors import StackError
 from windtunnel.evidence import checkpoint, entry
 from windtunnel.evidence.checkpoint import Checkpoint, SigningKey
 from windtunnel.evidence.merkle import EMPTY, Frontier
 from windtunnel.files import SHARED, write_bytes
-from windtunnel.home import ENV_HOME, Home
+from windtunnel.home import ENV_HOME, ENV_TEMPORARY, Home
 from windtunnel.registry import auditfiles
 from windtunnel.registry.auditfiles import Place
 from windtunnel.registry.launch import ENV_AUDIT_EVERY, ENV_AUDIT_PLACE
@@ -171,16 +172,31 @@ def key_of(home: Home) -> SigningKey:
     return key
 
 
+def places_of(home: Home) -> list[Place]:
+    """Where this server publishes; the first says what history it goes on from.
+
+    Raises:
+        StackError: the home is a temporary one, and no other place is named: each start would take any history.
+    """
+    named = os.environ.get(ENV_AUDIT_PLACE)
+    if os.environ.get(ENV_TEMPORARY):
+        if not named:
+            raise StackError(
+                "the audit's checkpoints would be gone with this server's temporary home",
+                hint=f"name a place that stays: {ENV_AUDIT_PLACE}=s3://BUCKET/PREFIX",
+            )
+        return [auditfiles.place(named)]
+    kept = auditfiles.place(home.audit / "checkpoints")
+    return [kept, auditfiles.place(named)] if named else [kept]
+
+
 def start(sessions: Sessions) -> Publisher | None:
     """Publish from now on, in a thread, and once more when the process ends; None without a home to keep a key in."""
     if not os.environ.get(ENV_HOME):
         _logger.warning("no checkpoints of the audit are published: %s is not set", ENV_HOME)
         return None
     home = Home.find()
-    places = [auditfiles.place(home.audit / "checkpoints")]
-    if os.environ.get(ENV_AUDIT_PLACE):
-        places.append(auditfiles.place(os.environ[ENV_AUDIT_PLACE]))
-    publisher = Publisher(sessions, key_of(home), places)
+    publisher = Publisher(sessions, key_of(home), places_of(home))
     every = float(os.environ.get(ENV_AUDIT_EVERY) or EVERY)
     ended = threading.Event()
 

@@ -77,6 +77,12 @@ class Writes:
                 del self._open[path]
             self._changed.notify_all()
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is being written."""
+        with self._changed:
+            return not self._open
+
     def wait_idle(self, root: str, timeout: float) -> bool:
         """Wait until nothing is being written at or below ``root``; False after ``timeout`` seconds."""
         with self._changed:

@@ -1,0 +1,409 @@
+"""Which of several servers of one registry serves: whoever holds a lock of PostgreSQL, for as long as it can show it.
+
+The lock is a session advisory lock on a connection of its own. PostgreSQL gives it to the next when the session ends:
+at once when the process does, after ``Times.idle`` when a process says nothing any more (paused, its node lost). A
+leader asks every ``Times.beat`` seconds and ends itself when there was no answer for ``Times.lease``; the next one
+serves ``Times.grace`` after it got the lock, when a former one must have noticed. So no clock is compared with another
+machine's. A leader that ends in order says so (NOTIFY), and nobody waits.
+
+Sources: PostgreSQL's documentation (advisory locks, idle_session_timeout, NOTIFY: in order of commits); the leases of
+Kubernetes's client-go (leader election) for the relation of the three times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from windtunnel.errors import StackError, UnavailableError
+
+#: The lock's two numbers, and the channel on which servers say that they took it and that they ended.
+LOCK, CHANNEL = (0x77696E64, 0x6C656164), "windtunnel_registry"
+TAKEN, ENDED = "taken", "ended"
+#: What a server's sessions are called in ``pg_stat_activity``: that with the lock, and those it serves with.
+_HOLDER, _SERVING = "wtlock", "wtserve"
+#: The first PostgreSQL that ends silent sessions (idle_session_timeout).
+_OLDEST = 140000
+
+
+def clock() -> float:
+    """Seconds that go on while this process is stopped, and while its machine sleeps."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """All from one number: seconds after which a leader without an answer from PostgreSQL ends itself."""
+
+    lease: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.lease <= 300:
+            raise StackError(f"a lease of {self.lease:g} s", hint="expected 1 to 300; the default is 10")
+
+    @property
+    def beat(self) -> float:
+        """Between two questions of the leader."""
+        return self.lease / 5
+
+    @property
+    def idle(self) -> float:
+        """After which PostgreSQL ends a session that asked nothing."""
+        return self.lease * 1.5
+
+    @property
+    def grace(self) -> float:
+        """That a new leader waits, unless the former one said that it ended."""
+        return self.lease * 1.2
+
+    @property
+    def poll(self) -> float:
+        """Between two tries for the lock."""
+        return min(1.0, self.lease / 5)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One server that would serve.
+
+    Attributes:
+        address: HOST:PORT where the others reach it.
+        token: of this process; names in PostgreSQL have 63 characters, so it is short.
+    """
+
+    address: str
+    token: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+
+    @property
+    def holder(self) -> str:
+        """Name of its session with the lock."""
+        return f"{_HOLDER} {self.token} {self.address}"
+
+    @property
+    def serving(self) -> str:
+        """Name of its other sessions."""
+        return f"{_SERVING} {self.token}"
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What a server said to all others: ``TAKEN`` or ``ENDED``, and its token."""
+
+    kind: str
+    token: str
+
+
+def word(payload: str) -> Word | None:
+    """A notification's payload; None for what is none of ours."""
+    kind, _, token = payload.partition(" ")
+    return Word(kind, token) if kind in (TAKEN, ENDED) and token else None
+
+
+def must_wait(heard: Sequence[Word]) -> bool:
+    """Whether a former leader may still be at work, for a server that has the lock now.
+
+    Args:
+        heard: everything that was said, in order, until it took the lock. Empty for one that came too late to hear.
+    """
+    return not heard or heard[-1].kind != ENDED
+
+
+def expired(now: float, answered: float, times: Times) -> bool:
+    """Whether a leader may not go on: the last question that was answered was asked too long ago."""
+    return now - answered >= times.lease
+
+
+class LostError(UnavailableError):
+    """The session with the lock is gone, or may be."""
+
+
+class Session:
+    """One connection to PostgreSQL on which no wait is without an end. For one thread, but for ``wake``.
+
+    Args:
+        url: SQLAlchemy URL, ``postgresql+psycopg2://...``. Directly to the server: a pooler that shares sessions
+            between clients cannot keep a session's lock.
+    """
+
+    def __init__(self, url: str, mine: Candidate, times: Times) -> None:
+        self._url, self._mine, self._times = url, mine, times
+        self._connection: Any = None
+        self._pid = 0
+        self.heard: list[Word] = []
+        self._ears, self._mouth = socket.socketpair()
+        self._ears.setblocking(False)
+
+    def open(self) -> None:
+        """Connect anew. What was said meanwhile was not heard.
+
+        Raises:
+            LostError: there is no answer.
+            StackError: PostgreSQL is too old.
+        """
+        import psycopg2  # type: ignore[import-untyped]
+        from sqlalchemy import create_engine, make_url
+
+        self.close()
+        # The engine is never connected: it knows how the URL's parts are told to the driver.
+        words, told = create_engine(self._url).dialect.create_connect_args(make_url(self._url))
+        seconds = max(1, round(self._times.lease / 4))
+        settings: dict[str, Any] = {
+            **told,
+            "application_name": self._mine.holder, "connect_timeout": max(2, round(self._times.lease / 2)),
+            "keepalives": 1, "keepalives_idle": seconds, "keepalives_interval": seconds, "keepalives_count": 2,
+            "tcp_user_timeout": round(self._times.lease * 1000),
+        }  # fmt: skip
+        try:
+            self._connection = psycopg2.connect(*words, **settings, async_=True)
+            self._wait(clock() + 2 * self._times.lease)
+        except (psycopg2.Error, LostError) as error:
+            self.close()
+            why = error.message if isinstance(error, LostError) else str(error).strip()
+            raise LostError(f"nobody can be asked who serves: {why}") from None
+        if self._connection.server_version < _OLDEST:
+            raise StackError(
+                f"PostgreSQL {self._connection.server_version // 10000} ends no silent session", hint="14 or later"
+            )
+        limits = {
+            "idle_session_timeout": self._times.idle, "statement_timeout": self._times.lease,
+            # PostgreSQL's own side of a connection whose other end is gone with its node.
+            "tcp_user_timeout": self._times.idle,
+        }  # fmt: skip
+        for name, value in limits.items():
+            self._ask(f"SET {name} = {round(value * 1000)}")
+        self._ask(f"SET tcp_keepalives_idle = {seconds}; SET tcp_keepalives_interval = {seconds}")
+        self._ask("SET tcp_keepalives_count = 2")
+        self._ask(f"LISTEN {CHANNEL}")
+        self._pid = int(self._ask("SELECT pg_backend_pid()")[0][0])
+
+    def close(self) -> None:
+        """End the session, and with it its lock."""
+        self.heard = []
+        if self._connection is not None:
+            # Without a word of farewell: a driver that cannot say it would wait.
+            with contextlib.suppress(Exception):
+                self._connection.close()
+            self._connection = None
+
+    def take(self) -> bool:
+        """Whether this session has the lock now. Never of a replica: there, too, locks are given."""
+        rows = self._ask(
+            "SELECT CASE WHEN pg_is_in_recovery() THEN false ELSE pg_try_advisory_lock(%s, %s) END", LOCK
+        )  # fmt: skip
+        return bool(rows[0][0])
+
+    def leader(self) -> str | None:
+        """Address of whoever holds the lock; None while nobody does."""
+        rows = self._ask(
+            "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+            "WHERE l.locktype = 'advisory' AND l.classid::bigint = %s AND l.objid::bigint = %s AND l.objsubid = 2 "
+            "AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            LOCK,
+        )
+        parts = str(rows[0][0] or "").split(" ") if rows else []
+        return parts[2] if len(parts) == 3 and parts[0] == _HOLDER else None
+
+    def beat(self) -> float:
+        """Ask whether the lock is still ours; the time at which it was asked.
+
+        Raises:
+            LostError: it is not, or nobody answers.
+        """
+        asked = clock()
+        pid, replica = self._ask("SELECT pg_backend_pid(), pg_is_in_recovery()")[0]
+        if pid != self._pid or replica:
+            why = "became a replica" if replica else "answers by another session: is there a pooler before it?"
+            raise LostError(f"PostgreSQL {why}")
+        return asked
+
+    def say(self, kind: str) -> None:
+        """Tell all servers, in order with what others told."""
+        self._ask("SELECT pg_notify(%s, %s)", (CHANNEL, f"{kind} {self._mine.token}"))
+
+    def before(self) -> list[Word]:
+        """Say that the lock is taken; everything that was said before it."""
+        self.say(TAKEN)
+        own = Word(TAKEN, self._mine.token)
+        until = clock() + self._times.lease
+        while own not in self.heard:
+            if clock() > until:
+                raise LostError("PostgreSQL passes on no notifications")
+            self.rest(0.1)
+        return self.heard[: self.heard.index(own)]
+
+    def fence(self) -> int:
+        """End the sessions that other servers serve with, open transactions and all; how many."""
+        rows = self._ask(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user "
+            "AND datname = current_database() AND starts_with(application_name, %s) AND application_name <> %s",
+            (f"{_SERVING} ", self._mine.serving),
+        )
+        return len(rows)
+
+    def rest(self, seconds: float) -> None:
+        """Wait, until ``wake`` at most, and hear what is said.
+
+        Raises:
+            LostError: the session ended.
+        """
+        until = clock() + seconds
+        while (left := until - clock()) > 0:
+            found, _, _ = select.select([self._connection, self._ears], [], [], left)
+            if self._connection in found:
+                self._wait(until + self._times.lease)
+            if self._ears in found:
+                with contextlib.suppress(BlockingIOError):
+                    self._ears.recv(64)
+                return
+
+    def wake(self) -> None:
+        """End a ``rest``; from any thread."""
+        with contextlib.suppress(OSError):
+            self._mouth.send(b"x")
+
+    def _ask(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        import psycopg2
+
+        if self._connection is None:
+            raise LostError("there is no session")
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(statement, tuple(values) or None)
+                self._wait(clock() + self._times.lease)
+                return list(cursor.fetchall()) if cursor.description else []
+        except psycopg2.Error as error:
+            raise LostError(f"PostgreSQL: {str(error).strip()}") from None
+
+    def _wait(self, until: float) -> None:
+        import psycopg2
+        from psycopg2 import extensions
+
+        try:
+            while (state := self._connection.poll()) != extensions.POLL_OK:
+                left = until - clock()
+                if left <= 0:
+                    raise LostError("PostgreSQL does not answer")
+                reads = [self._connection] if state == extensions.POLL_READ else []
+                writes = [self._connection] if state == extensions.POLL_WRITE else []
+                select.select(reads, writes, [], left)
+        except psycopg2.Error as error:
+            raise LostError(f"PostgreSQL: {str(error).strip()}") from None
+        while self._connection.notifies:
+            found = word(self._connection.notifies.pop(0).payload)
+            if found is not None:
+                self.heard.append(found)
+
+
+def end_at_once(why: str) -> None:
+    """End this process, with every write that is under way in it."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"the registry's server ends at once: {why}\n".encode())
+    os._exit(70)
+
+
+class Term:
+    """This server's part in it: stands until it is its turn, then serves until it ends. One thread runs ``run``.
+
+    Args:
+        turn: called in a thread of its own when this server shall serve.
+        end: called when it must not go on; does not return in a server.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        times: Times,
+        turn: Callable[[], None],
+        end: Callable[[str], None] = end_at_once,
+        say: Callable[[str], None] = lambda text: print(text, flush=True),
+    ) -> None:
+        self._session, self._times, self._turn, self._end, self._say = session, times, turn, end, say
+        self._answered = 0.0
+        self._told = ""
+        self._leaving: bool | None = None
+        #: Whether this server serves, or is about to.
+        self.serving = False
+        #: Address of who serves; None while nobody does, or nobody can be asked.
+        self.leader: str | None = None
+
+    def check(self) -> None:
+        """End the process if it serves and can no longer show that it may: before every request, every piece of one,
+        every use of a database connection and every commit."""
+        if self.serving and expired(clock(), self._answered, self._times):
+            self._end(f"PostgreSQL answered last {clock() - self._answered:.1f} s ago; another may serve now")
+
+    def leave(self, clean: bool) -> None:
+        """Give the lock up. From another thread than ``run``'s, which ends then.
+
+        Args:
+            clean: nothing is under way any more, so the next one need not wait.
+        """
+        self._leaving = clean
+        self._session.wake()
+
+    def run(self) -> None:
+        """Stand for the lock, serve with it; ends after ``leave``."""
+        while self._leaving is None:
+            try:
+                self._session.open()
+                if self._stand():
+                    self._hold()
+            except LostError as error:
+                if self.serving:
+                    self._end(error.message)
+                    return
+                self.leader = None
+                self._tell(f"standing by: {error.message}")
+                time.sleep(self._times.poll)
+        with contextlib.suppress(LostError):
+            if self.serving and self._leaving:
+                self._session.say(ENDED)
+        self._session.close()
+
+    def _stand(self) -> bool:
+        """Wait for the lock, and for whoever had it; False when it is to leave."""
+        while not self._session.take():
+            if self._leaving is not None:
+                return False
+            self.leader = self._session.leader()
+            if self.leader:
+                self._tell(f"standing by: {self.leader} serves")
+            self._session.rest(self._times.poll)
+        self.leader = None
+        self._answered = self._session.beat()
+        wait = must_wait(self._session.before())
+        self._session.fence()
+        if wait:
+            self._tell(f"took the lock; serving in {self._times.grace:g} s, when a former server must have ended")
+            until = clock() + self._times.grace
+            while (left := until - clock()) > 0 and self._leaving is None:
+                self._answered = self._session.beat()
+                self._session.rest(min(left, self._times.beat))
+            self._answered = self._session.beat()
+            self._session.fence()
+        return self._leaving is None
+
+    def _tell(self, text: str) -> None:
+        if text != self._told:
+            self._told = text
+            self._say(text)
+
+    def _hold(self) -> None:
+        from threading import Thread
+
+        self.serving = True
+        Thread(target=self._turn, name="windtunnel-turn", daemon=True).start()
+        while self._leaving is None:
+            self.check()
+            self._answered = self._session.beat()
+            self._session.rest(self._times.beat)
+            self.check()
+        # What it served is over by now; until the session ends nobody else begins.
