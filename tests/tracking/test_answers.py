@@ -14,6 +14,8 @@ import pytest
 from windtunnel.errors import TrainingError
 from windtunnel.evaluation import evaluate
 from windtunnel.evidence import Outcome
+from windtunnel.monitoring import reference
+from windtunnel.spec import Model
 from windtunnel.spec.evaluation import Evaluation, Metric
 from windtunnel.tracking import packaging
 from windtunnel.tracking.answers import prediction
@@ -83,5 +85,20 @@ def test_only_code_that_no_environment_has_travels_with_a_model(
 
 
 def test_classes_probabilities_stay_a_column_each() -> None:
-    several = pd.DataFrame({"0": [0.1, 0.9], "1": [0.9, 0.1]})
-    assert prediction(several) is several
+    assert prediction(pd.DataFrame({"0": [0.1, 0.9], "1": [0.9, 0.1]})).shape == (2, 2)
+
+
+@pytest.mark.parametrize("one", [np.ones((50, 1), dtype="float32"), pd.DataFrame({0: np.ones(50)}), [[1.0]] * 50])
+def test_a_column_of_predictions_makes_a_reference(one: Any) -> None:
+    """What networks and graphs answer: a version of theirs could not be registered."""
+    model = Model.model_validate(
+        {
+            "name": "net",
+            "owner": "tests",
+            "data": {"source": "rows.csv", "time": "t", "target": "y", "features": ["a"]},
+            "training": {"entry_point": "team:train"},
+        }
+    )
+    rows = pd.DataFrame({"a": np.arange(50.0), "y": 1.0})
+    built = reference.build(model, "1", rows, prediction(one), {}, "sha256:" + "0" * 64)
+    assert built.prediction is not None and (built.prediction.n, built.prediction.mean) == (50, 1.0)

@@ -124,11 +124,9 @@ def evaluate(
 def _predictions(predict: Predict, frame: DataFrame, features: Sequence[str], who: str) -> Array | str:
     """Predictions of every row, or what is wrong with them."""
     try:
-        p = np.asarray(prediction(predict(frame[list(features)])))
+        p: Array = prediction(predict(frame[list(features)]))
     except Exception as error:
         return f"{who} cannot predict the holdout: {type(error).__name__}: {error}"
-    if p.ndim == 2 and p.shape[1] == 1:
-        p = p[:, 0]
     if p.ndim not in (1, 2) or len(p) != len(frame):
         return f"{who} returned predictions of shape {p.shape} for {len(frame)} rows"
     if p.dtype.kind == "O" and all(isinstance(v, (int, float)) for v in p.ravel().tolist()):

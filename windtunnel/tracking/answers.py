@@ -12,13 +12,17 @@ def prediction(answer: Any) -> Any:
     """The predictions in what ``predict`` returned for n rows.
 
     Args:
-        answer: an array or list of n values, or a frame of n rows. One with several columns, ``prediction`` among them,
-            says more of each row (``confidence``, ...), as model servers pass it on.
+        answer: an array, list, series or frame of n rows. A frame of several columns, ``prediction`` among them, says
+            more of each row (``confidence``, ...), as model servers pass it on. A frame or array of one column is what
+            networks and graphs give.
 
     Returns:
-        Column ``prediction`` of such a frame; any other answer as it is.
+        array of shape (n,): that column; any other answer as an array of its own shape, (n, k) for several columns.
     """
+    import numpy as np
+
     columns = getattr(answer, "columns", None)
-    if columns is None or len(columns) < 2 or PREDICTION not in columns:
-        return answer
-    return answer[PREDICTION]
+    if columns is not None and len(columns) > 1 and PREDICTION in columns:
+        answer = answer[PREDICTION]
+    values = answer.to_numpy() if hasattr(answer, "to_numpy") else np.asarray(answer)
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values

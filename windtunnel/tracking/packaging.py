@@ -54,15 +54,13 @@ def predictions(predict: Any, frame: pd.DataFrame, what: str) -> Any:
     import pandas as pd
 
     try:
-        given = prediction(predict(frame))
+        given = predict(frame)
+        values = prediction(given)
     except Exception as error:
         raise TrainingError(
             f"{what} cannot predict {len(frame)} of its own training rows: {type(error).__name__}: {error}",
             hint="predict() takes a DataFrame with exactly the described features",
         ) from error
-    values = given.to_numpy() if isinstance(given, (pd.Series, pd.DataFrame)) else np.asarray(given)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
     if values.ndim != 1 or len(values) != len(frame):
         raise TrainingError(
             f"{what} answered {len(frame)} rows with {type(given).__name__} of shape {values.shape}",
