@@ -244,6 +244,8 @@ def test_of_two_runs_that_overlap_the_first_is_believed(
     world.serve(paying.iloc[300:500], T0, T0 + 60)  # late rows
     again = watch.judge_drift(b, model, window, dag={**DAG, "dag_run_id": "r2"}, kept=InStore(store, b))
     assert again == first and first is not None
+    # And one that found nothing there, and was overtaken before it wrote.
+    assert InStore(store, b).keep(window, "drift.json", {**first, "reason": "mine"}) == first
     answers = [watch.react(home, model, window, [first], now, kept=InStore(store, home))
                for home, now in ((a, T0 + 70), (b, T0 + 71), (a, T0 + 900))]  # fmt: skip
     assert answers == [answers[0]] * 3 and answers[0]["react"] == "retrain"
