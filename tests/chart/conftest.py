@@ -36,6 +36,7 @@ GIVEN: dict[str, dict[str, Any]] = {
 GIVEN["production+guard"] = {
     **GIVEN["production"],
     "guard": {"enabled": True, "namespace": "models", "modelServer": "registry.example.org/team/model-server:0.1.0"},
+    "releases": {"enabled": True, "namespace": "models"},
 }
 GIVEN["production+collector"] = {
     **GIVEN["production"],

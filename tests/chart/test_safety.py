@@ -66,11 +66,11 @@ def test_no_secret_is_written_anywhere(name: str, rendered: Rendered) -> None:
             assert not re.search(r"PASSWORD(?!_FILE)|_KEY$|TOKEN", variable[0]), variable
 
 
-def test_only_training_and_the_guard_have_rights_and_no_wildcards(name: str, rendered: Rendered) -> None:
+def test_only_training_releases_and_the_guard_give_rights_and_no_wildcards(name: str, rendered: Rendered) -> None:
     for one in rendered(name):
         assert one["kind"] not in ("ClusterRole", "ClusterRoleBinding")
         if one["kind"] == "Role":
-            assert one["metadata"]["labels"]["app.kubernetes.io/component"] in ("training", "guard")
+            assert one["metadata"]["labels"]["app.kubernetes.io/component"] in ("training", "releases", "guard")
             for rule in one["rules"]:
                 assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
                 assert not {"secrets", "pods/exec", "pods/attach", "configmaps"} & set(rule["resources"])

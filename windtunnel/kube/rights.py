@@ -85,6 +85,11 @@ RELEASES = Part(
         Right("", "services/proxy", ("create", "get"), "a version's first answer, past the gateway"),
     ),
 )
+PAGE = Part(
+    "page",
+    "Airflow's API server, for the models page",
+    (Right(_SELDON, "seldondeployments", ("list",), "show each release's last look"),),
+)
 GUARD = Part(
     "guard",
     "the guard",
@@ -106,6 +111,11 @@ RELEASES_CORE2 = Part(
         Right("", "services/proxy", ("create", "get"), "a version's first answer, under its own name"),
     ),
 )
+PAGE_CORE2 = Part(
+    "page-core2",
+    "Airflow's API server, for the models page, where Seldon Core 2 serves",
+    (Right(_CORE2, "experiments", ("list",), "show each release's last look"),),
+)
 GUARD_CORE2 = Part(
     "guard-core2",
     "the guard of models on Seldon Core 2",
@@ -119,9 +129,9 @@ GUARD_CORE2 = Part(
 )
 
 #: By name.
-PARTS = {part.name: part for part in (TRAINING, RELEASES, GUARD)}
+PARTS = {part.name: part for part in (TRAINING, RELEASES, PAGE, GUARD)}
 #: By name, where Seldon Core 2 serves.
-PARTS_CORE2 = {part.name: part for part in (TRAINING, RELEASES_CORE2, GUARD_CORE2)}
+PARTS_CORE2 = {part.name: part for part in (TRAINING, RELEASES_CORE2, PAGE_CORE2, GUARD_CORE2)}
 
 
 def part(name: str) -> Part:
