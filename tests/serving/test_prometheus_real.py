@@ -182,7 +182,7 @@ class Prometheus:
             self.process = None
 
 
-def wait_for(condition: Callable[[], object], what: str, limit_s: float = 20.0) -> None:
+def wait_for(condition: Callable[[], object], what: str, limit_s: float = 90.0) -> None:
     until = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < until, f"waited {limit_s:g} s for {what}"
@@ -311,7 +311,10 @@ def test_an_old_pod_that_was_not_scraped_before(prometheus: Prometheus, pods: Po
 
     def begun_with_one_pod() -> bool:
         sources.append(PrometheusTraffic(prometheus.url, SELDON, stale_after_s=5))
-        return sources[-1].traffic(pods.model).arms["1"].requests == 10
+        try:
+            return sources[-1].traffic(pods.model).arms["1"].requests == 10
+        except UnavailableError:  # a scrape that came too late, on a machine that does other things
+            return False
 
     wait_for(begun_with_one_pod, "one pod")
     source = sources[-1]
