@@ -70,7 +70,7 @@ def home() -> Iterator[Home]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def fly(home: Home, mode: str) -> dict[str, Any]:
+def fly(home: Home, mode: str, limit_s: float = 500) -> dict[str, Any]:
     url = json.loads(home.stack_file.read_text())["urls"]["mlflow"]
     connection = {
         "conn_type": "windtunnel",
@@ -92,7 +92,7 @@ def fly(home: Home, mode: str) -> dict[str, Any]:
     migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
     subprocess.run(migrate, env=env, check=True, capture_output=True, timeout=200)
     command = [sys.executable, str(FLIGHT), str(home.root), mode]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=limit_s, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("STORY ")]
     assert lines, (done.stdout + done.stderr)[-6000:]
     story: dict[str, Any] = json.loads(lines[-1].removeprefix("STORY "))
@@ -216,6 +216,29 @@ def test_the_same_dags_release_on_seldon(home: Home) -> None:
     assert verdicts[:2] == [("rollout", "FAIL", "3"), ("gate", "FAIL", "3")] and ("rollout", "PASS", "2") in verdicts
     assert {"000001.json", "000002.json"} <= set(story["archived"])
     assert all("/samples/" in path or path.endswith("models/small") for path in story["left"])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_the_same_dags_release_on_core_2(home: Home) -> None:
+    """DEMAND PIP-5, SRV-1, ROL-6, ROL-10: as above, by Experiment, Model and Server; a person aborts the last."""
+    story = fly(home, "core2", limit_s=1000)
+    said = story["log"][-6000:]
+    first, better, harmful, aborted = (story[f"release{word}"] for word in ("", " better", " harmful", " aborted"))
+    assert first["state"] == first["tasks"]["first.watch"] == "success", said
+    assert better["state"] == better["tasks"]["step_50.gate"] == better["tasks"]["promote"] == "success", said
+    assert harmful["state"] == harmful["tasks"]["step_10.gate"] == "failed", said
+    assert harmful["tasks"]["rollback"] == "success", said
+    # The command took the traffic away; the DAG met that and ended, with nothing left to undo.
+    assert story["aborted"]["code"] == 0 and "every candidate is at 0 %" in story["aborted"]["said"], story["aborted"]
+    assert aborted["state"] == "failed" and aborted["tasks"]["rollback"] == "success", said
+    assert aborted["tasks"]["promote"] == "upstream_failed"
+    assert story["versions"] == {"1": "archived", "2": "champion", "3": "rolled_back", "4": "rolled_back"}
+    assert [one["state"] for one in story["rollouts"]] == ["rolled_back", "rolled_back", "promoted", "promoted"]
+    assert "members complain" in story["rollouts"][0]["reason"]
+    # The champion has everything, the former one is warm, the candidates' Models are gone.
+    assert story["candidates"] == {"small-v2": 100}
+    assert story["models"] == ["small-v1", "small-v2"]
 
 
 @pytest.mark.long

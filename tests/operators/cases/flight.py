@@ -1,12 +1,13 @@
 """A whole life through ``dag.test`` in a process of its own: real data, training, registry; traffic from a fake.
 
-    python flight.py HOME [life|first-errors|pods|seldon]
+    python flight.py HOME [life|first-errors|pods|seldon|core2]
 
 Airflow's database, the MLflow server with the governed store and the detached training runner are real. Where Envoy
 and model servers would be is ``FakeBackend``: it fetches and verifies the artifacts as the real one does, and counts
 requests as time goes by. In mode ``pods`` training runs in pods of a Kubernetes API on loopback, whose pods are plain
 processes. In mode ``seldon`` it is released on Seldon: the real backend over HTTP to an API, an operator, a gateway and
-a Prometheus of the tests' own; the home that deploys is another one than the home that trained. Prints one JSON object.
+a Prometheus of the tests' own; the home that deploys is another one than the home that trained. Mode ``core2`` is the
+same with Seldon Core 2, and a person who aborts the last release. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -234,51 +236,19 @@ def on_seldon(home: Home, registry: Any) -> dict[str, Any]:
     sys.path.insert(0, str(CASES.parents[1] / "common"))
     import fakeseldon
 
-    from windtunnel.spec import Model
-    from windtunnel_airflow import lifecycle, places
-
-    plain = description(HOME / "rows.csv").to_dict()
-    plain["target"], plain["training"]["target"], plain["steps"] = "kubernetes", "local", []
-    model = Model.model_validate(plain)
-    write_dag_file(home.airflow / "dags", model)
-    dags = lifecycle(model)
-    ours = json.loads(os.environ["AIRFLOW_CONN_WINDTUNNEL_DEFAULT"])
-
-    def connect(root: Path) -> None:
-        ours["extra"] = {"home": str(root), "store": (HOME / "store").as_uri()}
-        os.environ["AIRFLOW_CONN_WINDTUNNEL_DEFAULT"] = json.dumps(ours)
-        places.forget()
-
-    story: dict[str, Any] = {}
     with fakeseldon.cluster() as cluster, fakeseldon.Seldon(cluster) as seldon:
         extra = {
-            "image": "registry.example.org/model-server:1",
-            "registry": "http://registry",
             "kubeconfig": cluster.kubeconfig(HOME / "kubeconfig"),
             "gateway": f"{seldon.url}/seldon/{{namespace}}/{{model}}",
             "prometheus": seldon.url,
-            "split_requests": 40,
-            "poll_s": 0.05,
         }
-        os.environ["AIRFLOW_CONN_WINDTUNNEL_SELDON"] = json.dumps({"conn_type": "windtunnel_seldon", "extra": extra})
-        over = threading.Event()
-        callers = threading.Thread(target=call, args=(seldon, over), daemon=True)
-        callers.start()
-        try:
-            for word, conf in (
-                ("", {"reason": "the first"}),
-                (" better", {"params": {"alpha": 0.5}, "reason": "a better recipe"}),
-                (" harmful", {"params": {"alpha": 2.0}, "reason": "a careless recipe"}),
-            ):
-                connect(HOME)
-                story[f"train{word}"] = fly(dags["small.train"], **conf)
-                connect(HOME / f"worker{word.strip()}")
-                began = len(cluster.requests)
-                story[f"release{word}"] = fly(dags["small.release"])
-                story[f"asked{word}"] = cluster.asked(began)
-        finally:
-            over.set()
-            callers.join(10)
+
+        def call() -> None:
+            if seldon.routes.get("small", {}).get("v3"):
+                seldon.failing ^= {"v3"}
+            seldon.ask("small")
+
+        story = life_in_cluster(home, registry, cluster, extra, call)
         live = cluster.get("seldondeployments", "small")
         assert live is not None
         story["predictors"] = {one["name"]: one["traffic"] for one in live["spec"]["predictors"]}
@@ -288,6 +258,134 @@ def on_seldon(home: Home, registry: Any) -> dict[str, Any]:
             for request in cluster.requests
             if request.method in ("POST", "PATCH") and request.path.endswith(("/seldondeployments", "/small"))
         ]
+    return story
+
+
+def on_core2(home: Home, registry: Any) -> dict[str, Any]:
+    """The same by Core 2, and a fourth version whose release a person aborts by the command."""
+    sys.path.insert(0, str(CASES.parents[1] / "common"))
+    import fakecore2
+
+    with fakecore2.cluster() as cluster, fakecore2.Core2(cluster) as core:
+        extra = {
+            "api": "core2",
+            "kubeconfig": cluster.kubeconfig(HOME / "kubeconfig"),
+            "gateway": core.url,
+            "direct": core.url,
+            "prometheus": core.url,
+        }
+
+        def weights() -> dict[str, int]:
+            route = core.routes.get("small.experiment")
+            return dict(route.clusters) if route else {}
+
+        def call() -> None:
+            if weights().get("small-v3"):
+                core.failing ^= {"small-v3"}
+            core.infer("/v2/models/small/infer", "small.experiment")
+
+        aborted: dict[str, Any] = {}
+
+        def person() -> None:
+            while not weights().get("small-v4"):
+                time.sleep(0.005)
+            aborted.update(abort_by_command(HOME / "seldon.toml", extra))
+
+        last = (" aborted", {"params": {"alpha": 0.25}, "reason": "one more recipe"}, person)
+        story = life_in_cluster(home, registry, cluster, extra, call, last)
+        story["aborted"] = aborted
+        live = cluster.get("experiments", "small")
+        assert live is not None
+        story["candidates"] = {one["name"]: one["weight"] for one in live["spec"]["candidates"]}
+        story["models"] = sorted(one["metadata"]["name"] for one in cluster.all("models"))
+    return story
+
+
+def abort_by_command(file: Path, extra: dict[str, Any]) -> dict[str, Any]:
+    """``windtunnel rollout abort small``, as a person types it."""
+    from typer.testing import CliRunner
+
+    from windtunnel.cli.app import app
+
+    lines = [f"{name} = {json.dumps(value)}" for name, value in {**SETTINGS, **extra}.items()]
+    file.write_text("\n".join(lines) + "\n")
+    words = ["--home", str(HOME), "rollout", "abort", "small", "--reason", "members complain", "--seldon", str(file)]
+    done = CliRunner().invoke(app, words)
+    return {"code": done.exit_code, "said": done.output}
+
+
+#: Settings of Seldon that both APIs are given here.
+SETTINGS = {
+    "image": "registry.example.org/model-server:1",
+    "registry": "http://registry",
+    "split_requests": 40,
+    "poll_s": 0.05,
+}
+
+
+def life_in_cluster(
+    home: Home,
+    registry: Any,
+    cluster: Any,
+    extra: dict[str, Any],
+    call: Callable[[], None],
+    last: tuple[str, dict[str, Any], Callable[[], None]] | None = None,
+) -> dict[str, Any]:
+    """Trained here, released there, while callers ask without end; version 3 fails half of the time.
+
+    Args:
+        cluster: the API.
+        extra: of the connection, beside ``SETTINGS``.
+        call: one request of a caller.
+        last: one more version: word, parameters of its training, and what a person does while it is released.
+    """
+    from windtunnel.spec import Model
+    from windtunnel_airflow import lifecycle, places
+
+    plain = description(HOME / "rows.csv").to_dict()
+    plain["target"], plain["training"]["target"], plain["steps"] = "kubernetes", "local", []
+    model = Model.model_validate(plain)
+    write_dag_file(home.airflow / "dags", model)
+    dags = lifecycle(model)
+    ours = json.loads(os.environ["AIRFLOW_CONN_WINDTUNNEL_DEFAULT"])
+    connection = {"conn_type": "windtunnel_seldon", "extra": {**SETTINGS, **extra}}
+    os.environ["AIRFLOW_CONN_WINDTUNNEL_SELDON"] = json.dumps(connection)
+
+    def connect(root: Path) -> None:
+        ours["extra"] = {"home": str(root), "store": (HOME / "store").as_uri()}
+        os.environ["AIRFLOW_CONN_WINDTUNNEL_DEFAULT"] = json.dumps(ours)
+        places.forget()
+
+    def calling() -> None:
+        while not over.is_set():
+            call()
+            time.sleep(0.002)
+
+    story: dict[str, Any] = {}
+    over = threading.Event()
+    callers = threading.Thread(target=calling, daemon=True)
+    callers.start()
+    try:
+        for word, conf, person in (
+            ("", {"reason": "the first"}, None),
+            (" better", {"params": {"alpha": 0.5}, "reason": "a better recipe"}, None),
+            (" harmful", {"params": {"alpha": 2.0}, "reason": "a careless recipe"}, None),
+            *([last] if last else []),
+        ):
+            connect(HOME)
+            story[f"train{word}"] = fly(dags["small.train"], **conf)
+            connect(HOME / f"worker{word.strip()}")
+            began = len(cluster.requests)
+            beside = threading.Thread(target=person, daemon=True) if person else None
+            if beside:
+                beside.start()
+            story[f"release{word}"] = fly(dags["small.release"])
+            if beside:
+                beside.join(30)
+            story[f"asked{word}"] = cluster.asked(began)
+    finally:
+        over.set()
+        callers.join(10)
     story["versions"] = {one.version: one.state for one in registry.versions("small")}
     story["rollouts"] = [{"state": one.state, "reason": one.reason} for one in registry.rollouts("small")]
     story["verdicts"] = [
@@ -297,15 +395,6 @@ def on_seldon(home: Home, registry: Any) -> dict[str, Any]:
     story["archived"] = sorted(path.name for path in (HOME / "store" / "looks" / "small").rglob("*.json"))
     story["left"] = [str(path) for path in (home.serving / "models").rglob("*") if path.name != "samples"]
     return story
-
-
-def call(seldon: Any, over: threading.Event) -> None:
-    """Callers without end; version 3 fails half of the time as soon as it has any of them."""
-    while not over.is_set():
-        if seldon.routes.get("small", {}).get("v3"):
-            seldon.failing ^= {"v3"}
-        seldon.ask("small")
-        time.sleep(0.002)
 
 
 def fly(dag: Any, **conf: Any) -> dict[str, Any]:
@@ -347,6 +436,8 @@ def main() -> dict[str, Any]:
         return {**flown, "versions": found}
     if MODE == "seldon":
         return on_seldon(home, registry)
+    if MODE == "core2":
+        return on_core2(home, registry)
     story["train"] = fly(dags["small.train"], reason="the first", correlation_id="c" * 32)
     story["release"] = fly(dags["small.release"])
     if MODE == "life":

@@ -74,11 +74,12 @@ def torch(run):
     import torch
 
     torch.manual_seed(run.seed)
+    torch.set_num_threads(1)
     net = torch.nn.Sequential(torch.nn.Linear(len(run.features), 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
     rows, target = _rows(run)
     x, y = (torch.tensor(one.to_numpy(), dtype=torch.float32) for one in (rows, target))
     steps = torch.optim.Adam(net.parameters(), lr=0.05)
-    for _ in range(20 * run.params["rounds"]):
+    for _ in range(10 * run.params["rounds"]):
         steps.zero_grad()
         loss = torch.nn.functional.mse_loss(net(x)[:, 0], y)
         loss.backward()
