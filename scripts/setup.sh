@@ -57,7 +57,7 @@ environment() {
   if command -v uv >/dev/null 2>&1; then
     [ -x "$folder/bin/python" ] || uv venv --quiet --python "$python" "$folder"
     uv pip install --quiet --python "$folder/bin/python" --require-hashes -r "$lock"
-    uv pip install --quiet --python "$folder/bin/python" --no-deps --no-build-isolation -e .
+    flock scripts uv pip install --quiet --python "$folder/bin/python" --no-deps --no-build-isolation -e .
   else
     if [ ! -x "$folder/bin/python" ] || ! "$folder/bin/python" -m pip --version >/dev/null 2>&1; then
       "$python" -c 'import ensurepip, venv' 2>/dev/null || die "$python cannot make environments (module venv or ensurepip is missing)" \
@@ -67,7 +67,7 @@ environment() {
     fi
     # The lock is complete, so nothing is resolved; older pips do not see that a lock's pandas is also pandas[parquet].
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$lock"
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+    flock scripts "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
   fi
   printf '%s' "$wanted" > "$stamp"
   say "$folder is ready ($((SECONDS - started)) s)"
@@ -75,5 +75,12 @@ environment() {
 
 [ "$(uname -s)" = Linux ] || die "this is $(uname -s); the embedded stack runs on Linux" "use Linux, a virtual machine or a container"
 python=$(find_python)
+# Both at once, for much of it is waiting and one core; but one at a time (flock) writes what the checkout itself gets.
+set -m # a group of its own, that ends with us however we end
+environment .venv-serving locks/serving.txt &
+serving=$!
+set +m
+trap 'kill -- -"$serving" 2>/dev/null || true' EXIT
 environment .venv locks/main.txt
-environment .venv-serving locks/serving.txt
+wait $serving
+trap - EXIT

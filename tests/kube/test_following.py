@@ -179,3 +179,18 @@ def test_many_follow_by_one_list_and_one_watch() -> None:
 
     assert asyncio.run(asyncio.wait_for(go(), 60)) == names
     assert source.asked[:2] == ["list", "watch 7"] and source.asked.count("list") == 1
+
+
+def test_a_cancel_in_the_moment_of_the_news_is_a_cancel() -> None:
+    """DEMAND TRN-7: else a person's act is lost, and the trigger goes on."""
+
+    async def go() -> None:
+        followed = Followed("a")
+        waiting = asyncio.create_task(followed.changed(60))
+        await asyncio.sleep(0.01)
+        followed.tell(pod("a", 1))
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(go())

@@ -35,6 +35,9 @@ from windtunnel_mlflow import migrate
 from windtunnel_mlflow.api import metrics
 from windtunnel_mlflow.cluster import mounted, schema
 
+#: Of this file alone: all S3 servers of a process share what is in them.
+BUCKET = "registry-in-a-pod"
+
 
 def certificate(folder: Path, name: str = "localhost") -> int:
     """A pair as cert-manager leaves it, with its authority (itself); the serial number."""
@@ -166,7 +169,7 @@ class Store:
         return boto3.client("s3", endpoint_url=self.url, **KEYS, region_name="us-east-1")
 
     def names(self) -> list[str]:
-        return [one["Key"] for one in self.client().list_objects_v2(Bucket="models").get("Contents", [])]
+        return [one["Key"] for one in self.client().list_objects_v2(Bucket=BUCKET).get("Contents", [])]
 
 
 KEYS = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
@@ -178,7 +181,7 @@ def store() -> Iterator[Store]:
     server.start()
     try:
         made = Store("http://{}:{}".format(*server.get_host_and_port()))
-        made.client().create_bucket(Bucket="models")
+        made.client().create_bucket(Bucket=BUCKET)
         yield made
     finally:
         server.stop()
@@ -204,7 +207,7 @@ def pod(database: Databases, migration: Pod, store: Store, tmp_path_factory: pyt
 
 def serve(pod: Pod, store: Store, *words: str, **more: str) -> None:
     pod.process = pod.start("serve", "--host=127.0.0.1", f"--port={pod.port}", f"--tls={pod.tls}", *words, log=pod.log,
-        MLFLOW_ARTIFACTS_DESTINATION="s3://models/registry", MLFLOW_S3_ENDPOINT_URL=store.url,
+        MLFLOW_ARTIFACTS_DESTINATION=f"s3://{BUCKET}/registry", MLFLOW_S3_ENDPOINT_URL=store.url,
         **{name.upper(): value for name, value in KEYS.items()}, AWS_DEFAULT_REGION="us-east-1",
         WINDTUNNEL_SERVER_NAME="localhost", **more,
     )  # fmt: skip
@@ -366,7 +369,7 @@ class Twin(Pod):
             path.chmod(0o440)
         serve(
             self, store, WINDTUNNEL_KEYS_SECRET=str(keys), WINDTUNNEL_HOME_TEMPORARY="1",
-            WINDTUNNEL_AUDIT_PUBLISH="s3://models/audit",
+            WINDTUNNEL_AUDIT_PUBLISH=f"s3://{BUCKET}/audit",
         )  # fmt: skip
 
 

@@ -98,8 +98,10 @@ class Followed:
         Raises:
             WindtunnelError: it cannot be followed.
         """
+        # Not ``wait_for``: before Python 3.12 it loses a cancel that comes in the moment of the news.
         try:
-            await asyncio.wait_for(self._new.wait(), max(0.0, within))
+            async with asyncio.timeout(max(0.0, within)):
+                await self._new.wait()
         except TimeoutError:
             return False
         self._new.clear()
