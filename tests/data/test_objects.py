@@ -8,35 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from s3 import bucket
 
 from windtunnel.data.objects import FolderObjects, Objects, S3Objects
 from windtunnel.errors import DataError, UnavailableError
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    import boto3
-
-    made = boto3.client(
-        "s3",
-        endpoint_url=f"http://{host}:{port}",
-        aws_access_key_id="a",
-        aws_secret_access_key="b",
-        region_name="us-east-1",
-    )
-    made.create_bucket(Bucket="new")
-    yield made
-    server.stop()
+def s3() -> Iterator[tuple[Any, str]]:
+    """A client, and its bucket's address."""
+    with bucket() as (client, name):
+        yield client, f"s3://{name}"
 
 
 @pytest.fixture(params=["folder", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
     if request.param == "folder":
         return FolderObjects(tmp_path)
-    return S3Objects(f"s3://new/{tmp_path.name}", request.getfixturevalue("client"))
+    client, address = request.getfixturevalue("s3")
+    return S3Objects(f"{address}/{tmp_path.name}", client)
 
 
 def test_the_first_one_stays(store: Objects) -> None:
@@ -82,8 +72,8 @@ class Answers:
         return self._real.put_object(**asked)
 
 
-def test_a_store_that_knows_no_conditions_is_looked_into_first(client: Any, tmp_path: Path) -> None:
-    plain = S3Objects(f"s3://new/{tmp_path.name}", Answers(client, "NotImplemented"))
+def test_a_store_that_knows_no_conditions_is_looked_into_first(s3: tuple[Any, str], tmp_path: Path) -> None:
+    plain = S3Objects(f"{s3[1]}/{tmp_path.name}", Answers(s3[0], "NotImplemented"))
     assert plain.put_new("a", b"1") and not plain.put_new("a", b"2")
     assert plain.get_bytes("a") == b"1"
 
@@ -91,8 +81,8 @@ def test_a_store_that_knows_no_conditions_is_looked_into_first(client: Any, tmp_
 @pytest.mark.parametrize(
     ("code", "error"), [("ConditionalRequestConflict", UnavailableError), ("AccessDenied", DataError)]
 )
-def test_what_a_store_says_instead(client: Any, tmp_path: Path, code: str, error: type[Exception]) -> None:
-    store = S3Objects(f"s3://new/{tmp_path.name}", Answers(client, code))
+def test_what_a_store_says_instead(s3: tuple[Any, str], tmp_path: Path, code: str, error: type[Exception]) -> None:
+    store = S3Objects(f"{s3[1]}/{tmp_path.name}", Answers(s3[0], code))
     with pytest.raises(error, match=code):
         store.put_new("a", b"1")
     assert store.get_bytes("a") is None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from s3 import bucket
 
 from windtunnel.data.objects import FolderObjects, Objects, connect
 from windtunnel.errors import DataError, UnavailableError
@@ -54,27 +55,15 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Objects]:
     if request.param == "folder":
         yield FolderObjects(tmp_path / "store")
         return
-    yield connect(f"s3://models/{tmp_path.name}", request.getfixturevalue("bucket"))
+    client, address = request.getfixturevalue("s3")
+    yield connect(f"{address}/{tmp_path.name}", client)
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[Any]:
-    """A client of a real S3 API on loopback, with bucket ``models``."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    import boto3
-
-    client = boto3.client(
-        "s3",
-        endpoint_url=f"http://{host}:{port}",
-        aws_access_key_id="a",
-        aws_secret_access_key="b",
-        region_name="us-east-1",
-    )
-    client.create_bucket(Bucket="models")
-    yield client
-    server.stop()
+def s3() -> Iterator[tuple[Any, str]]:
+    """A client, and its bucket's address."""
+    with bucket() as (client, name):
+        yield client, f"s3://{name}"
 
 
 @pytest.fixture
