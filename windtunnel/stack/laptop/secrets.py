@@ -15,14 +15,6 @@ def manifests(namespace: str) -> str:
     """A list of Secrets, as JSON for ``kubectl create --filename -``; new ones each time."""
     database, service = secrets.token_hex(16), secrets.token_hex(16)
     host = "windtunnel-postgresql:5432"
-    connection = {
-        "conn_type": "windtunnel",
-        "host": "windtunnel-registry",
-        "port": 5000,
-        "schema": "http",
-        "login": "service",
-        "password": service,
-    }
     made = {
         "windtunnel": {
             "mlflow-admin": secrets.token_hex(16),
@@ -35,7 +27,7 @@ def manifests(namespace: str) -> str:
             "fernet-key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
             "api-secret-key": secrets.token_hex(32),
             "jwt-secret": secrets.token_hex(32),
-            "connection": json.dumps(connection),
+            "connection": json.dumps(_registry(service)),
         },
         "windtunnel-airflow-database": {
             "connection": f"postgresql+psycopg2://windtunnel:{database}@{host}/airflow",
@@ -51,18 +43,10 @@ def demo(namespace: str, service: str) -> str:
         service: password of the registry's user ``service``, whom training pods and model servers log in as.
     """
     access, key = secrets.token_hex(10), secrets.token_hex(20)
-    connection = {
-        "conn_type": "windtunnel",
-        "host": "windtunnel-registry",
-        "port": 5000,
-        "schema": "http",
-        "login": "service",
-        "password": service,
-        "extra": {
-            "store": f"s3://{objects.BUCKET}/training",
-            "store_conn_id": "aws_default",
-            "cluster_url": f"http://windtunnel-registry.{namespace}.svc:5000",
-        },
+    extra = {
+        "store": f"s3://{objects.BUCKET}/training",
+        "store_conn_id": "aws_default",
+        "cluster_url": f"http://windtunnel-registry.{namespace}.svc:5000",
     }
     store = {
         "conn_type": "aws",
@@ -75,7 +59,7 @@ def demo(namespace: str, service: str) -> str:
         objects.SECRET: {
             "aws-access-key-id": access,
             "aws-secret-access-key": key,
-            "connection": json.dumps(connection),
+            "connection": json.dumps({**_registry(service), "extra": extra}),
             "aws-connection": json.dumps(store),
             **person,
         },
@@ -84,6 +68,18 @@ def demo(namespace: str, service: str) -> str:
         "windtunnel-collector": {"token": secrets.token_hex(32)},
     }
     return _listed(namespace, made)
+
+
+def _registry(service: str) -> dict[str, Any]:
+    """Airflow's connection to the registry."""
+    return {
+        "conn_type": "windtunnel",
+        "host": "windtunnel-registry",
+        "port": 5000,
+        "schema": "http",
+        "login": "service",
+        "password": service,
+    }
 
 
 def _listed(namespace: str, made: Mapping[str, Mapping[str, str]]) -> str:
