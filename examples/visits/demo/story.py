@@ -58,6 +58,7 @@ class Story:
         self.steps: list[Step] = []
         self.time: dict[str, float] = {}
         self.recipes: dict[str, str] = {}
+        self.careless: str | None = None
         self.began = time.time()
 
     # -- the chapters
@@ -73,8 +74,7 @@ class Story:
         with self._chapter("A first version, trained on free-plan members, is released") as step:
             self._flow(traffic.Control(rate=RATE))
             train = self._train("first", "first recipe", {"params": FIRST_RECIPE})
-            run = self._release_of(train)
-            require(run.state == "success", f"{RELEASE} ended success", step)
+            self._released(train, step)
             champion = self.facts.champion()
             require(champion is not None and champion.semver == "1.0.0", "MLflow's alias champion is 1.0.0", step)
 
@@ -82,8 +82,7 @@ class Story:
         with self._chapter("A better recipe goes 5, 25, 50, 75, 100 % and becomes champion") as step:
             old = self._champion()
             train = self._train("better", "better recipe", {})
-            run = self._release_of(train)
-            require(run.state == "success", f"{RELEASE} ended success", step)
+            run = self._released(train, step)
             done = {t["task_id"] for t in self.api.tasks(RELEASE, run.run_id) if t["state"] == "success"}
             gates = sorted(t for t in done if t.endswith(".gate") and t.startswith("step_"))
             require(len(gates) == 4, f"Airflow shows four gates passed: {', '.join(gates)}", step)
@@ -98,7 +97,7 @@ class Story:
         with self._chapter(f"A harmful version ({self.harm}) passes offline, and its gate stops it") as step:
             good = self._champion()
             train = self._train("harmful", f"careless recipe ({self.harm})", {"params": {"remember_peers": self.harm}})
-            version = self._version_of(train)
+            version = self.careless = self._version_of(train)
             run = self._release_of(train)
             require(run.state == "failed", f"{RELEASE} ended failed", step)
             states = {t["task_id"]: t["state"] for t in self.api.tasks(RELEASE, run.run_id)}
@@ -146,8 +145,7 @@ class Story:
                 train = self._follow(train)
             require(train.state == "success", f"{TRAIN} ended success", step)
             self.recipes[self._version_of(train)] = "better recipe, newest rows"
-            run = self._release_of(train)
-            require(run.state == "success", f"{RELEASE} ended success", step)
+            self._released(train, step)
             new = self._champion()
             require(new.semver == "1.1.1", "MLflow's alias champion is 1.1.1", step)
             predictions = self._wait("drift of the predictions", 90, lambda: self._prediction_drift(arrival))
@@ -212,6 +210,21 @@ class Story:
         found = self._wait("the release", 60, lambda: self._run_caused_by_run(RELEASE, train.run_id))
         with self._timed("releasing"):
             return self._follow(found)
+
+    def _released(self, train: DagRun, step: Step) -> DagRun:
+        """The release of this training's version, which has to have ended well.
+
+        Raises:
+            NotProven: it did not; with what its gates said, or which task failed.
+        """
+        run = self._release_of(train)
+        if run.state != "success":
+            record = self.facts.registry.version(MODEL, self._version_of(train))
+            said = self.facts.registry.verdicts(MODEL, subject=record.digest, kind="rollout")
+            why = said[0].verdict.reason if said else f"failed: {self._failed_tasks(run)}"
+            raise NotProven(f"expected: {RELEASE} of {record.semver} ended success; it ended {run.state}: {why}")
+        require(True, f"{RELEASE} ended success", step)
+        return run
 
     def _follow(self, run: DagRun, seconds: float = 600) -> DagRun:
         """Tell each task as it ends, until the run is over."""
@@ -330,7 +343,7 @@ class Story:
                     "answers": counts.get(record.version, 0),
                 }
             )
-            if record.state == "rolled_back":
+            if record.state == "rolled_back" and record.version == self.careless:
                 arms = self.facts.traffic().arms
                 arm = arms.get(record.version)
                 harmful = {
