@@ -90,6 +90,28 @@ def test_the_keys_of_a_volume_are_brought_away_as_they_are(tmp_path: Path) -> No
     assert there.private.read_bytes() == ring.private.read_bytes()
 
 
+def test_public_keys_are_a_config_map_for_pods_that_load(tmp_path: Path) -> None:
+    """Of a registry with a volume, and of one whose keys were given: former keys too, no private one."""
+    empty = cli("public", "windtunnel-keys", "--home", str(tmp_path / "none"))
+    assert isinstance(empty.exception, StackError) and "there are no keys in" in str(empty.exception)
+    home = Home(tmp_path / "home")
+    rotated = cli("rotate", "--secret", stdin=cli("secret", "windtunnel-keys", "--new").stdout)
+    keysecret.install(mount(rotated.stdout, tmp_path / "mounted"), KeyRing.of(home), home.secrets / keysecret.AUDIT)
+    plain = json.loads(cli("public", "windtunnel-keys", "--home", str(home.root)).stdout)
+    assert (plain["apiVersion"], plain["kind"], plain["metadata"]) == ("v1", "ConfigMap", {"name": "windtunnel-keys"})
+    assert "PRIVATE" not in json.dumps(plain)
+    there = tmp_path / "pod"
+    there.mkdir()
+    for file, text in plain["data"].items():
+        (there / file).write_text(text)
+    ring = KeyRing(tmp_path / "no-private", there)
+    found = ring.keys()
+    assert [key.state for key in found] == [FORMER, CURRENT]
+    assert found == KeyRing.of(home).keys()
+    assert all(ring.trusted(key.id) for key in found)
+    assert set(plain["data"]) == {"keys.json", *(f"{key.id}.pem" for key in found)}
+
+
 def test_given_keys_are_not_changed_where_the_server_runs(tmp_path: Path) -> None:
     """It would be forgotten with the pod."""
     folder = tmp_path / "new"

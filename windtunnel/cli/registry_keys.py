@@ -125,6 +125,21 @@ def secret_of(
         talk.data(json.dumps(keysecret.manifest(name, folder), indent=2))
 
 
+@app.command(name="public")
+def public_of(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="What the ConfigMap is called.")],
+    home: HomeOption = None,
+) -> None:
+    """Print the public keys as a ConfigMap, for 'kubectl apply -f -': whose signatures count in pods of models."""
+    import json
+
+    from windtunnel.safety import keysecret
+    from windtunnel.safety.keys import KeyRing
+
+    talk.data(json.dumps(keysecret.public(name, KeyRing.of(the_home(context, home))), indent=2))
+
+
 def _in_secret(change: Callable[[KeyRing], Key]) -> Key:
     from windtunnel.safety import keysecret
     from windtunnel.safety.keys import KeyRing

@@ -111,6 +111,22 @@ def manifest(name: str, folder: Path) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "Opaque", "data": data}
 
 
+def public(name: str, ring: KeyRing) -> dict[str, Any]:
+    """A Kubernetes ConfigMap of the public keys: whose signatures count, for pods that load models.
+
+    Raises:
+        StackError: there are none yet.
+    """
+    if not ring.exists:
+        raise StackError(
+            f"there are no keys in {ring.public}",
+            hint="the registry makes or installs them when it starts; run this where it runs, or name its --home",
+        )
+    paths = [*sorted(ring.public.glob("*.pem")), ring.public / LIST]
+    data = {path.name: path.read_text(encoding="utf-8") for path in paths}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+
+
 def changed(secret: str, change: Callable[[Path], _Answer]) -> tuple[dict[str, Any], _Answer]:
     """A Secret with its keys changed, ready to be applied; and what ``change`` answered.
 
