@@ -6,6 +6,7 @@ A mounted secret is exchanged under the process. New connections get the new cer
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 import threading
 from pathlib import Path
@@ -46,6 +47,22 @@ def followed(folder: Path, client_ca: Path | None = None, every_s: float = EVERY
     made = context(folder, client_ca)
     threading.Thread(target=_follow, args=(made, folder, every_s), name="tls", daemon=True).start()
     return made
+
+
+def authorities() -> ssl.SSLContext | bool:
+    """Whose certificates a client believes, as httpx takes it: those in the file that ``SSL_CERT_FILE`` names, else the
+    usual ones. httpx reads the variable by itself only where it may take proxies from the environment as well.
+
+    Raises:
+        DescriptionError: the file cannot be read.
+    """
+    named = os.environ.get("SSL_CERT_FILE")
+    if not named:
+        return True
+    try:
+        return ssl.create_default_context(cafile=named)
+    except (OSError, ssl.SSLError) as error:
+        raise DescriptionError(f"SSL_CERT_FILE: {named} holds no authorities: {error}") from error
 
 
 def _follow(made: ssl.SSLContext, folder: Path, every_s: float) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from windtunnel import tls
 from windtunnel.errors import ClusterError, IntegrityError, NotReadyError, UnavailableError
 from windtunnel.kube.answers import Answer
 from windtunnel.kube.client import Client
@@ -170,7 +171,8 @@ class Readiness:
 
         url = way.url + path
         try:
-            with httpx.Client(timeout=timeout_s, trust_env=False) as client:
+            verify = url.startswith("https:") and tls.authorities()
+            with httpx.Client(timeout=timeout_s, trust_env=False, verify=verify) as client:
                 said = client.request(method, url, json=body, headers=dict(way.headers))
         except httpx.HTTPError as error:
             raise UnavailableError(f"{way.name} does not answer at {url}: {error!r}") from error

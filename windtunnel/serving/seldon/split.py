@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 
+from windtunnel import tls
 from windtunnel.errors import UnavailableError
 from windtunnel.serving.routing import PROBE_HEADER
 
@@ -67,7 +68,8 @@ def count(
     url = f"{base.rstrip('/')}/v2/models/{model}/infer"
     headers = {"Content-Type": "application/json", **PROBE, **(route or {})}
     # Reading the authorities takes longer than most counts; plain http has no use for them.
-    with httpx.Client(timeout=timeout_s, trust_env=False, verify=url.startswith("https:")) as client:
+    verify = url.startswith("https:") and tls.authorities()
+    with httpx.Client(timeout=timeout_s, trust_env=False, verify=verify) as client:
         for _ in range(requests):
             try:
                 answer = client.post(url, content=body, headers=headers)
