@@ -5,7 +5,7 @@ Operators, gate, guard and settling are the real code; a *process* is a greenlet
 minutes and let go on (a stale holder), or overtaken, at any edge. Time is made up. What must hold is checked whenever
 traffic or registry change, and at the end, when all is quiet.
 
-    python tests/hands/simulator.py [FIRST [COUNT]]
+    python tests/hands/simulator.py [FIRST [COUNT [GUARDS]]]
 """
 
 from __future__ import annotations
@@ -166,9 +166,10 @@ class Simulation:
 
     Args:
         dags: the release DAG to fly.
+        guards: how many guard, each alone. All but the first are slow ones: what they decide may be late by minutes.
     """
 
-    def __init__(self, seed: int, dag: Any) -> None:
+    def __init__(self, seed: int, dag: Any, guards: int = 1) -> None:
         self.rng = random.Random(seed)
         self.seed = seed
         self.dag = dag
@@ -199,6 +200,7 @@ class Simulation:
         self._highest = 0
         self._airflow = True
         self._guards = True
+        self._guarding = [self.sky.guard, *(self.sky.new_guard() for _ in range(guards - 1))]
         self._champion: str | None = None
 
     # -- the world's loop
@@ -245,8 +247,9 @@ class Simulation:
         self.world.on_sleep = self._sleep
         self.start_run("run-1", candidate)
         self._at(0.5, self._airflow_tick)
-        self._spawn("guard-watch", self._guard_watch)
-        self._spawn("guard-tend", self._guard_tend)
+        for number in range(len(self._guarding)):
+            self._guards_round(number, "watch")
+            self._guards_round(number, "tend")
         f = self.faults
         for span, switch in (
             (f.registry_down, self._registry_switch), (f.router_down, self._router_switch),
@@ -345,7 +348,8 @@ class Simulation:
         if self._calm:
             return
         f, guard = self.faults, process.name.startswith("guard")
-        if guard and f.steady_guard:
+        quick = process.name.startswith("guard-")
+        if quick and f.steady_guard:
             return
         if f.snipe is not None and name == f.snipe.edge and not guard and process.name != "person":
             self._sniped += 1
@@ -361,7 +365,7 @@ class Simulation:
             raise Died
         x -= f.kill
         if x < f.pause and process.name != "person":
-            seconds = self.rng.choice((2.0, 8.0)) if guard else self.rng.choice((5.0, 40.0, 90.0, 200.0))
+            seconds = self.rng.choice((2.0, 8.0)) if quick else self.rng.choice((5.0, 40.0, 90.0, 200.0))
             self._pause(process, seconds, name)
             return
         x -= f.pause
@@ -495,25 +499,28 @@ class Simulation:
 
     # -- the guard
 
-    def _guard_watch(self, process: Process) -> None:
-        process.after_death = lambda: self._in(3.0, lambda: self._new_guard("guard-watch", self._guard_watch))
-        while True:
-            self.sky.guard.watch()
-            self._sleep(3 * TICK_S if self._idle_guard else TICK_S)
+    def _guards_round(self, number: int, what: str) -> None:
+        """One of a guard's threads, ``watch`` or ``tend``; after its death it begins anew, and remembers nothing."""
+        name = f"guard{number or ''}-{what}"
 
-    def _guard_tend(self, process: Process) -> None:
-        process.after_death = lambda: self._in(3.0, lambda: self._new_guard("guard-tend", self._guard_tend))
-        while True:
-            self.sky.guard.tend()
-            self._sleep(3 * TICK_S if self._idle_guard else TICK_S)
+        def again() -> None:
+            if self._guards and not any(process.name == name for process in self._alive):
+                if self._back:  # with a clock that was set back, it can but give each lease its length once more
+                    self._leased_at = self.world.real
+                self._guarding[number] = self.sky.new_guard()
+                self._spawn(name, body)
 
-    def _new_guard(self, name: str, body: Callable[[Process], None]) -> None:
-        """It was restarted: it remembers nothing."""
-        if self._guards and not any(process.name == name for process in self._alive):
-            if self._back:  # with a clock that was set back, it can but give each lease its length once more
-                self._leased_at = self.world.real
-            self.sky.guard = self.sky.new_guard()
-            self._spawn(name, body)
+        def body(process: Process) -> None:
+            process.after_death = lambda: self._in(3.0, again)
+            while True:
+                guard = self._guarding[number]
+                if what == "watch":
+                    guard.watch()
+                else:
+                    guard.tend()
+                self._sleep(3 * TICK_S if self._idle_guard else TICK_S)
+
+        again()
 
     # -- what happens once
 
@@ -550,8 +557,9 @@ class Simulation:
                 process.after_death = None
                 self._kill(process)
             return
-        self._new_guard("guard-watch", self._guard_watch)
-        self._new_guard("guard-tend", self._guard_tend)
+        for number in range(len(self._guarding)):
+            self._guards_round(number, "watch")
+            self._guards_round(number, "tend")
 
     def _jump(self, by: float) -> None:
         self.tell(f"the clock jumps by {by:g} s")
@@ -753,13 +761,13 @@ class Simulation:
         return [] if right else [f"champion {champion}, wanted {wanted}; {self.runs[0].states} {self.runs[0].why}"]
 
 
-def simulate(seed: int, dag: Any) -> Simulation:
+def simulate(seed: int, dag: Any, guards: int = 1) -> Simulation:
     """Live through one seed. ``flying`` must be open.
 
     Raises:
         Violation: something that must never be.
     """
-    found = Simulation(seed, dag)
+    found = Simulation(seed, dag, guards)
     _SKY[0] = found.sky
     found.fly()
     return found
@@ -791,13 +799,12 @@ def main() -> None:
     import sys
     import time
 
-    given = [int(word) for word in sys.argv[1:3]]
-    first, count = given[0] if given else 0, given[1] if len(given) > 1 else 1000
+    first, count, guards = [*(int(word) for word in sys.argv[1:4]), *(0, 1000, 1)[len(sys.argv) - 1 :]]
     began, found = time.monotonic(), 0
     with flying() as dag:
         for seed in range(first, first + count):
             try:
-                simulate(seed, dag)
+                simulate(seed, dag, guards)
             except Violation as violation:
                 found += 1
                 if found <= 3:

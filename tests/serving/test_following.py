@@ -61,6 +61,19 @@ def test_after_an_abort_and_another_champion_the_release_stays_out() -> None:
     assert desired.accept(after, again).wanted == {"1": 50, "2": 50}
 
 
+def test_of_two_that_follow_at_once_the_second_does_not_overrule_the_first() -> None:
+    """Two guards saw the same state; one asked the registry before its champion changed, and is late."""
+    before = desired.State(Release(MODEL, arm("1", 100), token=3, rollout_id="r1", stage=4))
+    late, now = (followed(before.release, version, f"sha256:{version}") for version in ("2", "3"))
+    assert late and now and late.stage == now.stage == 5
+    first = desired.accept(before, now)
+    with pytest.raises(FencedError, match="version 3 as champion at stage 5, this write has 2"):
+        desired.accept(first, late)
+    assert desired.accept(first, now).release == now, "the same again is no other"
+    later = followed(now, "2", "sha256:2")
+    assert later and desired.accept(first, later).wanted == {"2": 100}, "asked again, the later word holds"
+
+
 def test_who_is_being_withdrawn_gets_nothing_back() -> None:
     """The release has taken its traffic, and the registry does not know yet."""
     leaving = replace(AFTER, champion=arm("2", 0), stage=7)

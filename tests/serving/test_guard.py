@@ -181,6 +181,7 @@ class Record:
     token: int = 3
     opened_at: float = 900.0
     correlation_id: str | None = "c"
+    reason: str | None = None
     plan: dict[str, Any] = field(default_factory=dict)  # of somebody's own: nothing is written to the look log
     beside: tuple[str, ...] = ()
 
@@ -201,13 +202,14 @@ class FakeRegistry:
     def champion(self, model: str) -> Record:
         return Record("champion", "2" if self.state == "promoted" else "1")
 
-    def update_rollout(self, rollout_id: str, token: int, *, state: str, reason: str) -> None:
+    def update_rollout(self, rollout_id: str, token: int, *, state: str, reason: str) -> Record:
         if self.commit_first:
             self.state = "promoted"
         if self.state == "promoted":
             raise RefusedError("it is promoted", code="WT_ROLLOUT_ENDED")
         self.state = state
         self.calls.append(f"{state} {token}")
+        return Record(state, reason=reason)
 
     def withdraw(self, model: str, version: str, reason: str) -> None:
         self.calls.append(f"withdraw {version}")
@@ -317,6 +319,28 @@ def test_a_renewed_lease_is_left_alone(tmp_path: Path) -> None:
         assert world.backend.release
         world.backend.release = replace(world.backend.release, lease_until=world.now.wall + 10)
     assert world.backend.calls == []
+
+
+def test_a_lease_that_a_watch_says_has_ended_is_asked_for_once_more(tmp_path: Path) -> None:
+    """DEMAND ROL-6: of several guards one may be half cut off; it harms nobody whom others see renewed."""
+    world = World(tmp_path)
+    told = world.backend.release
+    asked: list[str] = []
+
+    def ask(model: str) -> Release | None:
+        asked.append(model)
+        return told
+
+    world.backend.asked = ask  # type: ignore[attr-defined]
+    world.after(0)
+    world.after(5)
+    assert asked == [], "while it lasts nobody is asked"
+    assert told
+    told = replace(told, lease_until=1020.0)  # by the API; the watch goes on telling the old one
+    world.after(10)
+    assert asked and world.backend.calls == []
+    world.after(20)
+    assert len(world.backend.calls) == 1, "this one has ended for the API, too"
 
 
 def test_one_damaged_model_leaves_the_others_guarded(tmp_path: Path) -> None:

@@ -137,6 +137,12 @@ def accept(state: State, release: Release) -> State:
             f"{release.model}: rollout {release.rollout_id} is at stage {old.stage}, this write is of {release.stage}",
             hint="another try of this release has gone further: what this one wants is done",
         )
+    if _rival(old, release):
+        raise FencedError(
+            f"{release.model}: rollout {release.rollout_id} has version {_alone(old)} as champion at stage {old.stage},"
+            f" this write has {_alone(release)}",
+            hint="two followed the registry's champion at once: ask it again, the later word holds",
+        )
     follows = not release.candidates and release.stage > old.stage
     same = state.aborted and (
         release.rollout_id == state.aborted["rollout_id"] or release.token <= state.aborted["token"]
@@ -160,6 +166,20 @@ def accept(state: State, release: Release) -> State:
             hint="it gets no traffic in this rollout any more: this write is of before",
         )
     return replace(state, release=release, aborted=None, failed=None, dropped=dropped)
+
+
+def _rival(old: Release, release: Release) -> bool:
+    """Two followed the registry from the same state, each another champion of it: the second knows no better than the
+    first, it may have asked long ago. A deployment without stages is nobody's following."""
+    same = (release.token, release.rollout_id, release.stage) == (old.token, old.rollout_id, old.stage)
+    mine, theirs = _alone(release), _alone(old)
+    return bool(same and release.stage and mine and theirs and mine != theirs)
+
+
+def _alone(release: Release) -> str | None:
+    """The champion's version where it has everything and nobody is beside it."""
+    champion = release.champion
+    return champion.version if champion is not None and champion.weight == 100 and not release.candidates else None
 
 
 def abort(state: State, reason: str, by: str, now: float, token: int | None = None) -> State:

@@ -4,6 +4,9 @@ A process of its own, outside Airflow, so that a rollout cannot outlive those wh
 powers: set candidates to 0 when their lease has ended (``lease``), bring traffic, registry and look log to one
 story when a holder died between them (``settling``), and let the backend unload versions whose keep-warm time is
 over. It needs no registry and no Airflow for the first.
+
+Several may guard the same cluster at once (decision 0026): each write is onto what was read, and the second finds done
+what the first did.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from windtunnel import files
 from windtunnel.home import Home
 from windtunnel.names import MODEL_NAME
 from windtunnel.serving import outbox, settling
-from windtunnel.serving.backend import Observed
+from windtunnel.serving.backend import Observed, Release
 from windtunnel.serving.ending import Looks
 from windtunnel.serving.intent import Intents
 from windtunnel.serving.lease import Clock, Sighting, leased, over_by, overdue, sight
@@ -148,11 +151,18 @@ class Guard:
     def _look(self, model: str) -> tuple[Observed, str | None, float]:
         """What is wanted, why its candidates must go, and for how many seconds they should be gone.
 
-        The lease stands in the desired state, a file: a router or supervisor that does not answer hides
-        nothing. The clocks are read first, so a lease is never judged by a time after it was read.
+        The lease stands in the desired state, not with the router: one that does not answer hides nothing. A cluster's
+        is told by a watch, which may be silent without anybody's having noticed yet; so a lease that seems to have
+        ended is asked for once more. A guard that is half cut off then harms no rollout that others see alive.
         """
+        found = self._judged(model, self._backend.desired)
+        ask = getattr(self._backend, "asked", None)
+        return found if found[1] is None or ask is None else self._judged(model, ask)
+
+    def _judged(self, model: str, read: Callable[[str], Release | None]) -> tuple[Observed, str | None, float]:
+        """``_look`` by one reading. The clocks are read first: a lease is never judged by a time after it was read."""
         now = self._clock()
-        release = self._backend.desired(model)
+        release = read(model)
         observed = leased(model, release)
         seen = sight(observed, now, self._seen.get(model), release.lease_s if release is not None else None)
         if seen is None:

@@ -251,8 +251,9 @@ class Settler:
     ) -> None:
         assert standing is not None
         why = observed.aborted or overdue or "its holder is gone"
+        never = f"promotion of version {case.candidate} was never committed: "
         if case.intent:
-            why = f"promotion of version {case.candidate} was never committed: {why}"
+            why = never + why.removeprefix(never)
         elif standing.rollout in _CLOSED and observed.aborted is None:
             why = f"the registry has the rollout as {standing.rollout}"
         ended = ended_look(self._looks(case.model).read(case.rollout_id))
@@ -264,7 +265,11 @@ class Settler:
             state = "withdrawn" if record.champion is None else "rolled_back"
             # With the registry's own token: who took it over has not come to touch the traffic.
             token = max(case.token, int(record.token))
-            self._client().update_rollout(case.rollout_id, token, state=state, reason=why)
+            closed = self._client().update_rollout(case.rollout_id, token, state=state, reason=why)
+            # Of two guards the first one's word: their verdicts are one.
+            why = str(closed.reason or why)
+        elif observed.aborted is not None and record.reason:
+            why = str(record.reason)
         if observed.aborted is None:
             self._backend.abort(case.model, why, BY, token=case.token)
         release = self._backend.desired(case.model)

@@ -287,6 +287,11 @@ class SeldonBackend:
 
     def lagging(self, model: str) -> bool:
         """Whether traffic was told otherwise than is wanted: an ``apply`` is under way, or died."""
+    def asked(self, model: str) -> Release | None:
+        """``desired`` by the API's own word, whatever the watch tells. One request."""
+        release = self._objects.state(model, self._objects.read(check_model_name(model))).release
+        return release if release.arms() else None
+
         return desired.lagging(self._objects.state(model, self._objects.look(model)))
 
     def models(self) -> list[str]:

@@ -1,0 +1,174 @@
+"""DEMAND OPS-9, ROL-6, ROL-7: several guards at once, each alone, killed and held up at any call: one rollback, one
+record, nothing flaps (decision 0026)."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import fakecore2
+import fakeseldon
+import pytest
+from airborne import LEASE_S, Flight, description, hooked
+from guards import Guards
+from seldonsky import ClusterSky, agree, canary
+from simulator import flying, simulate
+from waiting import until
+
+from windtunnel.serving.seldon import record
+
+_spec = importlib.util.spec_from_file_location("hands_on_core2", Path(__file__).with_name("test_on_core2.py"))
+assert _spec is not None and _spec.loader is not None
+core2 = importlib.util.module_from_spec(_spec)
+sys.modules.setdefault(_spec.name, core2)
+_spec.loader.exec_module(core2)
+
+quiet = core2.quiet
+FEW, MANY = 25, 20_000
+
+
+def test_no_invariant_breaks() -> None:
+    """Two and three of them, all but one held up for minutes at times."""
+    with flying() as dag:
+        for seed in range(FEW):
+            simulate(seed, dag, guards=2 + seed % 2)
+        # Two judged the same rollout, each in its own words; the first one's word counts, so they are one.
+        simulate(1539, dag, guards=3)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(4 * 3600)
+def test_no_invariant_breaks_in_many_worlds() -> None:
+    with flying() as dag:
+        for seed in range(1_000, 1_000 + MANY):
+            simulate(seed, dag, guards=2 + seed % 2)
+
+
+# -- on Seldon, over HTTP
+
+
+@pytest.fixture(scope="module")
+def dag() -> Any:
+    from windtunnel import Model
+    from windtunnel_airflow import release_dag
+
+    plain = description().to_dict()
+    plain["target"], plain["training"]["target"] = "kubernetes", "local"
+    return release_dag(Model.model_validate(plain))
+
+
+@pytest.fixture
+def skies(tmp_path: Path) -> Iterator[Callable[[str, int], ClusterSky]]:
+    """Worlds by API and seed, one after the other."""
+    made = ExitStack()
+    count = iter(range(1000))
+
+    def make(api: str, seed: int) -> ClusterSky:
+        made.close()
+        folder = tmp_path / str(next(count))
+        folder.mkdir()
+        sky: ClusterSky
+        if api == "core2":
+            cluster = made.enter_context(fakecore2.cluster())
+            sky = core2.Core2Sky(folder, cluster, made.enter_context(core2.Mesh(cluster, after_s=0.0)), made)
+        else:
+            cluster = made.enter_context(fakeseldon.cluster())
+            sky = ClusterSky(folder, cluster, made.enter_context(fakeseldon.Seldon(cluster, after_s=0.0)), made)
+        sky.guard = Guards(sky, 2 + seed % 2, seed)  # type: ignore[assignment]
+        return sky
+
+    with made:
+        yield make
+
+
+def writes(sky: ClusterSky) -> list[dict[str, Any]]:
+    """The model's own object after each change of what we say of it, oldest first."""
+    found: list[dict[str, Any]] = []
+    for _, _, plural, thing in sky.cluster.history:
+        if plural in ("seldondeployments", "experiments"):
+            ours = {"annotations": thing["metadata"].get("annotations", {}), "spec": thing["spec"]}
+            if not found or found[-1] != ours:
+                found.append(ours)
+    return found
+
+
+def wrong(sky: ClusterSky, began: int) -> list[str]:
+    """What is wrong when all is quiet, of the writes from ``began`` on: a candidate is taken back once, and stays back;
+    one verdict; and then nothing is written any more."""
+    found = agree(sky)
+    marks = [one["annotations"].get(record.ABORTED, "") for one in writes(sky)[began:]]
+    begun = [mark for before, mark in zip(["", *marks], marks, strict=False) if mark and mark != before]
+    if len(begun) > 1:
+        found.append(f"taken back {len(begun)} times: {begun}")
+    told = Counter(
+        posted.verdict.version for posted in sky.registry.posted.values()
+        if str(posted.verdict.kind) == "rollout" and str(posted.verdict.outcome) != "PASS"
+    )  # fmt: skip
+    if any(count > 1 for count in told.values()):
+        found.append(f"judged more than once: {told}")
+    return found
+
+
+def died(sky: ClusterSky, dag: Any, at: int) -> Flight:
+    """A release whose process dies at an edge and comes back long after its lease has ended; the guards settle it."""
+    with hooked(lambda: sky):
+        flight = Flight(sky, dag, die_at=at, away=LEASE_S + 40)
+        flight.fly()
+        flight.quiet(20.0)
+    return flight
+
+
+def several(skies: Any, dag: Any, api: str, seeds: range) -> int:
+    """How often a guard was killed or held up."""
+    sky = canary(skies(api, 0), dag)
+    with hooked(lambda: sky):
+        flight = Flight(sky, dag)
+        flight.fly()
+    edges = [number for number, edge in enumerate(flight.passed) if edge.startswith(("api PATCH", "registry."))]
+    met = 0
+    for seed in seeds:
+        sky = canary(skies(api, seed), dag)
+        began = len(writes(sky))
+        flight = died(sky, dag, random.Random(seed).choice(edges))
+        assert wrong(sky, began) == [], (seed, flight.died, flight.run.states, flight.run.why)
+        before = len(writes(sky))
+        flight.quiet(30.0)
+        assert len(writes(sky)) == before, (seed, writes(sky)[before:])
+        met += sky.guard.killed + sky.guard.held  # type: ignore[attr-defined]
+    return met
+
+
+@pytest.mark.parametrize(("api", "seeds"), [("core1", range(1, 3)), ("core2", range(4, 5))])
+def test_what_a_dead_release_left_is_settled_once(skies: Any, dag: Any, api: str, seeds: range) -> None:
+    several(skies, dag, api, seeds)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("api", ["core1", "core2"])
+def test_what_a_dead_release_left_is_settled_once_wherever_it_died(skies: Any, dag: Any, api: str) -> None:
+    assert several(skies, dag, api, range(100, 160)) > 20
+
+
+@pytest.mark.parametrize("api", ["core1", "core2"])
+def test_a_lease_that_ends_while_the_registry_is_away_is_ended_once(skies: Any, dag: Any, api: str) -> None:
+    """Airflow is gone for good."""
+    sky = canary(skies(api, 7), dag)
+    began = len(writes(sky))
+    with hooked(lambda: sky):
+        flight = Flight(sky, dag)
+        while not flight.run.watches:
+            flight._task(flight.run.ready(sky.now())[0])
+        until(lambda: sky.weights() == {"1": 90, "2": 10}, 10)
+        sky.registry.down = True  # type: ignore[attr-defined]
+        flight.wait(LEASE_S + 20)
+        until(lambda: sky.weights() == {"1": 100}, 10)
+        sky.registry.down = False  # type: ignore[attr-defined]
+        flight.wait(60)
+    assert [one.state for one in sky.registry.rollouts_] == ["promoted", "rolled_back"] and wrong(sky, began) == []
