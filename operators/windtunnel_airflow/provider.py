@@ -134,6 +134,8 @@ def _seldon_connection() -> dict[str, Any]:
                 "Gateway", "Where callers send requests, up to but without /v2; with it weights are counted"
             ),
             "prometheus": field("Prometheus URL", "The one that scrapes Seldon's executors; gates need it"),
+            "prometheus_token_file": field("File with Prometheus' token", "Path on the workers, read at each query"),
+            "prometheus_ca": field("File with Prometheus' authority", "Path on the workers; empty: the usual ones"),
             "kubeconfig": field("Kubeconfig", "Path on the workers; empty: KUBECONFIG, or the pod's service account"),
             "context": field("Context of the kubeconfig", "Empty: its current one"),
             "registry_secret": field("Secret with username and password", "Empty: windtunnel-registry"),

@@ -33,6 +33,7 @@ LES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 #: Places where processes may be scraped. Prometheus takes five seconds to believe in a new target, so all are there
 #: from the start: one where nobody is answers with nothing, as one whose process is gone.
 PLACES = 24
+NAMESPACES = ("models", "staging")
 #: What a router says of one version, besides code and bound.
 LABELS = {
     SELDON.requests: 'deployment_name="{model}",predictor_name="v{version}",service="predictions",method="post"',
@@ -125,7 +126,14 @@ class Places:
     def targets(self, without: Sequence[int] = ()) -> list[dict[str, Any]]:
         address = f"127.0.0.1:{self.server.server_address[1]}"
         return [
-            {"targets": [address], "labels": {"__metrics_path__": f"/{number}", "instance": f"pod-{number}"}}
+            {
+                "targets": [address],
+                "labels": {
+                    "__metrics_path__": f"/{number}",
+                    "instance": f"pod-{number}",
+                    "namespace": NAMESPACES[number % 2],  # of two pods made one after the other, one is in each
+                },
+            }
             for number in range(PLACES)
             if number not in without
         ]
@@ -257,6 +265,20 @@ def appear(*pods: Pod) -> None:
         pod.gone = False
 
 
+def scraped(prometheus: Prometheus, model: str, names: Names, total: int) -> None:
+    """Wait until Prometheus has all that pods have served. A scrape under way at a source's first reading has its time
+    before it and its counts after it: what it brings is then neither of the first reading nor since."""
+
+    def there() -> bool:
+        try:
+            found = PrometheusTraffic(prometheus.url, names, stale_after_s=5).traffic(model)
+        except UnavailableError:
+            return False
+        return sum(arm.requests for arm in found.arms.values()) == total
+
+    wait_for(there, f"{total} requests in Prometheus")
+
+
 def requests(traffic: Traffic) -> dict[str, tuple[int, int]]:
     return {version: (arm.requests, arm.errors) for version, arm in traffic.arms.items()}
 
@@ -270,6 +292,7 @@ def test_pods_that_come_and_go(prometheus: Prometheus, pods: Pods, names: Names)
     champion.serve(20, "500")
     candidate.serve(10)
     appear(champion, candidate)
+    scraped(prometheus, pods.model, names, 1030)
     source = PrometheusTraffic(prometheus.url, names, stale_after_s=5)
     first = reading(source, pods.model, lambda t: len(t.arms) == 2, "both arms")
     assert requests(first) == {"1": (1020, 20), "2": (10, 0)}
@@ -296,6 +319,25 @@ def test_pods_that_come_and_go(prometheus: Prometheus, pods: Pods, names: Names)
     found = reading(source, pods.model, lambda t: t.arms["2"].requests == 60, "the rest without the first pod")
     assert requests(found) == {"1": (1020, 20), "2": (60, 12)}
     assert found.epoch == first.epoch
+
+
+def test_the_same_model_in_two_namespaces(prometheus: Prometheus, pods: Pods) -> None:
+    """DEMAND ROL-2: staging's requests are none of production's."""
+    made = [pods("1"), pods("1")]
+    for pod, served in zip(made, (100, 7), strict=True):
+        pod.serve(served)
+    appear(*made)
+    scraped(prometheus, pods.model, SELDON, 107)
+    both = PrometheusTraffic(prometheus.url, SELDON, stale_after_s=5)
+    reading(both, pods.model, lambda t: t.arms["1"].requests == 107, "both pods")
+    for pod, served in zip(made, (100, 7), strict=True):
+        namespace = NAMESPACES[pods.place(pod) % 2]
+        for labels in (None, {"namespace": "{namespace}"}):
+            one = PrometheusTraffic(prometheus.url, SELDON.only(namespace, labels), stale_after_s=5)
+            found = reading(one, pods.model, lambda t: True, f"the pod in {namespace}")
+            assert requests(found) == {"1": (served, 0)}
+    with pytest.raises(UnavailableError, match=r"no series .*namespace=~\"\|elsewhere\""):
+        PrometheusTraffic(prometheus.url, SELDON.only("elsewhere"), stale_after_s=5).traffic(pods.model)
 
 
 def test_an_old_pod_that_was_not_scraped_before(prometheus: Prometheus, pods: Pods) -> None:
@@ -331,6 +373,7 @@ def test_a_pod_that_restarts_begins_a_new_epoch(prometheus: Prometheus, pods: Po
     champion.serve(100)
     candidate.serve(50)
     appear(champion, candidate)
+    scraped(prometheus, pods.model, names, 150)
     source = PrometheusTraffic(prometheus.url, names, stale_after_s=5)
     first = reading(source, pods.model, lambda t: len(t.arms) == 2, "both arms")
     with candidate.lock:
@@ -351,6 +394,7 @@ def test_what_prometheus_cannot_know_is_unknown(prometheus: Prometheus, pods: Po
     for pod in (champion, candidate, other):
         pod.serve(10)
         appear(pod)
+    scraped(prometheus, pods.model, SELDON, 30)
     first = reading(source, pods.model, lambda t: len(t.arms) == 2 and t.arms["2"].requests == 20, "three pods")
 
     def refused(says: str) -> bool:

@@ -458,6 +458,18 @@ def test_the_way_back_is_checked(world: World) -> None:
     until(lambda: "v1" not in world.seldon.available["visits"], every_s=0.02)
     until(lambda: "not available" in backend.check_target("visits")[0], every_s=0.02)
     assert "no version to go back to" in backend.check_target("never-deployed")[0]
+def test_prometheus_is_asked_for_this_namespace_alone(world: World) -> None:
+    """DEMAND ROL-2: a model of this name in another namespace is another model."""
+    usual = world.backend()
+    here = usual.client.namespace
+    asked = usual._source("visits").names.select("visits")
+    assert asked.endswith(f',namespace=~"|{here}",kubernetes_namespace=~"|{here}"')
+    told = world.backend(prometheus_labels={"cluster": 'a"b\\c', "ns": "{namespace}"}, prometheus_token_file="token")
+    source = told._source("visits")
+    assert source.names.select("visits").endswith(f',cluster="a\\"b\\\\c",ns="{here}"')
+    assert source._token_file == Path("token")
+
+
 
 
 def test_what_has_drained_is_swept_but_never_the_last(world: World) -> None:

@@ -68,7 +68,7 @@ def test_its_pods_are_pods() -> None:
 def test_an_authority_of_its_own_is_for_the_first_step_alone() -> None:
     import kubernetes_validate
 
-    made = manifest.predictor(state(100), "1", replace(SELDON, registry_ca="registry-tls"))
+    made = manifest.predictor(state(100), "1", replace(SELDON, registry_ca="registry-tls"), "models")
     spec = made["componentSpecs"][0]["spec"]
     kubernetes_validate.validate(
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}, "1.30", strict=True
@@ -80,13 +80,29 @@ def test_an_authority_of_its_own_is_for_the_first_step_alone() -> None:
 
 
 def test_no_pod_may_more_than_it_must() -> None:
-    pod = manifest.predictor(state(100), "1", SELDON)["componentSpecs"][0]["spec"]
+    pod = manifest.predictor(state(100), "1", SELDON, "models")["componentSpecs"][0]["spec"]
     assert pod["automountServiceAccountToken"] is False
     for one in pod["initContainers"] + pod["containers"]:
         closed = one["securityContext"]
         assert (closed["runAsNonRoot"], closed["allowPrivilegeEscalation"]) == (True, False)
         assert closed["capabilities"] == {"drop": ["ALL"]} and closed["readOnlyRootFilesystem"]
         assert one["resources"]["requests"]["memory"] == one["resources"]["limits"]["memory"]
+
+
+def test_a_model_with_gpus_gets_to_the_nodes_that_have_them() -> None:
+    """DEMAND SRV-9: they are mostly tainted; what others tolerate stays."""
+    wants = state(100, servers={"1": server(1, gpu=2)})
+    made = manifest.deployment(wants, SELDON, None, "models")
+    (predictor,) = made["spec"]["predictors"]
+    spec = predictor["componentSpecs"][0]["spec"]
+    assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    taint = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    assert spec["tolerations"] == [taint]
+    theirs = {"key": "team", "operator": "Equal", "value": "sea", "effect": "NoSchedule"}
+    spec["tolerations"] = [theirs, taint]
+    again = manifest.deployment(wants, SELDON, made, "models")
+    assert again["spec"]["predictors"][0]["componentSpecs"][0]["spec"]["tolerations"] == [taint, theirs]
+    assert "tolerations" not in manifest.predictor(state(100), "1", SELDON, "models")["componentSpecs"][0]["spec"]
 
 
 @pytest.mark.parametrize(
@@ -303,6 +319,7 @@ def test_settings_come_from_plain_values() -> None:
         ({"image": ""}, "image must be set"),
         ({"image": None}, "expected text"),
         ({"poll_s": 0}, "above 0"),
+        ({"prometheus_labels": {"a-b": "c"}}, "a table of Prometheus' labels"),
         ({"labels": {"a": 1}}, "table of strings"),
         ({"pull_secrets": "a"}, "list of names"),
         ({"logger_mode": "some"}, "all, request or response"),

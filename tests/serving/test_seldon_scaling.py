@@ -22,7 +22,7 @@ ALL = {"cpu": 60, "queue": 8, "rate": 50, "latency": "200ms"}
 
 
 def made(seldon: Seldon, **serving: Any) -> dict[str, Any]:
-    return scaling.settings("visits", "3", "v3", Serving.model_validate(serving), seldon)
+    return scaling.settings("visits", "3", "v3", Serving.model_validate(serving), seldon, "models")
 
 
 def test_a_fixed_number_has_no_autoscaler() -> None:
@@ -46,8 +46,11 @@ def test_queue_rate_and_latency_by_keda() -> None:
     assert list(triggers) == ["cpu", "queue", "rate", "latency"]
     assert triggers["cpu"]["metadata"] == {"value": "60"}
     queue = triggers["queue"]["metadata"]
-    assert queue["threshold"] == "8" and 'windtunnel_server_waiting{model="visits",version="3"}' in queue["query"]
-    assert 'predictor_name="v3"' in triggers["rate"]["metadata"]["query"]
+    here = 'namespace=~"|models",kubernetes_namespace=~"|models"'
+    assert queue["threshold"] == "8" and f'_waiting{{model="visits",version="3",{here}}}' in queue["query"]
+    assert f'predictor_name="v3",service="predictions",{here}}}' in triggers["rate"]["metadata"]["query"]
+    bare = made(replace(KEDA, prometheus_labels={}), maximum=9, scale={"rate": 50})["kedaSpec"]["triggers"][0]
+    assert 'service="predictions"}' in bare["metadata"]["query"]
     # KEDA divides a total by the threshold; a latency is no total.
     assert [triggers[n]["metricType"] for n in ("queue", "rate", "latency")] == [
         "AverageValue",

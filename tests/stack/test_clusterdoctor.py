@@ -24,6 +24,7 @@ from windtunnel.kube import rights
 from windtunnel.kube.access import Access
 from windtunnel.kube.client import groups_of
 from windtunnel.kube.extensions import EXTENSIONS
+from windtunnel.serving.seldon import Seldon
 from windtunnel.stack.clusterdoctor import Cluster, api, examine, looking, machines, namespace
 from windtunnel.stack.finding import Finding
 
@@ -240,9 +241,9 @@ def test_object_stores(look: Callable[..., dict[str, Finding]], tmp_path: Path) 
 class Answering(ThreadingHTTPServer):
     """A Prometheus with some metrics, or another server."""
 
-    def __init__(self, metrics: dict[str, float] | None) -> None:
+    def __init__(self, metrics: dict[str, float] | None, token: str | None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.metrics = metrics
+        self.metrics, self.token = metrics, token
 
     @property
     def url(self) -> str:
@@ -256,6 +257,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         query = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["query"][0]
+        if self.server.token and self.headers["Authorization"] != f"Bearer {self.server.token}":
+            self._answer(401, b"{}")
+            return
         metrics = self.server.metrics
         rows = [[0, str(value)] for name, value in (metrics or {}).items() if name in query]
         body = b"<html>" if metrics is None else json.dumps(
@@ -274,11 +278,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def answering() -> Iterator[Callable[[dict[str, float] | None], str]]:
+def answering() -> Iterator[Callable[..., str]]:
     servers: list[Answering] = []
 
-    def start(metrics: dict[str, float] | None) -> str:
-        servers.append(Answering(metrics))
+    def start(metrics: dict[str, float] | None, token: str | None = None) -> str:
+        servers.append(Answering(metrics, token))
         threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
         return servers[-1].url
 
@@ -288,15 +292,19 @@ def answering() -> Iterator[Callable[[dict[str, float] | None], str]]:
         one.server_close()
 
 
-def test_prometheus(
-    look: Callable[..., dict[str, Finding]], answering: Callable[[dict[str, float] | None], str]
-) -> None:
+def test_prometheus(look: Callable[..., dict[str, Finding]], answering: Callable[..., str], tmp_path: Path) -> None:
     metrics = {"up == 1": 3.0, "requests_seconds_count": 1.0, "requests_seconds_bucket": 1.0, "process_start": 1.0}
     found = look(prometheus=answering(metrics))
     assert found["prometheus"].result == found["metrics"].result == "ok"
     found = look(prometheus=answering({"up == 1": 3.0}))
     assert found["metrics"].result == "warn" and "seldon_api_executor_server_requests" in found["metrics"].found
     assert look(prometheus=answering({}))["prometheus"].found.endswith("scrapes nobody")
+    closed = answering({"up == 1": 3.0, "seldon_model_infer_api": 1.0, "process_start": 1.0}, token="word")
+    assert "answered 401" in look(prometheus=closed)["prometheus"].found
+    (tmp_path / "token").write_text("word\n")
+    core2 = Seldon.of({"image": "i", "registry": "r", "api": "core2", "prometheus_token_file": f"{tmp_path}/token"})
+    found = look(prometheus=closed, seldon=core2)
+    assert found["prometheus"].result == found["metrics"].result == "ok", "Core 2 counts by other names"
     assert "is no Prometheus" in look(prometheus=answering(None))["prometheus"].found
     assert look(prometheus="http://127.0.0.1:9")["prometheus"].result == "fail"
 

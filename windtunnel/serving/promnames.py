@@ -22,6 +22,13 @@ _SERVERS_FAULT = frozenset(
 )  # fmt: skip
 
 Answer = Literal["ok", "client", "error"]
+#: What scrape configurations call a pod's namespace: Prometheus's operator, and the older examples by hand.
+_NAMESPACE_LABELS = ("namespace", "kubernetes_namespace")
+
+
+def _quoted(value: str) -> str:
+    """A string of PromQL."""
+    return '"' + value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n") + '"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,19 @@ class Names:
             DescriptionError: it is no name of a model.
         """
         return self.matchers.replace("{model}", check_model_name(model))
+
+    def only(self, namespace: str, labels: Mapping[str, str] | None = None) -> Names:
+        """Of one namespace: a model of that name may be served in another one, too, and scraped by the same Prometheus.
+
+        Args:
+            labels: what all its series have, ``{namespace}`` stands for the namespace; None: ``namespace`` and
+                ``kubernetes_namespace`` are its name, where a series has them. With none at all nothing is told apart.
+        """
+        if labels is None:
+            usual = [f'{label}=~"|{namespace}"' for label in _NAMESPACE_LABELS]
+            return replace(self, matchers=",".join([self.matchers, *usual]))
+        told = {label: value.replace("{namespace}", namespace) for label, value in labels.items()}
+        return replace(self, matchers=",".join([self.matchers, *(f"{k}={_quoted(v)}" for k, v in told.items())]))
 
     def query(self, model: str) -> str:
         """One PromQL expression for everything a reading needs, so that all of it is of one instant.

@@ -198,7 +198,7 @@ def server_of(state: State, version: str, seldon: Core2, owner: Mapping[str, Any
             "initContainers": pod["initContainers"],
             "containers": [{"name": seldon.rclone_container, "volumeMounts": [copies]}, ours],
             "volumes": pod["volumes"],
-            **{key: pod[key] for key in ("serviceAccountName", "imagePullSecrets") if key in pod},
+            **{key: pod[key] for key in ("serviceAccountName", "imagePullSecrets", "tolerations") if key in pod},
         },
         **_scale(server),
     }

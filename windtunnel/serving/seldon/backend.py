@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import FencedError, UnavailableError, WindtunnelError
@@ -410,5 +411,12 @@ class SeldonBackend:
                     )
                 from windtunnel.serving.prometheus import PrometheusTraffic
 
-                self._traffic = PrometheusTraffic(self.seldon.prometheus, self._names)
+                names = self._names.only(self.client.namespace, self.seldon.prometheus_labels)
+                token = self.seldon.prometheus_token_file
+                self._traffic = PrometheusTraffic(
+                    self.seldon.prometheus,
+                    names,
+                    token_file=Path(token) if token else None,
+                    verify=self.seldon.prometheus_ca or True,
+                )
             return self._traffic

@@ -42,6 +42,7 @@ COMPONENT = "server"
 VERIFY = "verify"
 #: Beside ``serving.memory``, so that a server says that it went past its limit before the kernel ends it.
 _ROOM = 256 * 2**20
+_GPU = "nvidia.com/gpu"
 _DNS = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
@@ -117,7 +118,7 @@ def deployment(
     found = {one["name"]: one for one in ((live or {}).get("spec") or {}).get("predictors") or []}
     predictors = []
     for version in _order(state):
-        ours = predictor(state, version, seldon)
+        ours = predictor(state, version, seldon, namespace)
         predictors.append(_merged(found.get(predictor_name(version)), ours))
         for component, mine in zip(predictors[-1]["componentSpecs"], ours["componentSpecs"], strict=False):
             scaling.only_ours(component, mine)
@@ -164,7 +165,7 @@ def mirrored(live: Mapping[str, Any]) -> int:
     return max((int(one.get("traffic") or 0) for one in _ours(live).values() if one.get("shadow")), default=0)
 
 
-def predictor(state: State, version: str, seldon: Seldon) -> dict[str, Any]:
+def predictor(state: State, version: str, seldon: Seldon, namespace: str) -> dict[str, Any]:
     """One version: a graph of one model, served by MLServer from the copy that the first step has verified."""
     model, server = state.model, state.servers[version]
     serving = server.serving
@@ -178,7 +179,7 @@ def predictor(state: State, version: str, seldon: Seldon) -> dict[str, Any]:
         traffic = 100 if version == _order(state)[0] else 0
     spec = collecting.into(pod(state.model, version, server, seldon), seldon, shadow=is_shadow)
     component: dict[str, Any] = {"metadata": {"name": COMPONENT}, "spec": spec}
-    component |= scaling.settings(model, version, predictor_name(version), serving, seldon)
+    component |= scaling.settings(model, version, predictor_name(version), serving, seldon, namespace)
     graph: dict[str, Any] = {"name": model, "type": "MODEL", "modelUri": server.source, "children": []}
     logger = collecting.logger(seldon, shadow=is_shadow)
     if logger is not None:
@@ -216,7 +217,7 @@ def pod(model: str, version: str, server: Server, seldon: Seldon) -> dict[str, A
     cpu, memory = f"{math.ceil(serving.cpu * 1000)}m", str(serving.memory + _ROOM)
     limits = {"memory": memory, "ephemeral-storage": "8Gi"}
     if serving.gpu:
-        limits["nvidia.com/gpu"] = str(serving.gpu)
+        limits[_GPU] = str(serving.gpu)
     threads = str(max(1, math.ceil(serving.cpu)))
     grace = math.ceil(serving.drain.total_seconds() + serving.timeout.total_seconds()) + 10
     ready = math.ceil(serving.ready_within.total_seconds())
@@ -311,6 +312,8 @@ def pod(model: str, version: str, server: Server, seldon: Seldon) -> dict[str, A
             {"name": "windtunnel-keys", "configMap": {"name": seldon.keys}},
         ],
     }
+    if serving.gpu:  # nodes with GPUs are mostly kept for whoever asks for one
+        pod["tolerations"] = [{"key": _GPU, "operator": "Exists", "effect": "NoSchedule"}]
     if seldon.registry_ca:
         first = pod["initContainers"][0]
         first["env"].append({"name": "SSL_CERT_FILE", "value": f"{_CA}/ca.crt"})
@@ -342,6 +345,8 @@ def _merged(live: Any, ours: Any) -> Any:
     if isinstance(live, Mapping) and isinstance(ours, Mapping):
         both = {name: copy.deepcopy(value) for name, value in live.items() if name not in ours}
         return both | {name: _merged(live.get(name), value) for name, value in ours.items()}
+    if _tolerations(live) and _tolerations(ours):
+        return copy.deepcopy([*ours, *(one for one in live if one not in ours)])
     if _named(live) and _named(ours):
         theirs = {item["name"]: item for item in live}
         merged = [_merged(theirs.get(item["name"]), item) for item in ours]
@@ -350,6 +355,11 @@ def _merged(live: Any, ours: Any) -> Any:
     if isinstance(live, list) and isinstance(ours, list) and len(live) == len(ours) == 1:
         return [_merged(live[0], ours[0])]
     return copy.deepcopy(ours)
+
+
+def _tolerations(items: Any) -> bool:
+    """Of the lists in our predictors only tolerations have an effect and no name."""
+    return isinstance(items, list) and any(isinstance(item, Mapping) and "effect" in item for item in items)
 
 
 def _named(items: Any) -> bool:

@@ -8,6 +8,7 @@ was installed without KEDA it makes neither: so ``kedaSpec`` is written only whe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from windtunnel.serving.promnames import SELDON
@@ -34,13 +35,15 @@ def refusals(serving: Serving, seldon: Seldon) -> list[str]:
     return found
 
 
-def settings(model: str, version: str, predictor: str, serving: Serving, seldon: Seldon) -> dict[str, Any]:
+def settings(
+    model: str, version: str, predictor: str, serving: Serving, seldon: Seldon, namespace: str
+) -> dict[str, Any]:
     """``hpaSpec`` or ``kedaSpec``, and ``pdbSpec``, of the version's component; what it does not need is left out."""
     found: dict[str, Any] = {}
     if serving.maximum is not None:
         least = serving.least
         if seldon.autoscaler == "keda":
-            found["kedaSpec"] = _keda(model, version, predictor, serving, seldon, least)
+            found["kedaSpec"] = _keda(model, version, predictor, serving, seldon, least, namespace)
         else:
             found["hpaSpec"] = _hpa(serving, least)
     if max(serving.replicas, serving.minimum or 0) > 1:
@@ -64,10 +67,13 @@ def _hpa(serving: Serving, least: int) -> dict[str, Any]:
     return found  # without metrics it is Kubernetes' own default, 80 % of the CPU
 
 
-def _keda(model: str, version: str, predictor: str, serving: Serving, seldon: Seldon, least: int) -> dict[str, Any]:
+def _keda(
+    model: str, version: str, predictor: str, serving: Serving, seldon: Seldon, least: int, namespace: str
+) -> dict[str, Any]:
     scale = serving.scale or Scale()
-    executor = f'deployment_name="{model}",predictor_name="{predictor}",service="predictions"'
-    server = f'model="{model}",version="{version}"'
+    here = replace(SELDON, matchers="").only(namespace, seldon.prometheus_labels).matchers
+    executor = f'deployment_name="{model}",predictor_name="{predictor}",service="predictions"{here}'
+    server = f'model="{model}",version="{version}"{here}'
     triggers: list[dict[str, Any]] = []
     if scale.cpu is not None or not scale.measured:
         triggers.append({"type": "cpu", "metricType": "Utilization", "metadata": {"value": str(scale.cpu or 80)}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -31,6 +32,10 @@ class Seldon:
             through the API, which a mesh that demands mutual TLS of everybody does not let in.
         split_requests: how many requests one such count takes.
         prometheus: URL of the Prometheus that scrapes Seldon's executors. None: there are no traffic numbers.
+        prometheus_labels: labels that tell the series of this namespace from those of others, ``{namespace}`` stands
+            for itself. None: ``namespace`` or ``kubernetes_namespace``, where series have them.
+        prometheus_token_file: file with a bearer token for it, as whoever releases reads it, at each query.
+        prometheus_ca: file with the authority of its certificate, as whoever releases reads it.
         autoscaler: who scales: ``hpa``, Kubernetes' own, by CPU; ``keda`` where KEDA is installed, and Seldon's
             operator with it (``keda.enabled``): by queue, rate and latency too, from ``prometheus``.
         service_account: of the pods.
@@ -61,6 +66,9 @@ class Seldon:
     direct: str | None = None
     split_requests: int = 200
     prometheus: str | None = None
+    prometheus_labels: Mapping[str, str] | None = None
+    prometheus_token_file: str | None = None
+    prometheus_ca: str | None = None
     autoscaler: Literal["hpa", "keda"] = "hpa"
     service_account: str | None = None
     pull_secrets: tuple[str, ...] = ()
@@ -151,7 +159,12 @@ _NUMBERS = {"poll_s": float, "route_within_s": float, "split_requests": int}
 
 
 def _check_type(name: str, value: Any) -> None:
-    if name in ("labels", "images"):
+    if name == "prometheus_labels":
+        right = isinstance(value, Mapping) and all(
+            isinstance(v, str) and re.fullmatch(r"[a-zA-Z_]\w*", str(k), re.ASCII) for k, v in value.items()
+        )
+        expected = "a table of Prometheus' labels and their values"
+    elif name in ("labels", "images"):
         right = isinstance(value, Mapping) and all(isinstance(v, str) for v in value.values())
         expected = "a table of strings"
     elif name == "pull_secrets":

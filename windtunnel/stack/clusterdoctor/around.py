@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import WindtunnelError
 from windtunnel.kube.client import Client
-from windtunnel.serving.promnames import SELDON
+from windtunnel.serving.promnames import SELDON, SELDON_CORE2
 from windtunnel.stack.clusterdoctor.looking import Cluster
 from windtunnel.stack.finding import Finding
+
+if TYPE_CHECKING:
+    from windtunnel.serving.seldon import Seldon
 
 TIMEOUT_S = 5.0
 
@@ -54,7 +58,7 @@ def prometheus(cluster: Cluster, client: Client) -> Iterator[Finding]:
         yield Finding(name, "warn", "not looked at", "name it: --prometheus URL, or prometheus in --seldon's file")
         return
     url = url.rstrip("/")
-    up = _ask(url, "count(up == 1)")
+    up = _ask(url, "count(up == 1)", cluster.seldon)
     if isinstance(up, str):
         yield Finding(name, "fail", up, "is this Prometheus' own address, and reachable from here?")
         return
@@ -62,11 +66,14 @@ def prometheus(cluster: Cluster, client: Client) -> Iterator[Finding]:
         yield Finding(name, "fail", f"{url} scrapes nobody", "see its targets page: nothing is up")
         return
     yield Finding(name, "ok", f"{url}: {up:.0f} targets are up")
-    wanted = [SELDON.requests, SELDON.buckets, "process_start_time_seconds"]
-    missing = [metric for metric in wanted if not _ask(url, f'count({{__name__="{metric}"}})')]
+    names, scraped = SELDON, "Seldon's executors are"
+    if cluster.seldon is not None and cluster.seldon.api == "core2":
+        names, scraped = SELDON_CORE2, "the agents of Core 2's Servers are"
+    wanted = [names.requests, names.buckets, "process_start_time_seconds"]
+    missing = [metric for metric in wanted if not _ask(url, f'count({{__name__="{metric}"}})', cluster.seldon)]
     if missing:
         mend = (
-            "no model has been called yet, or Seldon's executors are not scraped: gates would wait. "
+            f"no model has been called yet, or {scraped} not scraped: gates would wait. "
             "See docs/reference/prometheus.md"
         )
         yield Finding("metrics", "warn", f"Prometheus has no {', '.join(missing)}", mend)
@@ -74,12 +81,23 @@ def prometheus(cluster: Cluster, client: Client) -> Iterator[Finding]:
         yield Finding("metrics", "ok", ", ".join(wanted))
 
 
-def _ask(url: str, query: str) -> float | str:
+def _ask(url: str, query: str, seldon: Seldon | None) -> float | str:
     """The value of an instant query of one number, 0 for none; text: what went wrong."""
+    import ssl
+
     import httpx
 
+    headers: dict[str, str] = {}
     try:
-        answer = httpx.post(f"{url}/api/v1/query", data={"query": query}, timeout=TIMEOUT_S)
+        if seldon is not None and seldon.prometheus_token_file:
+            token = Path(seldon.prometheus_token_file).read_text(encoding="utf-8").strip()
+            headers["Authorization"] = f"Bearer {token}"
+        own = seldon.prometheus_ca if seldon is not None else None
+        verify = ssl.create_default_context(cafile=own) if own else True
+        asked = {"query": query}
+        answer = httpx.post(f"{url}/api/v1/query", data=asked, headers=headers, verify=verify, timeout=TIMEOUT_S)
+        if answer.status_code in (401, 403):
+            return f"{url} answered {answer.status_code}: it wants to know who asks (prometheus_token_file)"
         told: Any = answer.json()
         if told["status"] != "success":
             return f"{url} answered {answer.status_code}: {told.get('error')}"
