@@ -15,13 +15,13 @@ CLUSTER = {
     "container_memory_working_set_bytes", "container_cpu_usage_seconds_total",
     "kube_pod_container_status_restarts_total", "kube_deployment_status_replicas_available",
 }  # fmt: skip
-FUNCTIONS = {"absent", "max", "min", "rate", "label_values"}
+FUNCTIONS = {"absent", "max", "min", "rate", "sum", "label_values"}
 KNOWN = {name for name, _, _ in METRICS} | CLUSTER
 
 
 def asked(expression: str) -> set[str]:
     """Names of metrics in an expression."""
-    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]', " ", expression)
+    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|by \([^)]*\)', " ", expression)
     return set(re.findall(r"[a-z_]{2,}", bare)) - FUNCTIONS
 
 
@@ -46,8 +46,29 @@ def test_the_dashboard_asks_for_what_there_is(rendered: Callable[[str], list[dic
     assert used <= KNOWN
     # Every metric of ours is either shown or compared with one that is.
     assert {name for name, _, _ in METRICS} - used <= {"windtunnel_registry_audit_signed_entries"}
+    # Every server answers for the registry: what it says is shown once, however many there are.
+    assert all(
+        re.match(r"(max|min|sum)\b", one) for one in expressions if "windtunnel_registry_" in one or "up{" in one
+    )
     variables = {one["name"] for one in dashboard["templating"]["list"]}
     assert set(re.findall(r"\$(\w+)", " ".join(expressions))) <= variables
+
+
+def test_prometheus_finds_the_models(rendered: Callable[[str], list[dict[str, Any]]], helpers: Any) -> None:
+    """DEMAND ROL-2: gates count what it scrapes. Port and path are those of Seldon's own examples."""
+    from windtunnel.serving.seldon import manifest, record
+
+    assert not [one for one in rendered("production") if one["kind"] == "PodMonitor"]  # no models, none
+    found = helpers.of(rendered("production+guard"), "PodMonitor")
+    assert found["metadata"]["namespace"] == "models"
+    assert found["spec"]["selector"] == {"matchExpressions": [{"key": record.MODEL, "operator": "Exists"}]}
+    (endpoint,) = found["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["path"], endpoint["interval"]) == ("metrics", "/prometheus", "15s")
+    assert manifest.METRICS == 6000  # our server's port of that name, which answers at any path
+    core2 = helpers.merged(helpers.preset("production+guard"), {"releases": {"api": "core2"}})
+    found = helpers.of(helpers.render(core2), "PodMonitor")["spec"]
+    assert found["selector"] == {"matchLabels": {"app.kubernetes.io/name": "seldon-server"}}
+    assert [(one["port"], one["path"]) for one in found["podMetricsEndpoints"]] == [("metrics", "/metrics")]
 
 
 def test_prometheus_finds_the_endpoint(rendered: Callable[[str], list[dict[str, Any]]], helpers: Any) -> None:

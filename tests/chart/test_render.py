@@ -21,6 +21,7 @@ PRESETS = ("small", "production", "eks", "production+guard", "production+collect
 FOREIGN = {
     "Certificate": ("cert-manager.io/v1", {"secretName", "dnsNames", "issuerRef"}),
     "ServiceMonitor": ("monitoring.coreos.com/v1", {"selector", "endpoints"}),
+    "PodMonitor": ("monitoring.coreos.com/v1", {"selector", "podMetricsEndpoints"}),
     "PrometheusRule": ("monitoring.coreos.com/v1", {"groups"}),
 }
 #: The oldest and a newer Kubernetes of kubeVersion in Chart.yaml.
@@ -204,7 +205,7 @@ def test_only_the_host_names_of_the_service_and_the_ingress_are_answered(
     data = helpers.of(rendered("production"), "ConfigMap", "wt-registry")["data"]
     hosts = data["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
     assert "mlflow.example.org" in hosts
-    assert "wt-registry.ml.svc:5000" in hosts
+    assert {"wt-registry.ml.svc:5000", "localhost:5000", "127.0.0.1:5000"} <= set(hosts)  # the last by a forwarded port
     assert not [host for host in hosts if "*" in host]
 
 
@@ -218,6 +219,39 @@ def test_the_port_of_an_object_store_is_let_through(helpers: Any) -> None:
         objects = helpers.render(helpers.merged(helpers.preset("production"), given))
         egress = helpers.of(objects, "NetworkPolicy", "wt-registry")["spec"]["egress"]
         assert port in [rule["ports"][0]["port"] for rule in egress if {"namespaceSelector": {}} in rule["to"]]
+
+
+def test_who_asks_the_registry_is_let_in(helpers: Any) -> None:
+    """DEMAND OPS-2: a model server's first step fetches from it, so a namespace that a part is for need not be said
+    twice."""
+
+    def rule(values: dict[str, Any]) -> dict[str, Any]:
+        policy = helpers.of(helpers.render(values), "NetworkPolicy", "wt-registry")
+        return dict(policy["spec"])
+
+    def named(values: dict[str, Any]) -> list[str]:
+        selectors = [one["namespaceSelector"] for one in rule(values)["ingress"][0]["from"] if len(one) == 1
+                     and "namespaceSelector" in one]  # fmt: skip
+        return [one["matchLabels"]["kubernetes.io/metadata.name"] for one in selectors]
+
+    small = helpers.preset("small")
+    assert named(small) == []
+    given = {
+        "networkPolicy": {"fromNamespaces": ["monitoring", "trainings"]},
+        "training": {"enabled": True, "namespace": "trainings", "airflowNamespace": "flows"},
+        "releases": {"enabled": True, "namespace": "models", "airflowNamespace": "flows"},
+        "guard": {"enabled": True, "namespace": "others", "modelServer": "model-server:0.1.0"},
+    }
+    assert named(helpers.merged(small, given)) == ["monitoring", "trainings", "flows", "models", "others"]
+    database = helpers.merged(helpers.preset("production"), {"networkPolicy": {"databaseNamespaces": ["postgres"]}})
+    there = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "postgres"}}}
+    assert there in next(one for one in rule(database)["egress"] if one["ports"][0]["port"] == 5432)["to"]
+    dns = {"networkPolicy": {"dns": {"namespaces": ["openshift-dns"], "cidrs": ["169.254.20.10/32"], "ports": [5353]}}}
+    for one in helpers.render(helpers.merged(small, dns)):
+        if one["metadata"]["name"] in ("wt-registry", "wt-migration") and one["kind"] == "NetworkPolicy":
+            names = one["spec"]["egress"][0]
+            assert {port["port"] for port in names["ports"]} == {5353}
+            assert [*map(list, names["to"])] == [["namespaceSelector"], ["ipBlock"]]
 
 
 def test_the_way_back_is_the_migrations_job(helpers: Any) -> None:

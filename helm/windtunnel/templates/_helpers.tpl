@@ -217,17 +217,41 @@ runAsNonRoot: true
 {{- if and .Values.registry.volume.enabled (ne .Values.registry.volume.accessMode "ReadWriteMany") }}true{{ end -}}
 {{- end -}}
 
-{{/* Where a part that has nothing but the database may go. */}}
-{{- define "windtunnel.egress" -}}
+{{/* Where names are asked. */}}
+{{- define "windtunnel.dns" -}}
 - to:
+    {{- range .Values.networkPolicy.dns.namespaces }}
     - namespaceSelector:
         matchLabels:
-          kubernetes.io/metadata.name: kube-system
+          kubernetes.io/metadata.name: {{ . }}
+    {{- end }}
+    {{- range .Values.networkPolicy.dns.cidrs }}
+    - ipBlock:
+        cidr: {{ . }}
+    {{- end }}
   ports:
-    - port: 53
+    {{- range .Values.networkPolicy.dns.ports }}
+    - port: {{ . }}
       protocol: UDP
-    - port: 53
+    - port: {{ . }}
       protocol: TCP
+    {{- end }}
+{{- end -}}
+
+{{/* Namespaces whose pods ask the registry, as a JSON list: those that are named, and those that the chart's own parts
+are for. Model servers fetch what was sealed before they start. */}}
+{{- define "windtunnel.visitors" -}}
+{{- $v := .Values -}}
+{{- $found := $v.networkPolicy.fromNamespaces -}}
+{{- if $v.training.enabled }}{{ $found = concat $found (list $v.training.namespace $v.training.airflowNamespace) }}{{ end -}}
+{{- if $v.releases.enabled }}{{ $found = concat $found (list $v.releases.namespace $v.releases.airflowNamespace) }}{{ end -}}
+{{- if $v.guard.enabled }}{{ $found = append $found $v.guard.namespace }}{{ end -}}
+{{- without ($found | uniq) "" | toJson -}}
+{{- end -}}
+
+{{/* Where a part that has nothing but the database may go. */}}
+{{- define "windtunnel.egress" -}}
+{{ include "windtunnel.dns" . }}
 {{- if .Values.postgresql.enabled }}
 - to:
     - podSelector:
@@ -241,6 +265,11 @@ runAsNonRoot: true
     {{- range .Values.networkPolicy.databaseCidrs }}
     - ipBlock:
         cidr: {{ . }}
+    {{- end }}
+    {{- range .Values.networkPolicy.databaseNamespaces }}
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: {{ . }}
     {{- end }}
   ports:
     - port: {{ .Values.database.port }}
