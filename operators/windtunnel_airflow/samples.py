@@ -48,7 +48,7 @@ def _key(model: str, version: str) -> str:
 
 
 def serving_part(model: Model) -> dict[str, Any]:
-    """Serving settings and features as the backend takes them. Which API serves is no setting of a version."""
+    """Serving settings and features as a version keeps them. Which API serves is nothing that it keeps."""
     return {
         "serving": model.serving.model_dump(mode="json", exclude={"api"}),
         "features": [feature.model_dump(mode="json") for feature in model.data.features],
@@ -58,11 +58,15 @@ def serving_part(model: Model) -> dict[str, Any]:
 def settings_for(home: Home, model: Model, claim: Mapping[str, Any], *, store: Objects | None = None) -> dict[str, Any]:
     """``Release.settings``: for each version of the claim, what was kept at its registration.
 
-    A version registered elsewhere has no sample here; it gets the description's settings and no warm-up rows.
+    A version registered elsewhere has no sample here; it gets the description's settings and no warm-up rows. Which of
+    Seldon's APIs serves is the description's to say, of every version: the backend of the other one refuses it.
     """
     beside = [one["version"] for one in claim.get("beside") or ()]
     versions = [claim["version"], *beside, *([claim["champion"]["version"]] if claim["champion"] else [])]
-    return {str(version): _one(home, model, str(version), store) for version in versions}
+    found = {str(version): _one(home, model, str(version), store) for version in versions}
+    if model.target == "kubernetes" and model.serving.api is not None:
+        return {v: {**one, "serving": {**one["serving"], "api": model.serving.api}} for v, one in found.items()}
+    return found
 
 
 def _one(home: Home, model: Model, version: str, store: Objects | None) -> dict[str, Any]:

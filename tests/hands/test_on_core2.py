@@ -179,6 +179,7 @@ def test_killed_at_any_request_it_ends_in_the_same_place(skies: Any, dag: Any, e
         ({"api": "core1"}, ["the description says core1 (Core 1)", "api core2 (Core 2)"]),
         ({"maximum": 3, "scale": {"cpu": 50}}, ["serving.scale: Core 2 scales by"]),
         ({"environment": "torch"}, ["serving.environment: no image is named for"]),
+        ({"log": True}, ["serving.log: nobody would collect", "set collector"]),
     ],
 )
 def test_what_this_cluster_cannot_do_is_refused_by_the_first_task(

@@ -181,6 +181,18 @@ def test_what_has_no_traffic_is_no_candidate(world: World) -> None:
     assert world.candidates() == {"visits-v2": 100}
 
 
+def test_a_release_for_the_other_api_is_refused_before_anything_is_written(world: World) -> None:
+    """DEMAND ROL-14"""
+    asked = release(100)
+    asked.settings["1"]["serving"] = {"api": "core1"}
+    with pytest.raises(ServingError, match=r"version 1: serving\.api says core1 \(Core 1\), .* api core2"):
+        world.backend().apply(asked)
+    assert not world.cluster.objects
+    asked.settings["1"]["serving"]["api"] = "core2"
+    world.backend(gateway=None).apply(asked)
+    assert world.candidates() == {"visits-v1": 100}
+
+
 def test_nothing_may_serve_is_no_weights_of_nothing(world: World) -> None:
     """Envoy would refuse weights that sum to 0, and with them the routes of every model."""
     backend = world.backend()

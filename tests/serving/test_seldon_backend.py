@@ -291,6 +291,24 @@ def test_a_cluster_without_seldon_says_so(world: World) -> None:
         world.backend().apply(release(100))
 
 
+def test_a_release_for_the_other_api_is_refused_before_anything_is_written(world: World) -> None:
+    """DEMAND ROL-14: whoever asks. What serves already is not asked about: the way back to it stays open."""
+    others = {"serving": {"api": "core2"}}
+    asked = release(90, arm(2, 10), stage=1)
+    asked.settings["2"] = asked.settings["2"] | others
+    with pytest.raises(ServingError, match=r"visits version 2: serving\.api says core2"):
+        world.backend().apply(asked)
+    assert not world.cluster.all("seldondeployments")
+    world.backend(gateway=None).apply(release(100))
+    began = len(world.cluster.requests)
+    with pytest.raises(ServingError, match=r"version 2: serving\.api says core2"):
+        world.backend().apply(asked)
+    assert world.cluster.asked(began) == [f"GET {SDEP}/visits"]
+    back = release(100, stage=2)
+    back.settings["1"] = back.settings["1"] | others
+    world.backend().apply(back)
+
+
 def test_a_refusal_of_the_api_is_told_as_one_of_the_backend(world: World) -> None:
     backend = world.backend(gateway=None)
     backend.apply(release(100))
@@ -440,6 +458,18 @@ def test_a_feed_that_is_silent_is_not_believed(world: World, monkeypatch: pytest
         pass
 
 
+def test_prometheus_is_asked_for_this_namespace_alone(world: World) -> None:
+    """DEMAND ROL-2: a model of this name in another namespace is another model."""
+    usual = world.backend()
+    here = usual.client.namespace
+    asked = usual._source("visits").names.select("visits")
+    assert asked.endswith(f',namespace=~"|{here}",kubernetes_namespace=~"|{here}"')
+    told = world.backend(prometheus_labels={"cluster": 'a"b\\c', "ns": "{namespace}"}, prometheus_token_file="token")
+    source = told._source("visits")
+    assert source.names.select("visits").endswith(f',cluster="a\\"b\\\\c",ns="{here}"')
+    assert source._token_file == Path("token")
+
+
 def test_no_prometheus_is_no_answer(world: World) -> None:
     backend = world.backend(prometheus=None)
     backend.apply(release(100))
@@ -458,18 +488,6 @@ def test_the_way_back_is_checked(world: World) -> None:
     until(lambda: "v1" not in world.seldon.available["visits"], every_s=0.02)
     until(lambda: "not available" in backend.check_target("visits")[0], every_s=0.02)
     assert "no version to go back to" in backend.check_target("never-deployed")[0]
-def test_prometheus_is_asked_for_this_namespace_alone(world: World) -> None:
-    """DEMAND ROL-2: a model of this name in another namespace is another model."""
-    usual = world.backend()
-    here = usual.client.namespace
-    asked = usual._source("visits").names.select("visits")
-    assert asked.endswith(f',namespace=~"|{here}",kubernetes_namespace=~"|{here}"')
-    told = world.backend(prometheus_labels={"cluster": 'a"b\\c', "ns": "{namespace}"}, prometheus_token_file="token")
-    source = told._source("visits")
-    assert source.names.select("visits").endswith(f',cluster="a\\"b\\\\c",ns="{here}"')
-    assert source._token_file == Path("token")
-
-
 
 
 def test_what_has_drained_is_swept_but_never_the_last(world: World) -> None:

@@ -128,6 +128,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature(
         "mirrored steps with serving.log",
         _copies_with_rows,
+        settings=("core1",),
         core2="Core 2's collector cannot tell rows of copied requests from users' own; leave copies or serving.log out",
     ),
     Feature(
@@ -144,7 +145,7 @@ FEATURES: tuple[Feature, ...] = (
         _NO_SEGMENTS,
     ),
     Feature("gates on quality, prediction or a figure", _row_gates_without_rows, _NO_ROWS, _NO_ROWS),
-    Feature("the same with serving.log", _row_gates_with_rows),
+    Feature("the same with serving.log", _row_gates_with_rows, settings=APIS),
     Feature("serving.sticky", _where(("serving", "sticky"), lambda model: model.serving.sticky), _NO_KEY, _NO_KEY),
     Feature("serving.maximum", _where(("serving", "maximum"), lambda model: model.serving.maximum)),
     Feature(

@@ -149,7 +149,7 @@ class ClaimReleaseOperator(WaitsForPolicy, WindtunnelOperator):
         asked["champion"] = {"version": champion.version} if champion is not None else None
         settings = settings_for(hook.home, model, asked, store=hook.object_store)
         kept = {version: found["serving"] for version, found in settings.items()}
-        if cannot := refusals(model, hook.backend().seldon, kept):
+        if cannot := refusals(model, hook.backend().seldon, kept, first=champion is None):
             raise AirflowFailException(
                 f"version {record.version} of {model.name} cannot be released by connection {hook.seldon_conn_id!r}; "
                 f"nothing was changed: {'; '.join(cannot)}"

@@ -85,6 +85,7 @@ def main() -> dict[str, Any]:
             "kubeconfig": cluster.kubeconfig(HOME / "kubeconfig"),
             "gateway": f"{seldon.url}/seldon/{{namespace}}/{{model}}",
             "prometheus": seldon.url,
+            "collector": "http://collector",
             "split_requests": 40,
             "poll_s": 0.05,
         }

@@ -30,7 +30,7 @@ from windtunnel.serving.backend import Arm, ArmStatus, Capability, Observed, Rel
 from windtunnel.serving.checks import check
 from windtunnel.serving.desired import State
 from windtunnel.serving.promnames import SELDON
-from windtunnel.serving.seldon import manifest, record, status, steps
+from windtunnel.serving.seldon import limits, manifest, record, status, steps
 from windtunnel.serving.seldon.feed import Feed
 from windtunnel.serving.seldon.gateway import Gateway
 from windtunnel.serving.seldon.objects import Decision, Fence, Objects, Transition
@@ -91,6 +91,7 @@ class SeldonBackend:
         check(release)
         self._check(release)
         before = self._objects.state(release.model, self._objects.read(release.model))
+        limits.check_api(release, before.servers, self.seldon)
         desired.accept(before, release)
         steps.check_same(before, release)
         fence = Fence(release.token)
@@ -286,13 +287,13 @@ class SeldonBackend:
         release = self._objects.state(model, self._objects.look(model)).release
         return release if release.arms() else None
 
-    def lagging(self, model: str) -> bool:
-        """Whether traffic was told otherwise than is wanted: an ``apply`` is under way, or died."""
     def asked(self, model: str) -> Release | None:
         """``desired`` by the API's own word, whatever the watch tells. One request."""
         release = self._objects.state(model, self._objects.read(check_model_name(model))).release
         return release if release.arms() else None
 
+    def lagging(self, model: str) -> bool:
+        """Whether traffic was told otherwise than is wanted: an ``apply`` is under way, or died."""
         return desired.lagging(self._objects.state(model, self._objects.look(model)))
 
     def models(self) -> list[str]:
