@@ -55,7 +55,8 @@ def install(cluster: Api, *names: str) -> None:
 @pytest.fixture
 def cluster() -> Iterator[Api]:
     """A cluster in which all is well."""
-    with Api({"resourcequotas": ("/api/v1", None), "limitranges": ("/api/v1", None)}) as found:
+    plurals = ("resourcequotas", "limitranges", "secrets", "configmaps")
+    with Api(dict.fromkeys(plurals, ("/api/v1", None))) as found:
         found.pages |= {
             "/version": {"major": "1", "minor": "34+", "gitVersion": "v1.34.1"},
             "/api/v1/nodes": {"items": [node("n1", labels={machines.PRODUCT: "A100"}, gpu="2", mig_1g_5gb="7")]},
@@ -256,10 +257,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
     def do_POST(self) -> None:
-        query = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["query"][0]
         if self.server.token and self.headers["Authorization"] != f"Bearer {self.server.token}":
             self._answer(401, b"{}")
             return
+        query = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["query"][0]
         metrics = self.server.metrics
         rows = [[0, str(value)] for name, value in (metrics or {}).items() if name in query]
         body = b"<html>" if metrics is None else json.dumps(
@@ -298,13 +299,13 @@ def test_prometheus(look: Callable[..., dict[str, Finding]], answering: Callable
     assert found["prometheus"].result == found["metrics"].result == "ok"
     found = look(prometheus=answering({"up == 1": 3.0}))
     assert found["metrics"].result == "warn" and "seldon_api_executor_server_requests" in found["metrics"].found
-    assert look(prometheus=answering({}))["prometheus"].found.endswith("scrapes nobody")
     closed = answering({"up == 1": 3.0, "seldon_model_infer_api": 1.0, "process_start": 1.0}, token="word")
     assert "answered 401" in look(prometheus=closed)["prometheus"].found
     (tmp_path / "token").write_text("word\n")
     core2 = Seldon.of({"image": "i", "registry": "r", "api": "core2", "prometheus_token_file": f"{tmp_path}/token"})
     found = look(prometheus=closed, seldon=core2)
     assert found["prometheus"].result == found["metrics"].result == "ok", "Core 2 counts by other names"
+    assert look(prometheus=answering({}))["prometheus"].found.endswith("scrapes nobody")
     assert "is no Prometheus" in look(prometheus=answering(None))["prometheus"].found
     assert look(prometheus="http://127.0.0.1:9")["prometheus"].result == "fail"
 
@@ -342,6 +343,10 @@ def test_the_command(cluster: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setenv("KUBECONFIG", cluster.kubeconfig(tmp_path / "kubeconfig"))
     (tmp_path / "seldon.toml").write_text('image = "i"\nregistry = "http://r"\ngateway = "http://127.0.0.1:9"\n')
+    user = {"username": "YQ==", "password": "Yg=="}
+    cluster.put("secrets", {"metadata": {"name": "windtunnel-registry"}, "data": user})
+    keys = {"keys.json": "{}", "ab.pem": "-----"}
+    cluster.put("configmaps", {"metadata": {"name": "windtunnel-keys"}, "data": keys})
     asked = ["doctor", "--target", "kubernetes", "--seldon", str(tmp_path / "seldon.toml"), "--json"]
     done = CliRunner().invoke(app, asked)
     told = json.loads(done.stdout)

@@ -21,7 +21,7 @@ from windtunnel.kube.client import Client
 from windtunnel.serving.core2 import Core2
 from windtunnel.serving.seldon import Seldon
 from windtunnel.spec import Model
-from windtunnel.stack.clusterdoctor import Cluster, api, collecting, limits, needs
+from windtunnel.stack.clusterdoctor import Cluster, api, collecting, limits, needs, secrets
 from windtunnel.stack.finding import Finding
 
 ALL = ("training", "releases", "guard")
@@ -123,7 +123,7 @@ def test_limits_are_held_against_the_models_own_pods() -> None:
 
 @pytest.fixture
 def cluster() -> Iterator[Api]:
-    plurals = dict.fromkeys(("limitranges", "secrets"), ("/api/v1", None))
+    plurals = dict.fromkeys(("limitranges", "secrets", "configmaps"), ("/api/v1", None))
     with Api({**plurals, "trainingruntimes": ("/apis/trainer.kubeflow.org/v1alpha1", None)}) as found:
         yield found
 
@@ -165,6 +165,63 @@ def test_runtimes_of_models(cluster: Api, look: Callable[..., dict[str, Finding]
     pod |= {"automountServiceAccountToken": False, "terminationGracePeriodSeconds": 60}
     cluster.put("trainingruntimes", {"metadata": {"name": "torch"}, "spec": spec})
     assert look(needs.runtimes, models=(one,))["runtime torch"].result == "ok"
+
+
+# -- releases, and what model servers are given
+
+
+RELEASES: list[tuple[str, Model, Seldon, str, str]] = [
+    ("fine", model(pod={"image": "i"}), Seldon("i", "r", prometheus="http://p"), "ok", "by these settings (api core1)"),
+    ("nobody counts", model(pod={"image": "i"}), Seldon("i", "r"), "fail", "a first release is watched by counts"),
+    ("another API", model(pod={"image": "i"}, serving={"api": "core1"}), Core2("i", "r"), "fail", "serving.api: the"),
+    ("nobody collects", model(pod={"image": "i"}, serving={"log": True}), Core2("i", "r", prometheus="http://p"),
+     "fail", "serving.log: nobody would collect"),
+    ("somebody does", model(pod={"image": "i"}, serving={"log": True}),
+     Seldon("i", "r", prometheus="http://p", collector="http://c"), "ok", "the settings name no predictions"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "by", "result", "says"), [case[1:] for case in RELEASES], ids=[c[0] for c in RELEASES])
+def test_what_a_release_would_be_refused_for(
+    one: Model, by: Seldon, result: str, says: str, look: Callable[..., dict[str, Finding]]
+) -> None:
+    """DEMAND ROL-14: before anybody releases."""
+    found = look(needs.releases, models=(one,), seldon=by)["releases of sea"]
+    assert found.result == result and says in found.found
+    assert not look(needs.releases, models=(one,), seldon=by, parts=("training",)), "nobody releases"
+
+
+def test_releases_without_settings_are_not_looked_at(look: Callable[..., dict[str, Finding]]) -> None:
+    one = model(pod={"image": "i"})
+    assert look(needs.releases, models=(one,))["releases"].result == "warn"
+    assert not look(needs.releases, models=(model("local", pod={"image": "i"}),)) and not look(needs.releases)
+
+
+def test_what_model_servers_are_given(cluster: Api, look: Callable[..., dict[str, Finding]]) -> None:
+    """Without it a first release hangs until it may hang no longer."""
+    named = Seldon("i", "r", registry_secret="user", registry_ca="authority", keys="public")
+
+    def found(**more: Any) -> dict[str, Finding]:
+        return look(secrets.given_to_servers, seldon=named, **more)
+
+    assert not look(secrets.given_to_servers) and not found(parts=("guard",))
+    seen = found()
+    assert {one.result for one in seen.values()} == {"fail"}
+    assert "there is no Secret user in namespace models" in seen["registry user"].found
+    assert "--from-file=username=FILE --from-file=password=FILE" in seen["registry user"].mend
+    assert "there is no ConfigMap public" in seen["registry keys"].found
+    secret(cluster, "user", username="u")
+    secret(cluster, "authority", **{"ca.crt": "-----"})
+    cluster.put("configmaps", {"metadata": {"name": "public"}, "data": {"keys.json": "{}"}})
+    seen = found()
+    assert seen["registry user"].found == "Secret user has no password"
+    assert "no KEYID.pem" in seen["registry keys"].found and seen["registry authority"].result == "ok"
+    secret(cluster, "user", username="u", password="s3cr3t")
+    cluster.put("configmaps", {"metadata": {"name": "public"}, "data": {"keys.json": "{}", "ab.pem": "-----"}})
+    seen = found()
+    assert {one.result for one in seen.values()} == {"ok"} and "s3cr3t" not in str(seen)
+    cluster.denied += ["GET .*secrets", "GET .*configmaps"]
+    assert {one.result for one in found().values()} == {"warn"}
 
 
 # -- the collector

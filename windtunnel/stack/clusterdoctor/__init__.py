@@ -2,9 +2,12 @@
 
 looking    what is looked at, in which order; a check that breaks is itself a finding
 api        contexts, reachability, version, clock, rights, what is installed
-namespace  the namespace: Pod Security, quotas
-limits     its LimitRanges, held against the pods that we would make
-needs      what models need, by their descriptions: extensions, runtimes, pods
+namespace  the namespace: Pod Security
+quotas     its ResourceQuotas: what is left, and whether the pods that we would make could be in it
+limits     its LimitRanges, held against the same pods
+needs      what models need, by their descriptions: extensions, runtimes, pods, what their releases would be refused for
+queues     queues of Kueue that models name
+secrets    what pods of model servers are given: the registry's user, keys, authorities
 machines   nodes with GPUs, storage classes
 around     object store, Prometheus, gateway
 collecting the collector of predictions

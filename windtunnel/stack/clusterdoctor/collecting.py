@@ -5,8 +5,6 @@ Asked as model servers ask it where this process can; else through the API, by i
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 import ssl
 from collections.abc import Iterator, Mapping
@@ -17,9 +15,10 @@ from urllib.parse import urlsplit
 from windtunnel.errors import ForbiddenError, WindtunnelError
 from windtunnel.kube.answers import Answer
 from windtunnel.kube.client import Client
-from windtunnel.kube.kinds import SECRET, SERVICE
+from windtunnel.kube.kinds import SERVICE
 from windtunnel.serving.collector.admission import Limits
 from windtunnel.stack.clusterdoctor.looking import Cluster
+from windtunnel.stack.clusterdoctor.secrets import Beside
 from windtunnel.stack.finding import Finding
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def collector(cluster: Cluster, client: Client) -> Iterator[Finding]:
     if seldon is None or seldon.collector is None:
         return
     url = seldon.collector.rstrip("/")
-    secrets = {name: _Secret(client, name) for name in (seldon.collector_secret, seldon.collector_ca) if name}
+    secrets = {name: Beside(client, name) for name in (seldon.collector_secret, seldon.collector_ca) if name}
     authority = secrets[seldon.collector_ca].text("ca.crt") if seldon.collector_ca else None
     with_token = secrets[seldon.collector_secret].text("token") if seldon.collector_secret else None
     asked = _direct(url, "/readyz", authority)
@@ -168,7 +167,7 @@ def words_of(count: float) -> str:
 
 
 def _token(
-    seldon: Seldon, secrets: Mapping[str, _Secret], url: str, authority: str | None, token: str | None, *, direct: bool
+    seldon: Seldon, secrets: Mapping[str, Beside], url: str, authority: str | None, token: str | None, *, direct: bool
 ) -> Finding:
     name = "collector token"
     if not seldon.collector_secret:
@@ -184,40 +183,6 @@ def _token(
         mend = f"put the collector's own token into Secret {secret.name} of namespace {secret.namespace}"
         return Finding(name, "fail", f"the collector does not know the token of Secret {secret.name}", mend)
     return Finding(name, "ok", f"the collector takes that of Secret {secret.name}")
-
-
-class _Secret:
-    """A Secret beside the models; its values are compared and never told."""
-
-    def __init__(self, client: Client, name: str) -> None:
-        self.name, self.namespace = name, client.namespace
-        self.refused = ""
-        self.data: dict[str, Any] | None = None
-        try:
-            found = client.get(SECRET, name)
-            self.data = None if found is None else dict(found.get("data") or {})
-        except ForbiddenError as error:
-            self.refused = error.message
-
-    def text(self, key: str) -> str | None:
-        """The value; None where there is none, or it may not be read."""
-        try:
-            return base64.b64decode((self.data or {})[key], validate=True).decode().strip()
-        except (KeyError, TypeError, UnicodeDecodeError, binascii.Error):
-            return None
-
-    def finding(self, name: str, key: str, namespace: str) -> Finding:
-        """Whether it is there and has the key."""
-        if self.refused:
-            mend = "without that right it is not looked at; ask somebody who has it to run the doctor"
-            return Finding(name, "warn", self.refused, mend)
-        make = f"kubectl -n {namespace} create secret generic {self.name} --from-file={key}=FILE"
-        if self.data is None:
-            text = f"there is no Secret {self.name} in namespace {namespace}: model servers would not start"
-            return Finding(name, "fail", text, make)
-        if not self.text(key):
-            return Finding(name, "fail", f"Secret {self.name} has no {key}", f"{make}, after deleting that one")
-        return Finding(name, "ok", f"Secret {self.name} has {key}")
 
 
 def _http(authority: str | None) -> Any:

@@ -46,10 +46,10 @@ def judge_range(item: Mapping[str, Any], made: Sequence[needs.Made], namespace: 
         if bounds.get("type") not in ("Container", "Pod"):
             continue  # of claims: a training's are made by people
         for one in made:
-            containers = [_Container(each) for each in one.spec.get("containers") or []]
-            before = [_Container(each) for each in one.spec.get("initContainers") or []]
+            containers = [Container(each) for each in one.spec.get("containers") or []]
+            before = [Container(each) for each in one.spec.get("initContainers") or []]
             if bounds["type"] == "Pod":
-                refused += [f"{one.who}: {text}" for text in _outside(_whole(containers, before), bounds)]
+                refused += [f"{one.who}: {text}" for text in _outside(whole(containers, before), bounds)]
                 continue
             for each in (*containers, *before):
                 changed += [f"{one.who}, container {each.name}: {text}" for text in each.fill(bounds)]
@@ -60,17 +60,17 @@ def judge_range(item: Mapping[str, Any], made: Sequence[needs.Made], namespace: 
         return Finding(
             found,
             "fail",
-            f"refuses {_few(refused)}",
+            f"refuses {few(refused)}",
             f"{edit}, or ask for less: training.resources, serving.cpu, memory",
         )
     if changed:
         mend = f"{edit}: take that default out, unless it is meant for these pods"
-        return Finding(found, "warn", f"writes into our pods what nobody asked for: {_few(changed)}", mend)
+        return Finding(found, "warn", f"writes into our pods what nobody asked for: {few(changed)}", mend)
     looked = f"{len(made)} kinds of pod" if len(made) != 1 else made[0].who
     return Finding(found, "ok", f"lets {looked} in as they are" if made else "nothing of ours is held against it")
 
 
-class _Container:
+class Container:
     """A container's amounts, as Kubernetes has them once it has read the pod."""
 
     def __init__(self, plain: Mapping[str, Any]) -> None:
@@ -91,8 +91,8 @@ class _Container:
                     yield f"{what} {amount} in {side}"
 
 
-def _whole(containers: Sequence[_Container], before: Sequence[_Container]) -> dict[str, Amounts]:
-    """A pod's own amounts."""
+def whole(containers: Sequence[Container], before: Sequence[Container]) -> dict[str, Amounts]:
+    """A pod's own amounts: the sum of its containers, or the largest of those that run before them."""
     out: dict[str, Amounts] = {}
     for side in _SIDES:
         total: Amounts = {}
@@ -130,6 +130,7 @@ def _outside(sides: Mapping[str, Amounts], bounds: Mapping[str, Any]) -> Iterato
             yield f"{what}: its limit is {limits[what] / requests[what]:g} times its request, at most {text}"
 
 
-def _few(texts: Sequence[str]) -> str:
+def few(texts: Sequence[str]) -> str:
+    """The first of many sentences, each once."""
     told = list(dict.fromkeys(texts))
     return "; ".join(told[:4]) + (f"; and {len(told) - 4} more" if len(told) > 4 else "")

@@ -29,7 +29,7 @@ class Cluster:
         store: URL of the object store of trainings; None: not looked at.
         prometheus: URL of the Prometheus that scrapes Seldon's executors; None: not looked at.
         gateway: as ``Seldon.gateway``; None: not looked at.
-        seldon: the settings of Seldon, for the collector that they name; None: not looked at.
+        seldon: the settings of Seldon, for what they name and what they cannot do; None: not looked at.
         models: whose needs are looked for; none: what nobody is known to need is told and not asked for.
         clock: ours, seconds since the epoch.
     """
@@ -68,19 +68,31 @@ def examine(cluster: Cluster, client: Client | None = None) -> list[Finding]:
 
 
 def _examine(cluster: Cluster, client: Client) -> list[Finding]:
-    from windtunnel.stack.clusterdoctor import api, around, collecting, limits, machines, namespace, needs
+    from windtunnel.stack.clusterdoctor import (
+        api,
+        around,
+        collecting,
+        limits,
+        machines,
+        namespace,
+        needs,
+        queues,
+        quotas,
+        secrets,
+    )  # fmt: skip
 
     findings = _run(api.context, cluster, client)
     if not _failed(findings):
         findings += _run(api.reached, cluster, client)
     if not _failed(findings):
         checks: tuple[Check, ...] = (
-            api.clock, api.rights, api.extensions, needs.runtimes, namespace.exists, namespace.quotas,
-            limits.limit_ranges, machines.gpus, machines.storage_classes, collecting.collector,
+            api.clock, api.rights, api.extensions, needs.runtimes, queues.queues, namespace.exists, quotas.quotas,
+            limits.limit_ranges, machines.gpus, machines.storage_classes, secrets.given_to_servers,
+            collecting.collector,
         )  # fmt: skip
         for check in checks:
             findings += _run(check, cluster, client)
-    for check in (around.object_store, around.prometheus, around.gateway):
+    for check in (needs.releases, around.object_store, around.prometheus, around.gateway):
         findings += _run(check, cluster, client)
     return findings
 

@@ -1,21 +1,17 @@
-"""The namespace: that it is there, what it lets in, what is left of its quotas."""
+"""The namespace: that it is there, and what it lets in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from windtunnel.errors import ForbiddenError
 from windtunnel.kube.client import Client
-from windtunnel.kube.kinds import NAMESPACE, QUOTA
+from windtunnel.kube.kinds import NAMESPACE
 from windtunnel.stack.clusterdoctor.looking import Cluster
 from windtunnel.stack.finding import Finding
-from windtunnel.tracking.pods.capacity import quantity
 
 #: Label by which Kubernetes' own admission refuses pods (Pod Security Standards).
 ENFORCE = "pod-security.kubernetes.io/enforce"
-#: From this share on a quota is told.
-NEARLY = 0.9
 
 
 def exists(cluster: Cluster, client: Client) -> Iterator[Finding]:
@@ -44,36 +40,3 @@ def judge_level(name: str, level: str | None) -> Finding:
     said = f"{level} is enforced" if level else "nothing is enforced"
     mend = f"our pods need no more than restricted: kubectl label namespace {name} --overwrite {ENFORCE}=restricted"
     return Finding("pod security", "warn", f"{said} in {name}: other pods may be privileged", mend)
-
-
-def quotas(cluster: Cluster, client: Client) -> Iterator[Finding]:
-    """Whether anything more fits."""
-    items = client.list(QUOTA).get("items") or []
-    if not items:
-        yield Finding("quotas", "ok", "none")
-    for item in items:
-        yield judge_quota(item)
-
-
-def judge_quota(item: Mapping[str, Any]) -> Finding:
-    """One ResourceQuota, by its status: what the cluster's own count says is used."""
-    name = f"quota {item['metadata']['name']}"
-    status = item.get("status") or {}
-    hard, used = status.get("hard") or (item.get("spec") or {}).get("hard") or {}, status.get("used") or {}
-    shares = {what: _share(used.get(what, "0"), limit) for what, limit in hard.items()}
-    told = {what: f"{what} {used.get(what, '0')} of {hard[what]}" for what in sorted(shares)}
-    full = [told[what] for what in told if shares[what] >= 1]
-    tight = [told[what] for what in told if NEARLY <= shares[what] < 1]
-    mend = "raise it, or remove what is no longer needed"
-    if full:
-        return Finding(name, "fail", f"used up: {', '.join(full)}", mend)
-    if tight:
-        return Finding(name, "warn", f"nearly used up: {', '.join(tight)}", mend)
-    return Finding(name, "ok", ", ".join(told.values()) or "limits nothing")
-
-
-def _share(used: str, hard: str) -> float:
-    limit = quantity(hard)
-    if limit == 0:  # forbids something, perhaps for ever: told when it is used
-        return 0.0 if quantity(used) == 0 else 1.0
-    return quantity(used) / limit

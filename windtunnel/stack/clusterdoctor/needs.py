@@ -82,6 +82,37 @@ def runtimes(cluster: Cluster, client: Client) -> Iterator[Finding]:
             yield Finding(name, "ok", f"{kind.name}; {model.name} can be trained by it")
 
 
+def releases(cluster: Cluster, client: Client) -> Iterator[Finding]:
+    """What the first task of each model's release would refuse by these settings, and what nobody can see there."""
+    from windtunnel.serving.seldon import limits
+
+    served = [model for model in cluster.models if model.target == "kubernetes"]
+    if not served or not {"releases", "releases-core2"} & {*cluster.parts}:
+        return
+    if cluster.seldon is None:
+        names = ", ".join(model.name for model in served)
+        yield Finding("releases", "warn", f"not looked at: {names}", "name the settings of Seldon: --seldon FILE")
+        return
+    for model in served:
+        yield judge_release(model, limits.refusals(model, cluster.seldon, first=True), cluster.seldon)
+
+
+def judge_release(model: Model, refused: Sequence[str], seldon: Seldon) -> Finding:
+    """One model's finding.
+
+    Args:
+        refused: as ``windtunnel.serving.seldon.limits.refusals`` says it.
+    """
+    name = f"releases of {model.name}"
+    if refused:
+        mend = "change the description, or the settings of Seldon, as it says: docs/reference/seldon.md"
+        return Finding(name, "fail", "; ".join(refused), mend)
+    text = f"nothing is refused by these settings (api {seldon.api})"
+    if model.serving.log and seldon.predictions is None:
+        text += "; its rows are read from the home of whoever looks, for the settings name no predictions"
+    return Finding(name, "ok", text)
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """A pod that Windtunnel would make.
@@ -89,10 +120,14 @@ class Made:
     Attributes:
         who: in words.
         spec: as its manifest says; containers with the resources that are written, and no others.
+        count: how many of them at once.
+        queue: the LocalQueue of Kueue that has to admit them.
     """
 
     who: str
     spec: Mapping[str, Any]
+    count: int = 1
+    queue: str | None = None
 
 
 def pods(cluster: Cluster, namespace: str) -> list[Made]:
@@ -107,22 +142,23 @@ def pods(cluster: Cluster, namespace: str) -> list[Made]:
         serving = {f"a server of {m.name}": m.serving for m in cluster.models if m.target == "kubernetes"}
         if not cluster.models:
             serving = {"a server with the usual resources": Serving()}
-        out += [Made(who, _server_pod(one)) for who, one in serving.items()]
+        out += [Made(who, _server_pod(one), one.least) for who, one in serving.items()]
     return out
 
 
 def _training_pods(model: Model, namespace: str) -> Iterator[Made]:
     training = model.training
-    found: dict[str, tuple[Pod | None, Resources]] = {}
+    found: dict[str, tuple[Pod | None, Resources, int]] = {}
     if model.training_target == "kubernetes":
-        found[f"the training of {model.name}"] = (training.pod, training.resources)
+        found[f"the training of {model.name}"] = (training.pod, training.resources, training.nodes)
     for step in model.steps:
         if step.target == "kubernetes":
             words = f"step {step.name} of {model.name}"
-            found[words] = (step.pod or training.pod, step.resources or training.resources)
-    for who, (pod, resources) in found.items():
+            found[words] = (step.pod or training.pod, step.resources or training.resources, 1)
+    for who, (pod, resources, count) in found.items():
         if pod is None or pod.namespace in (None, namespace):  # others' limits are others'
-            yield Made(who, _training_pod(model.name, resources, pod or Pod()))
+            made = _training_pod(model.name, resources, pod or Pod())
+            yield Made(who, made, count, pod.queue if pod is not None else None)
 
 
 def _training_pod(model: str, resources: Resources, pod: Pod) -> Mapping[str, Any]:
