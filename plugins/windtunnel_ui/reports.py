@@ -42,4 +42,5 @@ def fetch(store: Objects | None, address: str) -> bytes | None:
     # One that workers write has plain parts; anything else is not asked for.
     if store is None or path.suffix not in KINDS or ".." in path.parts or path.as_posix() != address:
         return None
-    return store.get_bytes(address) if path.parts[0] == "monitoring" and model_of(address) else None
+    shown = path.parts[0] == "monitoring" or path.parts[-3:-1] == ("outputs", "data-check")
+    return store.get_bytes(address) if shown and model_of(address) else None

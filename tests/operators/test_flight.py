@@ -265,3 +265,5 @@ def test_a_training_in_a_pod_ends_in_a_registered_version(home: Home) -> None:
     assert story["made"] == ["/api/v1/namespaces/training/pods"] and story["left"] == []
     assert "a line of the training's own" in story["logs"][0]
     assert "a line of the training's own" in story["log"], "the pod's log is the task's"
+    checked = sorted((home.root / "store" / "pipelines").glob("small.train/runs/*/steps/check/outputs/data-check/*"))
+    assert [page.name for page in checked] == ["data-check.html", "data-check.json"]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import fakeseldon
 import numpy as np
@@ -17,10 +18,16 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 from windtunnel.data.objects import FolderObjects
+from windtunnel.data.steps import step_folder
+from windtunnel.evidence import Kind, Outcome, Verdict
+from windtunnel.home import Home
+from windtunnel.monitoring import keeping, windows
 from windtunnel.serving.collector.places import connect
 from windtunnel.serving.labelstore import hand_in
 from windtunnel.serving.watermark import Mark
+from windtunnel.tracking.pods.keeping import tidy
 from windtunnel_airflow import (
+    DataCheckOperator,
     RegisterOperator,
     WatchDriftOperator,
     WatchPerformanceOperator,
@@ -156,6 +163,81 @@ def test_any_worker_runs_any_task(
         WatchReactOperator(window=following, reported={"verdicts": judged}, **given).execute(context("react"))
     for name in ("one", "two", "three", "four"):
         assert not (tmp_path / name / "monitoring").exists()
+
+
+def test_rows_are_fetched_for_a_report_that_is_due_and_for_no_other(
+    describe: Callable[..., Any], work_at: Callable[[str], Path], registry: Registry, tmp_path: Path
+) -> None:
+    """DEMAND MON-7: a quiet model gets a page an hour; nobody fetches eight windows for the others."""
+    model = describe(
+        target="kubernetes",
+        training={"entry_point": "wt_small:train", "target": "local"},
+        serving={"log": True},
+        monitoring={"window": "60s", "lateness": "5s", "performance": {"metric": "rmse"}},
+    )
+    now = time.time()
+    start = now // 60 * 60 - 240
+    collected(tmp_path / "log", start, pd.DataFrame({"a": [1.0, 2.0], "b": [1.0, 2.0]}))
+    window = {"model": "small", "version": "1", "digest": DIGEST, "start": start, "end": start + 60, "empty": False}
+    window |= {"stale": False, "dropped": 0, "reason": ""}
+    kept = keeping.of(Home(work_at("one")), FolderObjects(tmp_path / "store"))
+    before = windows.Window(start - 60, start, dropped=0)
+    kept.close({**window, "start": start - 60, "end": start}, windows.Closing(before, "1", now, finding="1:drift:a"))
+
+    def report(worker: str, drifted: str, window: dict[str, Any]) -> tuple[int, str]:
+        """Files of the log that the worker has fetched, and what it says."""
+        home = work_at(worker)
+        verdict = Verdict(
+            model="small", kind=Kind.DRIFT, outcome=Outcome.FAIL, reason="r", subject=DIGEST, version="1",
+            numbers={"drifted": [drifted]},
+        )  # fmt: skip
+        task = WatchReportOperator(window=window, verdicts=[verdict.to_dict()], model=model, task_id="t")
+        told = task.execute(context("report"))
+        return len(list(home.rglob("*.parquet"))), told["reason"]
+
+    assert report("two", "a", window) == (0, "nothing new since the last report")
+    later = {**window, "end": start + 61}
+    assert report("three", "b", later) == (1, "no sample of the reference was kept")
+    assert report("four", "b", later) == (0, "no sample of the reference was kept"), "a second try finds the first's"
+    assert len(registry.posted) == 3
+
+
+def test_pages_of_a_data_check_are_beside_the_outputs_in_the_store(
+    describe: Callable[..., Any],
+    work_at: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DEMAND OPS-9: Airflow's API server shows them, whichever worker checked."""
+    home = Home(work_at("one"))
+    folder = step_folder(home, "small.train", "manual__2026-11-22T07:00:00+00:00", "check")
+    folder.mkdir(parents=True)
+    page = folder / "data-check.html"
+    page.write_text("<p>fine</p>")
+    page.with_suffix(".json").write_text("{}")
+
+    def kept(target: str) -> tuple[str, str]:
+        training = {"entry_point": "wt_small:train", "target": target, "pod": {"image": "i"}}
+        task = DataCheckOperator(task_id="t", model=describe(training=training), data={})
+        uri = task._kept(folder, page)
+        task.note_report(uri)
+        return uri, task.links_found["report"].partition("/windtunnel/reports/")[2]
+
+    assert kept("local")[0] == str(page)
+    store = FolderObjects(tmp_path / "store")
+    assert not store.sizes("")
+    uri, link = kept("kubernetes")
+    address = unquote(link)
+    assert uri == f"{store.url}/{address}" and address.endswith("/steps/check/outputs/data-check/data-check.html")
+    assert sorted(Path(key).name for key in store.sizes("")) == ["data-check.html", "data-check.json"]
+    assert store.get_bytes(address) == b"<p>fine</p>"
+    assert tidy(store, time.time() + 31 * 86400).removed["steps"] == 2, "they go when outputs do"
+    extra = {"home": str(home.root), "store": "ftp://a/b"}
+    broken = {"conn_type": "windtunnel", "host": "http://127.0.0.1", "port": 9, "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_WINDTUNNEL_DEFAULT", json.dumps(broken))
+    training = {"entry_point": "wt_small:train", "target": "kubernetes", "pod": {"image": "i"}}
+    task = DataCheckOperator(task_id="t", model=describe(training=training), data={})
+    assert task._kept(folder, page) == str(page), "a page costs no verdict"
 
 
 def test_a_report_in_the_store_is_linked_to_our_pages(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import pytest
 from fastapi.testclient import TestClient
 
 from windtunnel.data.objects import FolderObjects
 from windtunnel.loopback import any_free
+
+#: Outputs of the data check of a run, as Airflow names runs.
+CHECK = "pipelines/open.train/runs/manual__2026-11-22T07:00:00+00:00/steps/check/outputs"
 
 
 @pytest.fixture
@@ -41,6 +45,8 @@ def kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> FolderObjects:
     store.put_bytes("monitoring/open/windows/1-2-v1/rows.parquet", b"x")
     store.put_bytes("monitoring/secret/windows/1-2-v1/report.html", b"x")
     store.put_bytes("runs/open/log.txt", b"x")
+    store.put_bytes(f"{CHECK}/data-check/data-check.html", b"<p>checked</p>")
+    store.put_bytes(f"{CHECK}/rows/notes.html", b"x")
     return store
 
 
@@ -48,7 +54,10 @@ def test_a_report_of_a_cluster_comes_from_the_store(signed_in: TestClient, kept:
     answer = signed_in.get("/reports/monitoring/open/windows/1-2-v1/report.html")
     assert (answer.status_code, answer.text) == (200, "<p>of a cluster</p>")
     assert answer.headers["content-security-policy"] == "sandbox allow-scripts"
+    assert signed_in.get(f"/reports/{quote(CHECK)}/data-check/data-check.html").text == "<p>checked</p>"
     for address in (
+        f"{quote(CHECK)}/rows/notes.html",
+        quote(CHECK.replace("open", "secret")) + "/data-check/data-check.html",
         "monitoring/open/windows/1-2-v1/rows.parquet",
         "monitoring/secret/windows/1-2-v1/report.html",
         "monitoring/open/windows/1-2-v1/none.html",

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from windtunnel import files
 from windtunnel.errors import DataError
 from windtunnel.evidence import manifest
 from windtunnel.home import Home
+
+if TYPE_CHECKING:
+    from windtunnel.data.objects import Objects
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,79}")
 SIDECAR = ".windtunnel.json"
@@ -165,6 +168,25 @@ def verify_input(given: Output) -> Path:
             hint="it was changed after its step ended: run that step again",
         )
     return given.path
+
+
+def keep_pages(store: Objects, home: Home, folder: Path, name: str, pages: Sequence[Path]) -> list[str]:
+    """Pages of a step for the eyes, put into the object store beside its outputs, where they stay as long as these.
+
+    Args:
+        folder: the step's (``step_folder``).
+        name: what they are called together: ``.../outputs/NAME/PAGE``.
+
+    Returns:
+        Their URLs, in the same order.
+
+    Raises:
+        UnavailableError, DataError: the store does not answer, or refuses.
+    """
+    where = f"{folder.relative_to(home.root).as_posix()}/outputs/{name}"
+    for page in pages:
+        store.put(f"{where}/{page.name}", page)
+    return [f"{store.url}/{where}/{page.name}" for page in pages]
 
 
 def variable(name: str) -> str:

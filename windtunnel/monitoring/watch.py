@@ -11,7 +11,7 @@ unless told otherwise; rows and labels are always read from the home.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -258,8 +258,13 @@ def write_report(
     now: float,
     *,
     kept: Keeping | None = None,
+    fetch: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Write the Evidently report if one is due.
+
+    Args:
+        fetch: brings rows and labels to the home; called only where a report is due, before it is made. What it raises
+            is not caught: another try may find the store well.
 
     Returns:
         ``{"report_uri": path, URL in the store or None, "reason": why not, "verdicts": the verdicts, with
@@ -278,6 +283,8 @@ def write_report(
     elif not report.due(judged, now=now, last_at=state.report_at, last_finding=state.report_finding):
         made = report.Report(None, None, "nothing new since the last report")
     else:
+        if fetch is not None:
+            fetch()
         made = _report(home, kept, model, window)
     uri = kept.uri(window, made.html.name) if made.html else None
     answer = {

@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow.sdk import BaseHook
 
+from windtunnel.errors import WindtunnelError
 from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
 from windtunnel_airflow.ending import refuse_unless_pass
 from windtunnel_airflow.links import ReportLink
@@ -94,7 +95,7 @@ class DataCheckOperator(WindtunnelOperator):
         where = run_coordinates(context)
         folder = step_folder(self.home, where["dag_id"], where["dag_run_id"], where["task_id"])
         result = checks.check(self.description.data, rows.path, report_dir=folder)
-        report = str(result.report_path) if result.report_path else None
+        report = self._kept(folder, result.report_path) if result.report_path else None
         self.note_report(report)
         verdict = self.verdict(
             context,
@@ -113,6 +114,20 @@ class DataCheckOperator(WindtunnelOperator):
         refuse_unless_pass(verdict, "training does not start")
         self.log.info("data-check PASS: %s", result.reason)
         return {"verdict": identity, "outcome": str(result.outcome), "digest": self.data["digest"]}
+
+    def _kept(self, folder: Path, page: Path) -> str:
+        """Where readers find the page: of a training in pods in the connection's object store, with Great Expectations'
+        own result, for the API server that shows it may have another disk; else, and where the store fails, here."""
+        from windtunnel.data.steps import keep_pages
+
+        if self.description.training_target == "kubernetes":
+            try:
+                store = self.hook.object_store
+                if store is not None:
+                    return keep_pages(store, self.home, folder, "data-check", [page, page.with_suffix(".json")])[0]
+            except WindtunnelError as error:  # a page for the eyes costs no verdict
+                self.log.warning("The report is kept on this worker only: %s", error.message)
+        return str(page)
 
 
 def _address(source: str) -> str:

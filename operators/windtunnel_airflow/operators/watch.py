@@ -165,9 +165,15 @@ class WatchReportOperator(_Window):
 
         self.start(context)
         found = [one for one in self.verdicts if one]
-        if self.description.monitoring.report:
-            self.fetch(logged.needed_to_judge(self.description, self.window))
-        reported = watch.write_report(self.home, self.description, self.window, found, time.time(), kept=self.keeping)
+        reported = watch.write_report(
+            self.home,
+            self.description,
+            self.window,
+            found,
+            time.time(),
+            kept=self.keeping,
+            fetch=lambda: self.fetch(logged.needed_to_judge(self.description, self.window)),
+        )
         self.note_report(reported["report_uri"])
         registry = self.hook.registry
         for plain in reported["verdicts"]:
