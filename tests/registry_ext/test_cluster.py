@@ -24,7 +24,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from windtunnel import tls
-from windtunnel.errors import DescriptionError, StackError, WindtunnelError
+from windtunnel.errors import DescriptionError, StackError, UnavailableError, WindtunnelError
 from windtunnel.home import Home
 from windtunnel.loopback import any_free
 from windtunnel.registry import launch
@@ -33,7 +33,7 @@ from windtunnel.safety import keysecret
 from windtunnel.safety.keys import KeyRing
 from windtunnel_mlflow import migrate
 from windtunnel_mlflow.api import metrics
-from windtunnel_mlflow.cluster import mounted, schema
+from windtunnel_mlflow.cluster import election, mounted, schema
 
 #: Of this file alone: all S3 servers of a process share what is in them.
 BUCKET = "registry-in-a-pod"
@@ -332,8 +332,8 @@ def test_our_own_client_takes_a_private_authority_by_the_environment(pod: Pod) -
 
 
 @pytest.mark.real
-def test_the_schema_goes_back_for_an_older_image(pod: Pod, migration: Pod, database: Databases) -> None:
-    """And up again. The server's role may do neither."""
+def test_the_schema_does_not_go_back_under_a_server(pod: Pod, migration: Pod, database: Databases) -> None:
+    """But never under a server."""
     _ready(pod)
     owner, server = (url.replace("postgresql:", "postgresql+psycopg2:") for url in (database.owner, database.server))
     with create_engine(owner, isolation_level="AUTOCOMMIT").connect() as connection:
@@ -342,11 +342,9 @@ def test_the_schema_goes_back_for_an_older_image(pod: Pod, migration: Pod, datab
         with pytest.raises(StackError, match=f"schema is at {head}, and '9999' is not before it"):
             schema.downgrade(owner, "9999")
         older = f"{int(str(head)) - 1:04}"
-        with pytest.raises(DBAPIError, match=r"must be owner of|permission denied"):
-            schema.downgrade(server, older)
-        assert migration.run("downgrade", older)[0] == 0
-        assert migrate.current(connection) == older
-        assert schema.upgrade(owner, "pod_server", auth=False)
+        # Never under a server: it would go on without its tables, or bring them up again.
+        code, said = migration.run("downgrade", older, "--wait=0")
+        assert (code, "a server of this registry serves" in said, "--replicas=0" in said) == (1, True, True), said
         assert migrate.current(connection) == head
         assert not schema.upgrade(server, auth=False)  # nothing to do, so the server's role does
 
@@ -355,6 +353,30 @@ class Twin(Pod):
     """Another server of the same registry: the same secrets and certificate, no volume, keys from a secret."""
 
     def __init__(self, root: Path, first: Pod, store: Store) -> None:
+def test_tables_go_back_where_no_server_serves(postgres: str) -> None:
+    with create_engine(postgres, isolation_level="AUTOCOMMIT").connect() as connection:
+        for statement in ("ROLE back_owner LOGIN", "ROLE back_server LOGIN", "DATABASE back OWNER back_owner"):
+            connection.execute(text(f"CREATE {statement}"))
+    place = postgres.rpartition("@")[2].rpartition("/")[0]
+    owner, server = (f"postgresql+psycopg2://back_{role}@{place}/back" for role in ("owner", "server"))
+    engine = create_engine(owner)
+    migrate.upgrade(engine)
+    older = f"{int(migrate.head()) - 1:04}"
+    with engine.connect() as connection:  # as whoever has just begun to serve
+        lock = dict(zip("ab", election.LOCK, strict=True))
+        connection.execute(text("SELECT pg_advisory_lock(:a, :b)"), lock)
+        with pytest.raises(UnavailableError, match="a server of this registry serves"):
+            schema.downgrade(owner, older, wait=0)
+        connection.execute(text("SELECT pg_advisory_unlock(:a, :b)"), lock)
+        with pytest.raises(DBAPIError, match=r"must be owner of|permission denied"):
+            schema.downgrade(server, older, wait=0)
+        assert migrate.current(connection) == migrate.head()
+    schema.downgrade(owner, older, wait=0)
+    with engine.connect() as connection:
+        assert migrate.current(connection) == older
+    engine.dispose()
+
+
         super().__init__(root, first.database)
         for name in ("secrets", "tls"):
             for path in (getattr(self, name)).iterdir():

@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="a real check of a running server")
     check.add_argument("--url", required=True)
     check.add_argument("--ca", type=Path, help="PEM file of who signed the server's certificate")
+    downgrade.add_argument("--wait", type=float, default=120.0, help="seconds to wait until no server serves")
     check.add_argument("--wait", type=float, default=0.0, help="seconds to wait for an answer")
     return parser
 
@@ -88,7 +89,7 @@ def _run(given: argparse.Namespace) -> int:
         from windtunnel_mlflow.cluster import schema
 
         with _database():
-            schema.downgrade(mounted.database_url(), given.revision)
+            schema.downgrade(mounted.database_url(), given.revision, given.wait)
         print(f"the registry's tables are at revision {given.revision}")
     return 0
 

@@ -5,14 +5,16 @@ MLflow's own guard is a file lock: it knows nothing of another pod. Here Postgre
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
 from sqlalchemy import Engine, create_engine, text
 
-from windtunnel.errors import StackError
+from windtunnel.errors import StackError, UnavailableError
 from windtunnel_mlflow import migrate
+from windtunnel_mlflow.cluster import election
 
 #: PostgreSQL's advisory lock of whoever migrates all three. Another than ``migrate``'s own, which is taken within.
 _LOCK = 0x77696E65
@@ -45,11 +47,16 @@ def upgrade(url: str, role: str | None = None, *, auth: bool = True) -> bool:
         engine.dispose()
 
 
-def downgrade(url: str, revision: str) -> None:
+def downgrade(url: str, revision: str, wait: float = 120.0) -> None:
     """Take our own tables back to a revision, before an older image is started. MLflow's have no way back.
+
+    Args:
+        wait: seconds that a server which is being ended may take. None serves or begins to meanwhile: it would go on
+            without its tables, or bring them up again.
 
     Raises:
         StackError: there is no such revision, or it is a newer one.
+        UnavailableError: a server serves.
     """
     from alembic import command
     from alembic.script import ScriptDirectory
@@ -58,7 +65,7 @@ def downgrade(url: str, revision: str) -> None:
     config = migrate._config()
     engine = create_engine(url)
     try:
-        with _alone(engine), engine.connect() as connection:
+        with engine.connect() as connection:
             now = migrate.current(connection)
             known = [one.revision for one in ScriptDirectory.from_config(config).walk_revisions(head=now or "head")]
             if now is None or revision not in known:
@@ -66,7 +73,7 @@ def downgrade(url: str, revision: str) -> None:
                     f"the registry's schema is at {now}, and {revision!r} is not before it",
                     hint=f"expected one of {', '.join(reversed(known))}",
                 )
-            connection.rollback()
+        with _nobody_serves(engine, wait), _alone(engine), engine.connect() as connection:
             config.attributes["connection"] = connection
             command.downgrade(config, revision)
             connection.commit()
@@ -74,6 +81,25 @@ def downgrade(url: str, revision: str) -> None:
         raise StackError(f"the schema cannot go back to {revision!r}: {error}") from error
     finally:
         engine.dispose()
+
+
+@contextmanager
+def _nobody_serves(engine: Engine, wait: float) -> Iterator[None]:
+    """Hold the lock of whoever serves, so that nobody does."""
+    lock = {"first": election.LOCK[0], "second": election.LOCK[1]}
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        until = time.monotonic() + wait
+        while not connection.execute(text("SELECT pg_try_advisory_lock(:first, :second)"), lock).scalar():
+            if time.monotonic() >= until:
+                raise UnavailableError(
+                    "a server of this registry serves: its tables cannot be taken back under it",
+                    hint="end all of them first: kubectl scale deployment/RELEASE-registry --replicas=0",
+                )
+            time.sleep(min(1.0, max(0.0, until - time.monotonic())))
+        try:
+            yield
+        finally:
+            connection.execute(text("SELECT pg_advisory_unlock(:first, :second)"), lock)
 
 
 @contextmanager
