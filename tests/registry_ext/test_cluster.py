@@ -349,10 +349,6 @@ def test_the_schema_does_not_go_back_under_a_server(pod: Pod, migration: Pod, da
         assert not schema.upgrade(server, auth=False)  # nothing to do, so the server's role does
 
 
-class Twin(Pod):
-    """Another server of the same registry: the same secrets and certificate, no volume, keys from a secret."""
-
-    def __init__(self, root: Path, first: Pod, store: Store) -> None:
 def test_tables_go_back_where_no_server_serves(postgres: str) -> None:
     with create_engine(postgres, isolation_level="AUTOCOMMIT").connect() as connection:
         for statement in ("ROLE back_owner LOGIN", "ROLE back_server LOGIN", "DATABASE back OWNER back_owner"):
@@ -377,6 +373,10 @@ def test_tables_go_back_where_no_server_serves(postgres: str) -> None:
     engine.dispose()
 
 
+class Twin(Pod):
+    """Another server of the same registry: the same secrets and certificate, no volume, keys from a secret."""
+
+    def __init__(self, root: Path, first: Pod, store: Store) -> None:
         super().__init__(root, first.database)
         for name in ("secrets", "tls"):
             for path in (getattr(self, name)).iterdir():

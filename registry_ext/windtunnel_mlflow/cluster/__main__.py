@@ -47,10 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     migrate.add_argument("--role", help="the server's own database role, where it does not own the tables")
     downgrade = commands.add_parser("downgrade", help="take our tables back, before an older image")
     downgrade.add_argument("revision", help="revision that the older image knows")
+    downgrade.add_argument("--wait", type=float, default=120.0, help="seconds to wait until no server serves")
     check = commands.add_parser("check", help="a real check of a running server")
     check.add_argument("--url", required=True)
     check.add_argument("--ca", type=Path, help="PEM file of who signed the server's certificate")
-    downgrade.add_argument("--wait", type=float, default=120.0, help="seconds to wait until no server serves")
     check.add_argument("--wait", type=float, default=0.0, help="seconds to wait for an answer")
     return parser
 
