@@ -16,61 +16,16 @@ from typing import Any
 
 import pytest
 import seldonevents
+from collectors import START, Away, Clock, Killed, dead, event, logged, pair, steps
+from s3 import bucket, environment
 
 from windtunnel.errors import DataError, StackError, UnavailableError
-from windtunnel.serving.collector import events, inbox, places
-from windtunnel.serving.collector.events import Half
-from windtunnel.serving.collector.keeper import IDLE_S, Keeper, framed
+from windtunnel.serving.collector import inbox, places
+from windtunnel.serving.collector.keeper import IDLE_S, Keeper
 from windtunnel.serving.collector.places import Folder
 from windtunnel.serving.collector.writers import GONE_S, Writers, check_mark
 from windtunnel.serving.predictions import PredictionLog
 from windtunnel.serving.watermark import Mark
-
-START = 1_800_000_000.0
-
-
-class Killed(BaseException):
-    """In place of SIGKILL: nothing runs after it."""
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def event(what: str, request_id: str, body: bytes, came: float = START, **more: Any) -> tuple[Half, bytes]:
-    headers = seldonevents.headers(what, request_id, time="", **more)
-    half = events.understood(headers, body, came)
-    assert half is not None
-    return half, framed(headers, body, came, False)
-
-
-def pair(number: int, came: float = START, **more: Any) -> list[tuple[Half, bytes]]:
-    """Both halves of prediction ``number``."""
-    return [
-        event("request", f"r{number}", seldonevents.asks(float(number)), came, id=f"q{number}", **more),
-        event("response", f"r{number}", seldonevents.answers(number * 2.0), came + 0.01, id=f"a{number}", **more),
-    ]
-
-
-def dead(keeper: Keeper) -> None:
-    """What the kernel does with a killed process: its lock is free."""
-    if keeper._locked is not None:
-        os.close(keeper._locked)
-        keeper._locked = None
-
-
-def logged(root: Path) -> list[str]:
-    """Prediction ids in all files, as they are: a doubled one is there twice."""
-    import pyarrow.parquet as pq
-
-    found: list[str] = []
-    for path in sorted(root.rglob("*.parquet")):
-        found += pq.read_table(path, columns=["prediction_id"]).column("prediction_id").to_pylist()
-    return sorted(found)
 
 
 @pytest.fixture
@@ -146,26 +101,6 @@ def test_two_hours_two_versions_two_models(keep: Callable[..., Keeper], tmp_path
 # -- killed
 
 
-def _steps(monkeypatch: pytest.MonkeyPatch, die_at: int | None) -> list[str]:
-    """Count what changes the disk; at step ``die_at`` (from 0) the process is dead before it, and stays so."""
-    done: list[str] = []
-
-    def watched(name: str, real: Any) -> Any:
-        def call(*args: Any, **more: Any) -> Any:
-            if die_at is not None and len(done) >= die_at:
-                raise Killed
-            done.append(name)
-            return real(*args, **more)
-
-        return call
-
-    for module, name in ((os, "pwrite"), (os, "fdatasync"), (os, "fsync"), (os, "ftruncate")):
-        monkeypatch.setattr(module, name, watched(name, getattr(module, name)))
-    for name in ("replace", "unlink", "mkdir", "chmod"):
-        monkeypatch.setattr(Path, name, watched(name, getattr(Path, name)))
-    return done
-
-
 def _life(keeper: Keeper, clock: Clock, acknowledged: list[str]) -> None:
     """Two flushes: pairs, a half that waits over a flush, one that is given up, one that comes twice."""
     for batch in ([*pair(0), pair(1)[0]], [pair(2)[1], pair(9)[0]]):
@@ -193,7 +128,7 @@ def test_killed_before_every_step_nothing_is_lost_or_doubled(tmp_path: Path) -> 
         with pytest.MonkeyPatch.context() as patch:
             place = Folder(folder / "log")
             folder.joinpath("spool").mkdir()
-            _steps(patch, step)
+            steps(patch, step)
             try:
                 keeper = Keeper(folder / "spool", place, clock=clock)
                 _life(keeper, clock, acknowledged)
@@ -235,7 +170,7 @@ def test_acknowledged_events_need_nobody_to_send_them_again(tmp_path: Path) -> N
         folder.joinpath("spool").mkdir(parents=True)
         keeper = Keeper(folder / "spool", Folder(folder / "log"), clock=clock)
         with pytest.MonkeyPatch.context() as patch:
-            _steps(patch, step)
+            steps(patch, step)
             with contextlib.suppress(Killed):
                 _life(keeper, clock, acknowledged)
         dead(keeper)
@@ -302,17 +237,6 @@ def test_a_full_disk_acknowledges_nothing_and_loses_nothing(
     assert logged(tmp_path / "log") == ["r1-0", "r3-0"]
 
 
-class Away(Folder):
-    """A store that does not answer."""
-
-    away = True
-
-    def rows(self, model: str, name: str, table: Any) -> None:
-        if self.away:
-            raise UnavailableError("the store does not answer")
-        super().rows(model, name, table)
-
-
 def test_while_the_store_is_away_events_are_kept_and_published_after(
     keep: Callable[..., Keeper], tmp_path: Path
 ) -> None:
@@ -358,19 +282,10 @@ def test_a_hundred_thousand_rows(keep: Callable[..., Keeper], tmp_path: Path) ->
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket of a real S3 API on loopback."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    import boto3
-
-    boto3.client("s3").create_bucket(Bucket="models")
-    yield "s3://models/log"
-    server.stop()
+    with bucket() as (client, name):
+        for variable, value in environment(client).items():
+            monkeypatch.setenv(variable, value)
+        yield f"s3://{name}/log"
 
 
 def test_the_log_may_lie_in_an_object_store(keep: Callable[..., Keeper], s3: str) -> None:

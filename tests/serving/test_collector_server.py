@@ -11,8 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import httpx
 import pytest
 import seldonevents
 import waiting
+from collectors import BEARER, TOKEN, Running
 
 from windtunnel.loopback import any_free
 from windtunnel.serving.collector.admission import Limits, Rules
@@ -28,59 +28,6 @@ from windtunnel.serving.collector.places import Folder
 from windtunnel.serving.collector.server import Collector
 from windtunnel.serving.collector.writers import Writers
 from windtunnel.serving.predictions import PredictionLog, PredictionWriter, new_prediction_ids
-
-TOKEN = "let-me-in"
-BEARER = {"authorization": f"Bearer {TOKEN}"}
-
-
-@dataclass
-class Running:
-    """A collector's process, its folders and a client."""
-
-    folder: Path
-    port: int
-    options: tuple[str, ...]
-    preexec: Callable[[], None] | None = None
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def log(self) -> PredictionLog:
-        return PredictionLog(self.folder / "log")
-
-    def start(self) -> None:
-        (self.folder / "token").write_text(TOKEN)
-        command = [
-            str(Path(sys.executable).with_name("windtunnel")), "collector", "--spool", str(self.folder / "spool"),
-            "--to", (self.folder / "log").as_uri(), "--port", str(self.port), "--token-file",
-            str(self.folder / "token"), *self.options,
-        ]  # fmt: skip
-        with (self.folder / "out").open("ab") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=out, preexec_fn=self.preexec)
-        waiting.until(lambda: self.alive() and httpx.get(f"{self.url}/healthz").status_code == 200, every_s=0.1)
-
-    def alive(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, (self.folder / "out").read_text()
-        return True
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(60)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def send(self, what: str, request_id: str, body: bytes, query: str = "", **more: str) -> httpx.Response:
-        headers = seldonevents.headers(what, request_id, **more)
-        return httpx.post(f"{self.url}/v1/events{query}", content=body, headers=headers)
-
-    def number(self, name: str) -> float:
-        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
-            if line.startswith(f"windtunnel_collector_{name} "):
-                return float(line.split()[-1])
-        raise LookupError(name)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,10 @@ def command(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
     instance: Annotated[str, typer.Option(help="Its name among collectors of one log.")] = "0",
+    peer: Annotated[
+        list[str] | None, typer.Option(help="NAME=URL of a collector of the same log; several times, for each.")
+    ] = None,
+    peer_ca: Annotated[Path | None, typer.Option(help="Authorities (PEM) of their certificates.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="File with the bearer token that senders show.")] = None,
     open_events: Annotated[
         bool, typer.Option("--open-events", help="Events need no token: Seldon's executor can show none.")
@@ -32,6 +36,7 @@ def command(
     ] = None,
     flush: Annotated[float, typer.Option(min=0.1, help="Seconds between two publications.")] = 10.0,
     window: Annotated[float, typer.Option(min=1.0, help="Seconds a request waits for its answer's event.")] = 60.0,
+    hand: Annotated[float, typer.Option(min=0.1, help="Seconds a half waits before it goes to its home.")] = 5.0,
     max_waiting: Annotated[int, typer.Option(min=1, help="Events that may wait for the disk; beyond: 429.")] = 2000,
     max_held: Annotated[int, typer.Option(min=1, help="MiB of events not published yet; beyond: 429.")] = 256,
 ) -> None:
@@ -44,8 +49,9 @@ def command(
 
     from windtunnel import logs
     from windtunnel.errors import DescriptionError
-    from windtunnel.serving.collector import places, server
+    from windtunnel.serving.collector import homes, places, server
     from windtunnel.serving.collector.admission import Limits, Rules, samples
+    from windtunnel.serving.collector.handing import Handing
     from windtunnel.serving.collector.keeper import Keeper
     from windtunnel.serving.collector.writers import Writers
 
@@ -67,8 +73,11 @@ def command(
             hint="give --token-file, or --tls with --client-ca; or listen on 127.0.0.1",
         )
     rules = Rules(token_file, open_events, frozenset(namespace or ()), samples(sample or []))
+    peers = homes.peers(peer or [], instance)
     place = places.connect(to)
-    keeper = Keeper(spool, place, instance=instance, flush_s=flush, window_s=window)
+    keeper = Keeper(spool, place, instance=instance, flush_s=flush, window_s=window, peers=peers, hand_s=hand)
+    identity = tls if client_ca is not None else None
+    handing = Handing(keeper, peers, token_file=token_file, ca=peer_ca, identity=identity)
     limits = Limits(waiting=max_waiting, held_bytes=max_held * 2**20)
-    app = server.Collector(keeper, Writers(spool, place), rules, limits)
+    app = server.Collector(keeper, Writers(spool, place), rules, limits, handing)
     server.serve(app, host, port, tls=context)

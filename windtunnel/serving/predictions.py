@@ -120,8 +120,6 @@ def hour_of(second: float) -> datetime:
 
 
 def _load(files: list[Path], start: float, end: float, wanted: list[str] | None, versions: set[str] | None) -> pa.Table:
-    import pyarrow as pa
-    import pyarrow.dataset as ds
     import pyarrow.parquet as pq
 
     if versions is not None:
@@ -129,8 +127,32 @@ def _load(files: list[Path], start: float, end: float, wanted: list[str] | None,
     by_schema: dict[pa.Schema, list[str]] = {}
     for path in files:
         by_schema.setdefault(pq.read_schema(path).remove_metadata(), []).append(str(path))
+    table = _scanned(by_schema, start, end, wanted, versions, ())
+    once = _once(table)
+    if wanted is not None and once.num_rows < table.num_rows:
+        # Which of several rows is the whole one is seen by columns that were not asked for.
+        once = _once(_scanned(by_schema, start, end, wanted, versions, _WHOLE))
+    return once if wanted is None else once.select(wanted)
+
+
+#: By these a row is seen to be whole: it has no error, and both halves' moments.
+_WHOLE = ("error", "latency_ms")
+
+
+def _scanned(
+    by_schema: dict[pa.Schema, list[str]],
+    start: float,
+    end: float,
+    wanted: list[str] | None,
+    versions: set[str] | None,
+    more: Sequence[str],
+) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
     kinds = publish.unified(list(by_schema))
-    loaded = list(kinds) if wanted is None else list(dict.fromkeys([*wanted, "prediction_id", "version", "time"]))
+    asked = [*(wanted or ()), "prediction_id", "version", "time", *more]
+    loaded = list(kinds) if wanted is None else list(dict.fromkeys(asked))
     moment = columns.arrow_type("time")
     keep = (ds.field("time") >= pa.scalar(_micros(start), moment)) & (
         ds.field("time") < pa.scalar(_micros(end), moment)
@@ -143,9 +165,7 @@ def _load(files: list[Path], start: float, end: float, wanted: list[str] | None,
         scan = ds.dataset(paths, schema=schema, format="parquet")
         part = scan.to_table(columns=[name for name in loaded if name in schema.names], filter=keep)
         tables.append(columns.conform(part, target))
-    table = pa.concat_tables(tables) if tables else columns.conform(columns.empty_schema().empty_table(), target)
-    table = _once(table)
-    return table if wanted is None else table.select(wanted)
+    return pa.concat_tables(tables) if tables else columns.conform(columns.empty_schema().empty_table(), target)
 
 
 def _micros(second: float) -> int:
@@ -153,16 +173,25 @@ def _micros(second: float) -> int:
 
 
 def _once(table: pa.Table) -> pa.Table:
-    """Oldest first, each prediction once: the first of those with equal id and version.
+    """Oldest first, each prediction once: of those with equal id and version one that is whole, else the first.
 
-    A mirrored request has the same id on both versions, and is a prediction of each.
+    A mirrored request has the same id on both versions, and is a prediction of each. Not whole is a row whose other
+    half never came to the collector that wrote it; another may have both.
     """
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
     table = table.take(pc.sort_indices(table, sort_keys=[("time", "ascending"), ("prediction_id", "ascending")]))
     if pc.count_distinct(table.column("prediction_id"), mode="all").as_py() == table.num_rows:
         return table
-    keys = table.select(["prediction_id", "version"]).append_column("row", pa.array(range(table.num_rows), pa.int64()))
-    first = keys.group_by(["prediction_id", "version"]).aggregate([("row", "min")]).column("row_min")
-    return table.take(first.combine_chunks().sort())
+    rows = table.num_rows
+    lacks = np.zeros(rows, np.int64)
+    if "error" in table.column_names:
+        lacks += 2 * pc.is_valid(table.column("error")).to_numpy()
+    if "latency_ms" in table.column_names:
+        lacks += pc.is_null(table.column("latency_ms")).to_numpy()
+    rank = pa.array(lacks * rows + np.arange(rows))
+    keys = table.select(["prediction_id", "version"]).append_column("rank", rank)
+    best = keys.group_by(["prediction_id", "version"]).aggregate([("rank", "min")]).column("rank_min")
+    return table.take(pa.array(np.sort(best.to_numpy() % rows)))

@@ -7,6 +7,7 @@ hold rows nobody sees: then the log is *stale*, and a window over it is INCONCLU
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -89,7 +90,18 @@ def write(root: Path, mark: Mark, name: str, *, durable: bool) -> None:
 
 def read(path: Path) -> Mark | None:
     """The mark in ``path``; None when it is absent or not one."""
-    plain = files.read_json(path, broken_ok=True)
+    return _of(files.read_json(path, broken_ok=True))
+
+
+def parsed(data: bytes | None) -> Mark | None:
+    """The mark that ``data`` is; None when it is none."""
+    try:
+        return _of(json.loads(data)) if data is not None else None
+    except ValueError:
+        return None
+
+
+def _of(plain: Any) -> Mark | None:
     if not isinstance(plain, dict):
         return None
     known: dict[str, Any] = {name: plain[name] for name in Mark.__dataclass_fields__ if name in plain}

@@ -7,6 +7,14 @@ tables    rows as Arrow tables with the log's columns; pure
 inbox     events on the disk before they are acknowledged
 places    where the log lies: a folder or an object store
 keeper    all of it as one thing that may be killed at any line
+totals    what was counted, over the life of a spool; pure
+marks     how far the log is complete here
+homes     which of several collectors is at home for a prediction; pure
+outbox    halves on their way there; pure
+plans     what a flush does, settled before it does it; pure
+guests    a batch of halves as one collector tells another; pure
+handing   brings them there
+lost      closes the watermarks of a collector that is lost
 admission who may send what, how much at once
 check     whether a collector answers, and only to those it should
 server, tls, metrics  HTTP in front of it

@@ -9,10 +9,13 @@ import argparse
 import ssl
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from windtunnel.serving.collector import guests, homes
 from windtunnel.serving.collector.events import FEEDBACK
+from windtunnel.serving.collector.guests import Batch
 
 
 def problems(url: str, token: str | None, *, open_events: bool, verify: Any = True, wait_s: float = 60.0) -> list[str]:
@@ -55,6 +58,30 @@ def problems(url: str, token: str | None, *, open_events: bool, verify: Any = Tr
     return found
 
 
+def strangers(each: Mapping[str, str], token: str | None, *, verify: Any = True) -> list[str]:
+    """Which of several collectors do not answer by their own name, or do not take what another hands to them.
+
+    Args:
+        each: name -> URL of the one collector.
+        token, verify: as for ``problems``.
+    """
+    import httpx
+
+    found = []
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    with httpx.Client(timeout=10, verify=verify, trust_env=False) as client:
+        for name, url in each.items():
+            try:
+                body = guests.written(Batch("check", name, ()))
+                told = client.post(f"{url}/v1/halves", content=body, headers=headers)
+            except httpx.HTTPError as error:
+                found.append(f"collector {name}: {url}: {error!r}")
+                continue
+            if told.status_code != 202:
+                found.append(f"collector {name}: {url} answers {told.status_code}: {told.text[:300]}")
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m windtunnel.serving.collector.check", description=main.__doc__)
     parser.add_argument("url")
@@ -62,10 +89,12 @@ def main() -> int:
     parser.add_argument("--open-events", action="store_true")
     parser.add_argument("--ca", type=Path)
     parser.add_argument("--wait", type=float, default=60.0)
+    parser.add_argument("--each", action="append", default=[], help="NAME=URL of each of several collectors")
     given = parser.parse_args()
     token = given.token_file.read_text(encoding="utf-8").strip() if given.token_file else None
     verify: Any = ssl.create_default_context(cafile=str(given.ca)) if given.ca else True
     found = problems(given.url, token, open_events=given.open_events, verify=verify, wait_s=given.wait)
+    found += strangers(homes.peers(given.each, ""), token, verify=verify)
     for one in found:
         print(one, file=sys.stderr)
     if not found:

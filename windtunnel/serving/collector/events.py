@@ -61,6 +61,7 @@ class Half:
         shadow: the request was copied to this predictor.
         payload: inputs or outputs.
         size: of the event in bytes.
+        guest: another collector handed it over; it stays here, wherever else its home may be.
     """
 
     key: bytes
@@ -74,6 +75,7 @@ class Half:
     shadow: bool
     payload: Asked | Answered
     size: int
+    guest: bool = False
 
     @property
     def pair(self) -> tuple[str, str, str, str]:
@@ -153,6 +155,15 @@ def plain(half: Half) -> dict[str, Any]:
     found = asdict(half)
     found["key"] = half.key.hex()
     return found
+
+
+def handed_key(key: bytes) -> bytes:
+    """The key of a half that another collector handed over.
+
+    It is not the event's own: what a collector has given away it knows, and has to take all the same when it is given
+    back by one that ends.
+    """
+    return hashlib.blake2b(b"handed" + key, digest_size=16).digest()
 
 
 def half_of(plain: Mapping[str, Any]) -> Half:

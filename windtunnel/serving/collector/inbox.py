@@ -5,6 +5,7 @@ A folder holds, by the number of the flush that they belong to,
 - ``N.events``: frames, appended and synced; the youngest is open;
 - ``N.plan``: flush N has begun: what it publishes is settled;
 - ``N.carry``: frames of the halves that flush N left waiting;
+- ``N.hand``: frames of the halves that other collectors have to take, or have taken a moment ago;
 - ``N.keys``: what flush N published, so that it is known when it comes again;
 - ``totals.json``: flush N is done, and what was counted up to it. Replacing this file is what makes a flush done.
 

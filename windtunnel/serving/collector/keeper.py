@@ -2,8 +2,11 @@
 
 An event is acknowledged when it is in the inbox, synced. Every ``flush_s`` what has come by then is published under
 names that follow from the flush's number, then the flush is marked as done, then its events go. Killed before the mark,
-the same events are read again, make the same rows (the moment that decides who has waited enough is on the disk before
-anything is published), and replace the same files. Nothing is lost and nothing doubled, whoever is killed when.
+the same events are read again, make the same rows (what a flush does is on the disk before it does any of it), and
+replace the same files. Nothing is lost and nothing doubled, whoever is killed when.
+
+Of several collectors one is at home for a prediction. A half that has waited ``hand_s`` elsewhere goes to the outbox,
+on the disk with the flush that puts it there, and from there to its home, which acknowledges it like any event.
 """
 
 from __future__ import annotations
@@ -13,49 +16,28 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from windtunnel import files
 from windtunnel.errors import StackError
 from windtunnel.serving import publish, spool
-from windtunnel.serving.collector import events, inbox, tables
+from windtunnel.serving.collector import events, homes, inbox, tables
 from windtunnel.serving.collector.events import Half
+from windtunnel.serving.collector.marks import WRITER, Marks
+from windtunnel.serving.collector.outbox import Hold, Outbox, Said
 from windtunnel.serving.collector.pairing import Pairs, Taken, Tally
 from windtunnel.serving.collector.places import Place
-from windtunnel.serving.watermark import Mark
+from windtunnel.serving.collector.plans import Plan
+from windtunnel.serving.collector.totals import Totals
 
 log = logging.getLogger("windtunnel.collector")
 
 #: A model nobody sent an event of for so long (seconds) has no living writer here any more.
 IDLE_S = 86_400.0
-WRITER = "collector"
-
-
-@dataclass(slots=True)
-class Totals:
-    """What was counted up to the last flush that is done.
-
-    Attributes:
-        born: milliseconds since the epoch when this spool was made; part of file names, so that a new spool never
-            writes over what an earlier one has published.
-        rows, dropped, late, seen: by model: rows published, predictions refused, rows that came late, time of the last
-            event.
-    """
-
-    born: int
-    flush: int = 0
-    tally: Tally = field(default_factory=Tally)
-    rows: dict[str, int] = field(default_factory=dict)
-    dropped: dict[str, int] = field(default_factory=dict)
-    late: dict[str, int] = field(default_factory=dict)
-    seen: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, plain: dict[str, Any]) -> Totals:
-        return cls(**{**plain, "tally": Tally(**plain["tally"])})
+#: What its home may have without having said so is published here after so long (seconds): its home is not coming back.
+UNSURE_S = 600.0
 
 
 @dataclass(slots=True)
@@ -63,12 +45,19 @@ class _Flush:
     """One flush that is decided and not done yet."""
 
     number: int
-    cutoff: float
+    plan: Plan
     taken: Taken
+    outbox: list[Half]
+    holds: list[Hold]
     tally: Tally
     seen: dict[str, float]
     held_bytes: int
     published: set[tuple[str, str]] = field(default_factory=set)
+
+
+def framed_guest(half: Half) -> bytes:
+    """A half that another collector handed over, as the inbox keeps it."""
+    return inbox.frame({"half": events.plain(half)}, b"")
 
 
 def framed(headers: dict[str, str], body: bytes, came: float, shadow: bool) -> bytes:
@@ -86,7 +75,11 @@ class Keeper:
         instance: tells the collectors that write to one place apart; the same after a restart.
         flush_s: rows are published so often.
         window_s: a half whose other one has not come so long after it is published alone.
-        lateness_s: events may come so long after their time and still be before the watermark.
+        lateness_s: events may come so long after their time and still be before the watermark. Of several collectors
+            each adds ``flush_s`` to it: one that had nothing of a model yet says for the first time after a flush
+            how far it is, and until then only the others' watermarks wait for it.
+        peers: names of the other collectors of this log; without any nothing is handed over.
+        hand_s: a half waits so long here before it goes to its home.
         remember: published events that are known when they come again; about 100 bytes each.
         clock: seconds since the epoch.
 
@@ -103,11 +96,17 @@ class Keeper:
         flush_s: float = 10.0,
         window_s: float = 60.0,
         lateness_s: float = 5.0,
+        peers: Collection[str] = (),
+        hand_s: float = 5.0,
         remember: int = 500_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.folder, self.place, self.instance = folder, place, publish.safe(instance)
-        self.flush_s, self.window_s, self.lateness_s = flush_s, window_s, lateness_s
+        self.flush_s, self.window_s, self.hand_s = flush_s, window_s, min(hand_s, window_s / 2)
+        self.peers = frozenset(peers) - {self.instance}
+        self._names = self.peers | {self.instance}
+        self.lateness_s = lateness_s + (flush_s if self.peers else 0.0)
+        self._marks = Marks(place, self.instance, flush_s, self.lateness_s)
         self._clock = clock
         self._inbox = threading.Lock()  # the open segment, and who waits for whom
         self._flushing = threading.Lock()
@@ -118,10 +117,9 @@ class Keeper:
         if held is None:
             raise StackError(f"{folder} belongs to another collector that lives", hint="give each a spool of its own")
         self._locked: int | None = held
-        self._pairs = Pairs(remember)
+        self._pairs, self._outbox = Pairs(remember), Outbox()
         self._segment: inbox.Segment | None = None
         self._open: deque[_Flush] = deque()
-        self._through: dict[str, float] = {}
         self._seen: dict[str, float] = {}
         self.error: str | None = None
         self.flushed_at = clock()
@@ -144,7 +142,7 @@ class Keeper:
         with self._inbox:
             fresh: dict[bytes, bytes] = {}
             for half, data in halves:
-                if not self._pairs.known(half.key):
+                if not self._pairs.known(half):
                     fresh.setdefault(half.key, data)
             if fresh:
                 if self._segment is None:
@@ -160,7 +158,8 @@ class Keeper:
     @property
     def held_bytes(self) -> int:
         """Of events that are not published yet."""
-        return self._pairs.held_bytes + sum(flush.held_bytes for flush in self._open.copy())
+        flushed = sum(flush.held_bytes for flush in self._open.copy())
+        return self._pairs.held_bytes + self._outbox.held_bytes + flushed
 
     @property
     def waiting(self) -> int:
@@ -168,14 +167,57 @@ class Keeper:
         return self._pairs.waiting
 
     @property
+    def handing(self) -> int:
+        """Halves that wait for their home to take them."""
+        return self._outbox.waiting
+
+    @property
     def tally(self) -> Tally:
         """Counts as of now, over the life of the spool."""
         return replace(self._pairs.tally)
 
+    # -- to other collectors
+
+    def to_hand(self, home: str, count: int = 500, size: int = 8 * 2**20) -> list[Half]:
+        """Halves for ``home``, to be sent now; say afterwards what came of it (``handed``).
+
+        Args:
+            count, size: at most so many, and so many bytes beyond the first.
+        """
+        with self._inbox:
+            return self._outbox.fly(home, count, size)
+
+    def handed(self, halves: Sequence[Half], said: Said) -> None:
+        """What became of halves that were sent."""
+        with self._inbox:
+            self._outbox.landed([half.key for half in halves], said, self._clock() + self._marks.hold_s)
+
+    def readdress(self, gone: Collection[str]) -> None:
+        """This collector ends: what was for ``gone`` goes to another one that lives, if any."""
+        living = self.peers - set(gone)
+        with self._inbox:
+            for half in self._outbox.halves() if living else ():
+                self._outbox.send_to(half.key, homes.home(half.pair, living), gone)
+
+    def leave(self) -> None:
+        """Put everything that waits into the outbox: this collector ends, and the others go on.
+
+        Raises: like ``flush``.
+        """
+        self.flush(leaving=True)
+
+    def forget_holds(self) -> None:
+        """The others' watermarks speak of everything that was handed over."""
+        with self._inbox:
+            self._outbox.release()
+
     # -- out
 
-    def flush(self) -> int:
+    def flush(self, *, leaving: bool = False) -> int:
         """Publish what has come, and renew the watermarks; rows published.
+
+        Args:
+            leaving: whatever waits goes to another collector, where there is one.
 
         Raises:
             OSError, WindtunnelError: the place or the disk does not take them; nothing is lost, the next call tries
@@ -189,30 +231,41 @@ class Keeper:
                     self._open.popleft()
                 begun = self._clock()
                 with self._inbox:
-                    if self._segment is not None or self._pairs.due(begun - self.window_s):
+                    plan = self._plan(begun, leaving=leaving)
+                    if self._segment is not None or plan.moves or self._pairs.due(plan.cutoff):
                         if self._segment is not None:
                             self._segment.close()
                             self._segment = None
-                        self._decide(self._next, begun - self.window_s)
+                        self._decide(self._next, plan, leaving=leaving)
                         self._next += 1
-                    oldest = self._pairs.oldest()
+                    oldest, guests = self._pairs.oldest(), self._pairs.oldest(guests=True)
+                    for model, at in self._outbox.oldest(begun).items():
+                        oldest[model] = min(at, oldest.get(model, at))
                 while self._open:
                     published += self._finish(self._open[0])
                     self._open.popleft()
-                self._renew(begun, oldest)
+                self._renew(begun, oldest, guests)
             except Exception as error:
                 self.error = f"{type(error).__name__}: {error}"
                 raise
             self.error, self.flushed_at = None, self._clock()
             return published
 
-    def close(self) -> None:
+    def close(self) -> bool:
         """Publish what is complete and let the spool go; halves that wait stay in it.
+
+        Returns:
+            Whether nothing is left in it; then the watermarks are closed, and nobody waits for this collector.
 
         Raises: like ``flush``; then everything stays in the spool.
         """
         try:
             self.flush()
+            with self._inbox:
+                done = not (self._pairs.waiting or self._outbox.halves() or self._outbox.holds(self._clock()))
+            if done:
+                self._marks.close(self.totals, self._clock())
+            return done
         finally:
             if self._segment is not None:
                 self._segment.close()
@@ -227,20 +280,44 @@ class Keeper:
         self._seen[half.model] = half.came
         return self._pairs.add(half)
 
-    def _decide(self, number: int, cutoff: float) -> None:
+    def _home(self, half: Half) -> str:
+        return homes.home(half.pair, self._names)
+
+    def _plan(self, now: float, *, leaving: bool = False) -> Plan:
+        """What a flush does that begins ``now``."""
+        cutoff = now - self.window_s
+        gone, back = self._outbox.settle(cutoff, cutoff - UNSURE_S, self.instance)
+        handed: frozenset[bytes] = frozenset()
+        if self.peers:
+            handed = frozenset(
+                half.key
+                for half in self._pairs.halves()
+                if leaving or (half.came < now - self.hand_s and not half.guest and self._home(half) != self.instance)
+            )
+        return Plan(cutoff, handed, tuple(gone), tuple(back))
+
+    def _decide(self, number: int, plan: Plan, *, leaving: bool = False) -> None:
         """Settle what flush ``number`` publishes; what comes from now on belongs to the next."""
-        held = self._pairs.held_bytes
-        taken = self._pairs.take(cutoff)
-        self._open.append(
-            _Flush(number, cutoff, taken, replace(self._pairs.tally), dict(self._seen), held - self._pairs.held_bytes)
-        )
+        outbox, held = self._outbox, self._pairs.held_bytes + self._outbox.held_bytes
+        gone = outbox.pop(plan.gone)
+        for half in outbox.pop(plan.back):
+            self._pairs.again(half)
+        self._pairs.tally.handed += len(gone)
+        taken = self._pairs.take(plan.cutoff, plan.handed)
+        for half in taken.handed:
+            outbox.put(half, homes.home(half.pair, self.peers if leaving else self._names))
+        taken.keys += [half.key for half in gone]
+        left = held - self._pairs.held_bytes - outbox.held_bytes
+        tally, seen = replace(self._pairs.tally), dict(self._seen)
+        holds = outbox.holds(self._clock())
+        self._open.append(_Flush(number, plan, taken, outbox.halves(), holds, tally, seen, left))
 
     def _finish(self, flush: _Flush) -> int:
         """Publish a flush and mark it as done. May be killed, or fail, and be repeated at any line."""
         number, totals = flush.number, self.totals
         plan = inbox.place(self.folder, number, "plan")
         if not plan.exists():
-            files.write_json(plan, {"cutoff": flush.cutoff})
+            files.write_json(plan, flush.plan.plain())
         rows, late = dict(totals.rows), dict(totals.late)
         for (model, version), found in tables.by_version(flush.taken.rows).items():
             if (model, version) not in flush.published:
@@ -248,10 +325,14 @@ class Keeper:
                 self.place.rows(model, name, tables.table(found, f"{WRITER}_{self.instance}"))
                 flush.published.add((model, version))
             rows[model] = rows.get(model, 0) + sum(row.count for row in found)
-            through = self._through.get(model, 0.0)
-            late[model] = late.get(model, 0) + sum(row.count for row in found if row.at < through)
+            through = self._marks.through(model)
+            late[model] = late.get(model, 0) + sum(row.count for row in found if row.at < through and not row.guest)
         carried = [(events.plain(half), b"") for half in flush.taken.carried]
         inbox.write_frames(inbox.place(self.folder, number, "carry"), carried)
+        if flush.outbox or flush.holds:
+            told = [({"hold": asdict(hold)}, b"") for hold in flush.holds]
+            told += [({"half": events.plain(half)}, b"") for half in flush.outbox]
+            inbox.write_frames(inbox.place(self.folder, number, "hand"), told)
         inbox.write_keys(inbox.place(self.folder, number, "keys"), flush.taken.keys)
         with self._inbox:
             done = replace(totals, flush=number, tally=flush.tally, rows=rows, late=late, seen=flush.seen)
@@ -261,23 +342,18 @@ class Keeper:
             done.dropped = totals.dropped
             self.totals = done
             self._pairs.remember(number, flush.taken.keys)
+            self._outbox.ready(half.key for half in flush.taken.handed)
             forgotten = self._pairs.forget()
         for old in forgotten:
             inbox.place(self.folder, old, "keys").unlink(missing_ok=True)
         self._sweep()
         return sum(row.count for row in flush.taken.rows)
 
-    def _renew(self, begun: float, oldest: dict[str, float]) -> None:
-        """Say of each model how far its log is complete."""
+    def _renew(self, begun: float, oldest: dict[str, float], guests: dict[str, float]) -> None:
+        """Say of each model how far its log is complete; arguments as ``Marks.renew``."""
         for model, seen in list(self.totals.seen.items()):
             idle = begun - seen > IDLE_S and model not in oldest
-            through = min(begun - self.lateness_s, oldest.get(model, begun))
-            self._through[model] = max(through, self._through.get(model, 0.0))
-            mark = Mark(model, WRITER, self.instance, flushed_through=self._through[model], at=begun)
-            mark.rows, mark.late = self.totals.rows.get(model, 0), self.totals.late.get(model, 0)
-            mark.dropped, mark.every_s = self.totals.dropped.get(model, 0), self.flush_s
-            mark.closed, mark.run = idle, self.totals.born
-            self.place.mark(mark, f"{WRITER}-{self.instance}")
+            self._marks.renew(self.totals, model, begun, oldest, guests, idle=idle)
             if idle:
                 with self._inbox:
                     if self._seen.get(model) == seen:
@@ -296,14 +372,26 @@ class Keeper:
             if number <= done:
                 self._pairs.remember(number, inbox.read_keys(inbox.place(folder, number, "keys")))
         self._pairs.carry(events.half_of(plain) for plain, _ in inbox.frames(inbox.place(folder, done, "carry")))
+        for kept, _ in inbox.frames(inbox.place(folder, done, "hand")):
+            if "hold" in kept:
+                self._outbox.hold(Hold(**kept["hold"]))
+            else:
+                half = events.half_of(kept["half"])
+                self._pairs.know(half.key)
+                self._outbox.found(half, self._home(half))
         unfinished = sorted({*inbox.numbers(folder, "events"), *inbox.numbers(folder, "plan")})
         for number in unfinished:
             for kept, body in inbox.frames(inbox.place(folder, number, "events")):
-                half = events.understood(kept["headers"], body, kept["came"], shadow=kept["shadow"])
-                if half is not None:
-                    self._add(half)
-            plan = files.read_json(inbox.place(folder, number, "plan"))
-            self._decide(number, float(plan["cutoff"]) if plan else self._clock() - self.window_s)
+                if "half" in kept:
+                    self._add(events.half_of(kept["half"]))
+                    continue
+                read = events.understood(kept["headers"], body, kept["came"], shadow=kept["shadow"])
+                if read is not None:
+                    self._add(read)
+            plain = files.read_json(inbox.place(folder, number, "plan"))
+            plan = Plan.of(plain) if plain else self._plan(self._clock())
+            self._outbox.landed(plan.gone, Said.TOOK, self._clock() + self._marks.hold_s)
+            self._decide(number, plan)
         self._next = max([done, *unfinished]) + 1
         if unfinished:
             log.info("took up %d flushes of a predecessor in %s", len(unfinished), folder)
@@ -311,7 +399,7 @@ class Keeper:
     def _sweep(self) -> None:
         """Remove what flushes that are done have left."""
         done = self.totals.flush
-        for suffix in ("events", "plan", "carry"):
+        for suffix in ("events", "plan", "carry", "hand"):
             for number in inbox.numbers(self.folder, suffix):
-                if number < done or (number == done and suffix != "carry"):
+                if number < done or (number == done and suffix not in ("carry", "hand")):
                     inbox.place(self.folder, number, suffix).unlink(missing_ok=True)

@@ -6,11 +6,11 @@ That is what makes killing harmless: what was not published is replayed from the
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from windtunnel.serving.collector.events import Half
+from windtunnel.serving.collector.events import Half, handed_key
 from windtunnel.serving.collector.payloads import Answered, Asked
 
 #: What a row says where one of its halves never came.
@@ -19,7 +19,11 @@ UNANSWERED = "no answer was logged"
 
 @dataclass(slots=True)
 class Row:
-    """One request and its answer, as many rows of the log as it has."""
+    """One request and its answer, as many rows of the log as it has.
+
+    Attributes:
+        guest: a half of it came from another collector, whose watermark waits for it.
+    """
 
     model: str
     version: str
@@ -34,6 +38,7 @@ class Row:
     error: str | None
     confidence: list[Any] | None
     shadow: bool
+    guest: bool = False
 
 
 @dataclass(slots=True)
@@ -48,6 +53,8 @@ class Tally:
             error.
         unasked: answers whose request never came. They are rows, without features.
         unpaired: halves that do not fit each other (numbers of rows differ); the answer's rows are kept.
+        handed: halves given to the collector that is at home for their prediction.
+        taken_over: halves taken of other collectors; they are none of ``events``.
     """
 
     events: int = 0
@@ -56,14 +63,24 @@ class Tally:
     unanswered: int = 0
     unasked: int = 0
     unpaired: int = 0
+    handed: int = 0
+    taken_over: int = 0
 
 
 @dataclass(slots=True)
 class Taken:
-    """What one flush takes out."""
+    """What one flush takes out.
+
+    Attributes:
+        rows: to be published.
+        carried: halves that go on waiting here.
+        handed: halves that wait no longer here, but go to their home.
+        keys: of events that need nothing more here.
+    """
 
     rows: list[Row]
     carried: list[Half]
+    handed: list[Half]
     keys: list[bytes]
 
 
@@ -85,20 +102,34 @@ class Pairs:
         self.tally = Tally()
         self.held_bytes = 0
 
-    def known(self, key: bytes) -> bool:
-        return key in self._seen
+    def known(self, half: Half) -> bool:
+        """Whether it has come already, here or by way of another collector."""
+        return half.key in self._seen or (not half.guest and handed_key(half.key) in self._seen)
 
     def add(self, half: Half) -> bool:
         """Take a half; False when it has come already."""
-        if half.key in self._seen:
+        if self.known(half):
             self.tally.duplicates += 1
             return False
         self._seen.add(half.key)
         self._fresh.append(half.key)
-        self.tally.events += 1
+        if half.guest:
+            self.tally.taken_over += 1
+        else:
+            self.tally.events += 1
         self.held_bytes += half.size
         self._pair(half)
         return True
+
+    def again(self, half: Half) -> None:
+        """A half that was to be handed over waits here again."""
+        self._fresh.append(half.key)
+        self.held_bytes += half.size
+        self._pair(half)
+
+    def know(self, key: bytes) -> None:
+        """The event has come already, and is not published yet."""
+        self._seen.add(key)
 
     def carry(self, halves: Iterable[Half]) -> None:
         """Halves that an earlier flush left waiting."""
@@ -124,23 +155,37 @@ class Pairs:
             gone.append(flush)
         return gone
 
-    def oldest(self) -> dict[str, float]:
-        """Model -> time of its oldest half that waits."""
+    def oldest(self, *, guests: bool = False) -> dict[str, float]:
+        """Model -> time of its oldest half that waits; of those from other collectors alone, if ``guests``."""
         found: dict[str, float] = {}
-        for half in self._carried():
-            found[half.model] = min(half.at, found.get(half.model, half.at))
+        for half in self.halves():
+            if half.guest or not guests:
+                found[half.model] = min(half.at, found.get(half.model, half.at))
         return found
 
     def due(self, cutoff: float) -> bool:
         """Whether a half that came before ``cutoff`` still waits."""
-        return any(half.came < cutoff for half in self._carried())
+        return any(half.came < cutoff for half in self.halves())
 
     @property
     def waiting(self) -> int:
-        return sum(len(halves) for halves in self._waiting.values())
+        return sum(len(halves) for halves in list(self._waiting.values()))
 
-    def take(self, cutoff: float) -> Taken:
-        """Everything a flush publishes: rows, and halves that came before ``cutoff`` and have waited enough."""
+    def take(self, cutoff: float, handed: Collection[bytes] = ()) -> Taken:
+        """Everything a flush publishes: rows, and halves that came before ``cutoff`` and have waited enough.
+
+        Args:
+            handed: keys of halves that go to their home, however long they have waited.
+        """
+        given: list[Half] = []
+        if handed:
+            for pair, halves in list(self._waiting.items()):
+                given += [half for half in halves if half.key in handed]
+                stay = deque(half for half in halves if half.key not in handed)
+                if stay:
+                    self._waiting[pair] = stay
+                else:
+                    del self._waiting[pair]
         for pair in [pair for pair, halves in self._waiting.items() if any(half.came < cutoff for half in halves)]:
             halves = self._waiting.pop(pair)
             left = deque(half for half in halves if half.came >= cutoff)
@@ -151,14 +196,15 @@ class Pairs:
                 self._waiting[pair] = left
         rows, self._rows = self._rows, []
         self.tally.rows += sum(row.count for row in rows)
-        carried = list(self._carried())
-        waiting = {half.key for half in carried}
-        keys = [key for key in self._fresh if key not in waiting]
+        carried = list(self.halves())
+        waiting, away = {half.key for half in carried}, {half.key for half in given}
+        keys = [key for key in self._fresh if key not in waiting and key not in away]
         self._fresh = [key for key in self._fresh if key in waiting]
         self.held_bytes = sum(half.size for half in carried)
-        return Taken(rows, carried, keys)
+        return Taken(rows, carried, given, keys)
 
-    def _carried(self) -> Iterator[Half]:
+    def halves(self) -> Iterator[Half]:
+        """Those that wait for their other half."""
         for halves in self._waiting.values():
             yield from halves
 
@@ -185,6 +231,7 @@ class Pairs:
         # Both are the executor's moments of sending, not the model's time; see docs/reference/collector.md.
         row.latency_ms = max(0.0, (response.at - request.at) * 1000)
         row.shadow = request.shadow or response.shadow
+        row.guest = request.guest or response.guest
         return row
 
     def _alone(self, half: Half) -> Row:
@@ -213,4 +260,5 @@ def _row(half: Half, count: int, answer: Answered | None, columns: dict[str, lis
         error=None,
         confidence=answer.confidence if answer is not None else None,
         shadow=half.shadow,
+        guest=half.guest,
     )

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from windtunnel import files
 from windtunnel.data import objects
 from windtunnel.errors import DataError
-from windtunnel.serving import parquet, publish
+from windtunnel.serving import parquet, publish, watermark
 from windtunnel.serving.watermark import Mark
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class Place(Protocol):
     def mark(self, mark: Mark, name: str) -> None:
         """Publish a watermark."""
 
+    def mark_of(self, model: str, name: str) -> Mark | None:
+        """The watermark as it lies there; None where there is none."""
+
 
 class Folder:
     """A folder, such as a volume that Airflow's workers see as ``HOME/predictions``."""
@@ -52,6 +55,9 @@ class Folder:
 
     def mark(self, mark: Mark, name: str) -> None:
         self.file(f"{mark.model}/_watermark/{name}.json", _plain(mark))
+
+    def mark_of(self, model: str, name: str) -> Mark | None:
+        return watermark.read(self.root / model / "_watermark" / f"{name}.json")
 
 
 class Store:
@@ -74,6 +80,9 @@ class Store:
 
     def mark(self, mark: Mark, name: str) -> None:
         self.file(f"{mark.model}/_watermark/{name}.json", _plain(mark))
+
+    def mark_of(self, model: str, name: str) -> Mark | None:
+        return watermark.parsed(self._store.get_bytes(f"{model}/_watermark/{name}.json"))
 
 
 def connect(url: str, client: Any = None) -> Place:

@@ -3,6 +3,7 @@
     POST /v1/events          an event of Seldon's request logger (also POST /)
     PUT  /v1/files/KEY       a file of a model server's own log
     PUT  /v1/marks/KEY       its watermark
+    POST /v1/halves          halves that another collector hands over
     GET  /metrics /healthz /readyz
 
 An answer of 2xx is given when what was sent is on the disk (events) or in the log (files); never before.
@@ -23,10 +24,11 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from windtunnel.errors import WindtunnelError
-from windtunnel.serving.collector import events, metrics, writers
+from windtunnel.serving.collector import events, guests, metrics, writers
 from windtunnel.serving.collector.admission import Limits, Rules, Token
 from windtunnel.serving.collector.events import BadEvent, Half
-from windtunnel.serving.collector.keeper import Keeper, framed
+from windtunnel.serving.collector.handing import Handing
+from windtunnel.serving.collector.keeper import Keeper, framed, framed_guest
 from windtunnel.serving.collector.writers import Writers
 
 log = logging.getLogger("windtunnel.collector")
@@ -99,10 +101,17 @@ class Commits:
 
 
 class Collector:
-    """The ASGI application."""
+    """The ASGI application.
 
-    def __init__(self, keeper: Keeper, sent: Writers, rules: Rules, limits: Limits) -> None:
+    Args:
+        handing: brings halves to other collectors; None where there are none.
+    """
+
+    def __init__(
+        self, keeper: Keeper, sent: Writers, rules: Rules, limits: Limits, handing: Handing | None = None
+    ) -> None:
         self._keeper, self._writers, self._rules, self._limits = keeper, sent, rules, limits
+        self._handing = handing or Handing(keeper, {})
         self._token = Token(rules.token_file) if rules.token_file is not None else None
         self._commits = Commits(keeper)
         self._files = ThreadPoolExecutor(4, thread_name_prefix="files")
@@ -142,6 +151,8 @@ class Collector:
         route, method = _route(scope), scope["method"]
         if route == "events" and method == "POST":
             return ("events", *(await self._event(scope, receive)), b"application/json")
+        if route == "halves" and method == "POST":
+            return (route, *(await self._guests(scope, receive)), b"application/json")
         if route in ("files", "marks") and method == "PUT":
             return (route, *(await self._sent(route, scope, receive)), b"application/json")
         if route == "metrics" and method == "GET":
@@ -155,7 +166,8 @@ class Collector:
             return route, 200, "ok", b'{"status":"ready"}', b"application/json"
         if route == "other":
             raise Refused(404, "unknown", f"{scope['path']}: expected /v1/events, /v1/files/..., /v1/marks/...")
-        raise Refused(405, "unknown", f"{method} {scope['path']}: expected {'PUT' if route != 'events' else 'POST'}")
+        wanted = "POST" if route in ("events", "halves") else "PUT"
+        raise Refused(405, "unknown", f"{method} {scope['path']}: expected {wanted}")
 
     async def _event(self, scope: Scope, receive: Receive) -> tuple[int, str, bytes]:
         headers = _headers(scope)
@@ -187,6 +199,36 @@ class Collector:
             self._keeper.refused(half.model)
             raise Refused(503, "disk", f"the spool does not take it: {error.strerror or error}", after_s=5) from None
         return 202, "taken" if new else "duplicate", b'{"kept":true}'
+
+    async def _guests(self, scope: Scope, receive: Receive) -> tuple[int, str, bytes]:
+        headers = _headers(scope)
+        self._admit(headers)
+        if self._keeper.held_bytes >= self._limits.held_bytes:
+            raise Refused(429, "busy", "more events than the disk takes: come again", after_s=1)
+        body = await self._body(headers, receive, self._limits.file_bytes)
+        try:
+            batch = guests.read(body, time.time())
+        except BadEvent as error:
+            raise Refused(error.status, "bad", error.message, error.field) from None
+        if batch.to != self._keeper.instance:
+            raise Refused(421, "bad", f"this is collector {self._keeper.instance}, not {batch.to[:80]}", "to")
+        try:
+            kept = [self._commits.keep(half, framed_guest(half)) for half in batch.halves]
+            new = await asyncio.gather(*kept)
+        except OSError as error:
+            raise Refused(503, "disk", f"the spool does not take it: {error.strerror or error}", after_s=5) from None
+        renewed = batch.leaving and await asyncio.get_running_loop().run_in_executor(self._files, self._flushed)
+        told = {"kept": len(new), "new": sum(new), "renewed": renewed}
+        return 202, "taken" if any(new) or not new else "duplicate", json.dumps(told).encode()
+
+    def _flushed(self) -> bool:
+        """Publish now; whether the watermarks speak of everything that has come."""
+        try:
+            self._keeper.flush()
+        except (OSError, WindtunnelError) as error:
+            log.error("cannot publish: %s", error, extra={"operation": "flush"})
+            return False
+        return True
 
     async def _sent(self, route: str, scope: Scope, receive: Receive) -> tuple[int, str, bytes]:
         headers = _headers(scope)
@@ -261,6 +303,8 @@ class Collector:
                 f"{name}sampled_out_total": self._sampled_out,
                 f"{name}file_rows_total": self._file_rows,
                 f"{name}waiting": keeper.waiting,
+                f"{name}handing": keeper.handing,
+                f"{name}peers_away": len(self._handing.away),
                 f"{name}queue": self._commits.waiting,
                 f"{name}held_bytes": keeper.held_bytes,
                 f"{name}writers": self._writers.living,
@@ -277,6 +321,7 @@ class Collector:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 self._flusher.start()
+                self._handing.start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 self._stop.set()
@@ -286,8 +331,15 @@ class Collector:
 
     def _end(self) -> None:
         self._flusher.join(60)
+        self._handing.stop()
         try:
-            self._keeper.close()
+            if self._keeper.peers and not self._handing.leave():
+                log.warning("the log waits for this collector: %s", "; ".join(self._handing.away.values()))
+        except (OSError, WindtunnelError) as error:
+            log.warning("what waits stays in the spool: %s", error)
+        try:
+            if self._keeper.close():
+                log.info("nothing is left in the spool: the watermarks are closed", extra={"operation": "end"})
         except (OSError, WindtunnelError) as error:
             log.warning("what has come stays in the spool for the next start: %s", error)
 
@@ -311,6 +363,8 @@ def _route(scope: Scope) -> str:
     path = scope["path"]
     if path in ("/", "/v1/events"):
         return "events"
+    if path == "/v1/halves":
+        return "halves"
     for name in ("files", "marks"):
         if path.startswith(f"/v1/{name}/"):
             return name

@@ -2,6 +2,10 @@
 
 A file's name is the same whenever it is sent again, so it replaces itself. A server that went with its node never
 closes its watermark; after ``GONE_S`` of silence that is done here, and said.
+
+Any of several collectors takes them, from one request to the next. So who is silent here may be talking to another: a
+watermark is closed only where it lies in the log as it came here last. Should its writer speak in that very moment, its
+next heartbeat puts that right.
 """
 
 from __future__ import annotations
@@ -91,6 +95,7 @@ class Writers:
         self._path, self._place, self._clock = folder / "writers.json", place, clock
         self._lock = threading.Lock()
         self._kept = 0.0
+        self._newest: dict[str, tuple[int, float]] = {}
         plain: Any = files.read_json(self._path, broken_ok=True)
         # Nobody could be heard of while there was no collector: everybody has the whole time anew.
         self._heard: dict[str, tuple[float, dict[str, Any]]] = {
@@ -102,12 +107,17 @@ class Writers:
         return len(self._heard)
 
     def heard(self, key: str, mark: Mark) -> None:
-        """Publish a watermark.
+        """Publish a watermark; one that is older than what came here before it is left.
 
         Raises: like ``Place.mark``.
         """
-        self._place.mark(mark, key.partition("/")[2].removesuffix(".json"))
         with self._lock:
+            run, at = self._newest.get(key, (mark.run, 0.0))
+            if run == mark.run and mark.at < at:
+                return
+        self._place.mark(mark, _name(key))
+        with self._lock:
+            self._newest[key] = mark.run, mark.at
             if mark.closed:
                 self._heard.pop(key, None)
             else:
@@ -120,18 +130,38 @@ class Writers:
         """
         now = self._clock()
         with self._lock:
-            gone = {key: plain for key, (at, plain) in self._heard.items() if now - at > GONE_S}
-        for key, plain in gone.items():
-            mark = Mark(**plain)
+            silent = {key: Mark(**plain) for key, (at, plain) in self._heard.items() if now - at > GONE_S}
+        gone = []
+        for key, mark in silent.items():
+            there = self._place.mark_of(key.partition("/")[0], _name(key))
+            if there is not None and (there.closed or (there.run, there.at) != (mark.run, mark.at)):
+                # It spoke to another collector: that one, or its own end, has the last word.
+                self._learned(key, there)
+                continue
             mark.closed = True
             mark.error = f"not heard of for {GONE_S:.0f} s: rows of its last seconds may be lost, nobody knows how many"
             self.heard(key, mark)
-        if gone or now - self._kept > 10:
+            gone.append(key)
+        if silent or now - self._kept > 10:
             with self._lock:
                 plain_heard = dict(self._heard)
+                self._newest = {key: newest for key, newest in self._newest.items() if key in self._heard}
             files.write_json(self._path, plain_heard, durable=False)
             self._kept = now
         return sorted(gone)
+
+    def _learned(self, key: str, mark: Mark) -> None:
+        """What lies in the log is younger than what came here: from now on that is what may be too old."""
+        with self._lock:
+            if mark.closed:
+                self._heard.pop(key, None)
+            else:
+                self._heard[key] = (self._clock(), asdict(mark))
+
+
+def _name(key: str) -> str:
+    """``VERSION-INSTANCE`` of ``MODEL/VERSION-INSTANCE.json``."""
+    return key.partition("/")[2].removesuffix(".json")
 
 
 def _known(name: str) -> bool:
