@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ctypes
 import logging
 import os
 import signal
 import sys
 import threading
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +21,8 @@ _logger = logging.getLogger(__name__)
 
 #: Seconds between refreshes of SQLite's statistics; one refresh looks at about a thousand rows per index.
 STATISTICS_EVERY = 600.0
+#: Seconds that the last checkpoint may take when the server ends.
+LAST_WORDS = 10.0
 
 
 def create_app() -> Any:
@@ -70,6 +75,8 @@ def create_app() -> Any:
     flask_app.wsgi_app = DispatcherMiddleware(flask_app.wsgi_app, {PREFIX: create_api(Service(store), publisher)})
     if served is not flask_app:
         _carry_identity(served, store)
+        if publisher is not None:
+            publish_last(served, publisher.publish)
 
     resumed = store.sealer.resume()
     if resumed:
@@ -84,6 +91,24 @@ def _die_with_parent() -> None:
     """End with ``mlflow server``: killed with -9 it would leave this worker behind, holding the port."""
     if sys.platform == "linux" and "uvicorn" in sys.argv[0]:
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
+
+
+def publish_last(served: Any, publish: Callable[[], object], limit_s: float = LAST_WORDS) -> None:
+    """Publish once more when the web server has stopped, no longer than ``limit_s``: a place may be out of reach.
+
+    Not left to ``atexit``: uvicorn raises the signal again that ended it, and after SIGTERM Python runs nothing more.
+    """
+    inside = served.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[Any]:
+        async with inside(app) as state:
+            yield state
+        last = threading.Thread(target=publish, name="windtunnel-last-checkpoint", daemon=True)
+        last.start()
+        await asyncio.to_thread(last.join, limit_s)
+
+    served.router.lifespan_context = lifespan
 
 
 def _carry_identity(served: Any, store: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -16,7 +18,7 @@ import httpx
 import pytest
 
 from windtunnel.errors import RefusedError, WindtunnelError
-from windtunnel.registry import launch
+from windtunnel.registry import auditfiles, launch
 from windtunnel.registry.client import RegistryClient
 
 pytestmark = pytest.mark.real
@@ -149,8 +151,18 @@ def test_mlflows_own_command_starts_the_same_server_and_takes_its_worker_along(h
             time.sleep(0.1)
         (server.home.secrets / "mlflow-service").write_text("another-long-password", encoding="utf-8")
         server.start()
-        with server.client() as client:
+        with server.rest() as http, server.client() as client:
             assert client.version("visits", 1).digest == record.digest
+            helpers.Hands(http).model()
+        # Ended by a signal, it publishes a checkpoint over all there is (DEMAND REG-7).
+        server.stop()
+        assert server.process.returncode == -signal.SIGTERM
+        with sqlite3.connect(server.home.mlflow / "mlflow.db") as database:
+            (entries,) = database.execute("SELECT count(*) FROM wt_audit").fetchone()
+        database.close()
+        newest = auditfiles.newest(auditfiles.place(server.home.audit / "checkpoints"))
+        assert newest is not None
+        assert newest.size == entries
     finally:
         server.stop()
         shutil.rmtree(root, ignore_errors=True)

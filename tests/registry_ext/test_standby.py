@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,16 +22,18 @@ from sqlalchemy import Engine, create_engine, text
 from windtunnel.errors import StackError
 from windtunnel.loopback import any_free
 from windtunnel_mlflow.cluster import doors, leading
-from windtunnel_mlflow.cluster.election import (
+from windtunnel_mlflow.cluster.election import LostError, Session, Term
+from windtunnel_mlflow.cluster.rules import (
     ENDED,
     TAKEN,
     Candidate,
-    LostError,
-    Session,
-    Term,
+    Leader,
     Times,
     Word,
+    differs,
     expired,
+    lease_of,
+    longest,
     must_wait,
     word,
 )
@@ -80,10 +83,28 @@ def test_a_lease_is_of_some_seconds(lease: float) -> None:
 
 def test_names_in_postgresql_are_not_cut() -> None:
     """63 characters."""
-    longest = Candidate("[2001:0db8:85a3:0000:0000:8a2e:0370:7334]:65535")
-    assert len(longest.holder) <= 63
-    assert len(longest.serving) <= 63
-    assert longest.holder.split(" ")[2] == longest.address
+    mine = Candidate("[2001:0db8:85a3:0000:0000:8a2e:0370:7334]:65535", times=Times(299.999))
+    assert len(mine.holder) <= 63
+    assert len(mine.serving) <= 63
+    assert mine.holder.split(" ")[2] == mine.address
+    assert lease_of(mine.serving) == 299.999
+    # Of an older server, of somebody else, of nobody.
+    assert [lease_of(name) for name in ("wtserve a1b2c3d4", "psql a 5000", "wtserve a 5s", "")] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("own", "seen", "waits_by"),
+    [(10, [], 10), (10, [None], 10), (2, [10], 10), (10, [2, None], 10), (2, [3, 10, 4], 10), (2, [86400], 300)],
+)
+def test_who_comes_after_a_longer_lease_waits_by_it(own: float, seen: list[float | None], waits_by: float) -> None:
+    """Servers that were started with different leases: the former one goes on by its own."""
+    assert longest(Times(own), seen) == Times(waits_by)
+
+
+@pytest.mark.parametrize(("theirs", "told"), [(10.0, False), (None, False), (2.0, True), (30.0, True)])
+def test_another_lease_is_told(theirs: float | None, told: bool) -> None:
+    said = differs(Times(10), Leader("h:1", theirs))
+    assert ("the same --lease" in said, f"is {theirs:g} s" in said if told else said == "") == (told, True)
 
 
 def test_what_others_say_on_the_channel_is_nothing() -> None:
@@ -247,7 +268,9 @@ def test_one_serves_the_other_passes_on_and_takes_over(turns: Turns) -> None:
     answer = turns.ask(second, "/a%2Fb%20c?x=%26&y", method="PUT", content=iter([b"some ", b"bytes"]))
     assert (answer.status_code, answer.text) == (207, f"{first} PUT /a%2Fb%20c?x=%26&y some bytes")
     assert answer.headers.get_list("x-two") == ["1", "2"]
-    assert answer.headers["x-host"] == f"127.0.0.1:{second}"  # as the client called it
+    assert answer.headers["x-host"] == f"127.0.0.1:{first}"  # asked by the address of one server, as by the other's
+    named = turns.ask(second, "/", headers={"Host": "registry.example"})
+    assert named.headers["x-host"] == "registry.example"  # by a name, as the client called it
     assert turns.ask(second, "/leader").json() == {"serves": False, "leader": f"127.0.0.1:{first}"}
     turns.servers[first].terminate()
     assert turns.leader(first) == second
@@ -322,22 +345,22 @@ def test_postgresql_starts_anew_and_another_serves(tmp_path: Path) -> None:
 def test_a_session_without_its_lock_is_noticed(engine: Engine) -> None:
     """Also a pooler's other session, and silence."""
     times = Times(1)
-    mine, other = Candidate("h:1"), Candidate("h:2")
-    one, two = Session(_url(engine), mine, times), Session(_url(engine), other, times)
+    mine, other = Candidate("h:1", times=times), Candidate("h:2", times=times)
+    one, two = Session(_url(engine), mine), Session(_url(engine), other)
     one.open()
     two.open()
     assert one.take() and not two.take()
-    assert two.leader() == "h:1"
+    assert two.leader() == Leader("h:1", 1)
     one.beat()
     # What the former one serves with is ended, open transactions and all.
     serving = create_engine(_url(engine), connect_args={"application_name": mine.serving})
     with serving.connect() as connection:
         connection.execute(text("INSERT INTO turns (server) VALUES (1)"))
-        assert two.fence() == 1
+        assert two.fence() == [1]
         with pytest.raises(Exception, match=r"terminating connection|closed the connection"):
             connection.commit()
             connection.execute(text("SELECT 1"))
-    assert two.fence() == 0
+    assert two.fence() == []
     one._pid = -1
     with pytest.raises(LostError, match="pooler"):
         one.beat()
@@ -350,9 +373,50 @@ def test_a_session_without_its_lock_is_noticed(engine: Engine) -> None:
     two.close()
 
 
+class Heard:
+    """What a server with a lease of a second says, until it took the lock."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.said: list[str] = []
+        times = Times(1)
+        self.term = Term(Session(_url(engine), Candidate("h:2", times=times)), times, lambda: None, say=self._say)
+        self.thread = threading.Thread(target=self.term.run, daemon=True)
+        self.thread.start()
+
+    def _say(self, text: str) -> None:
+        self.said.append(text)
+        if "took the lock" in text:
+            self.term.leave(False)
+
+    def took(self) -> str:
+        self.thread.join(60)
+        return self.said[-1]
+
+
+@pytest.mark.real
+def test_after_a_leader_with_a_longer_lease_its_lease_counts(engine: Engine) -> None:
+    """DEMAND OPS-9: whether it was seen with the lock, or only its other sessions are left. Its own lease would be over
+    too soon: the former one, cut off, would still serve."""
+    former = Candidate("h:1", times=Times(20))
+    held = Session(_url(engine), former)
+    held.open()
+    assert held.take()
+    seen = Heard(engine)
+    waiting.until(lambda: seen.said, every_s=0.02)
+    assert seen.said[0].startswith("standing by: h:1 serves; its lease is 20 s, this server's 1 s")
+    held.close()  # without a word, as one that was killed
+    assert seen.took() == "took the lock; serving in 24 s, when a former server must have ended"
+    serving = create_engine(_url(engine), connect_args={"application_name": former.serving})
+    with serving.connect():
+        late = Heard(engine)
+        assert late.took() == "took the lock; serving in 24 s, when a former server must have ended"
+    serving.dispose()
+    assert Heard(engine).took() == "took the lock; serving in 1.2 s, when a former server must have ended"
+
+
 def test_without_a_database_a_server_stands_by_and_says_why(tmp_path: Path) -> None:
     said: list[str] = []
-    session = Session(f"postgresql+psycopg2://wt@127.0.0.1:{any_free()}/none", Candidate("h:1"), Times(1))
+    session = Session(f"postgresql+psycopg2://wt@127.0.0.1:{any_free()}/none", Candidate("h:1", times=Times(1)))
     term = Term(session, Times(1), lambda: None, say=said.append)
 
     def tell(text: str) -> None:
@@ -364,6 +428,26 @@ def test_without_a_database_a_server_stands_by_and_says_why(tmp_path: Path) -> N
     assert len(said) == 1
     assert "standing by: nobody can be asked who serves: PostgreSQL: Connection refused" in said[0]
     assert (term.serving, term.leader) == (False, None)
+
+
+def test_told_to_end_before_it_listens_a_server_ends() -> None:
+    """Its own handler is there before the web server's, and must not swallow the signal."""
+    code = (
+        "import time\n"
+        "from windtunnel_mlflow import serve\n"
+        "from windtunnel_mlflow.cluster import leading\n"
+        "serve.listen = lambda *_: (print('not yet', flush=True), time.sleep(90))\n"
+        "leading.serve('postgresql+psycopg2://nobody@127.0.0.1:1/none', '127.0.0.1', 1, prepare=lambda: None)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "not yet\n"
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_leader_that_was_stopped_ends_before_it_does_anything() -> None:

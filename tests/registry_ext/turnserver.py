@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import create_engine, text
 
 from windtunnel_mlflow.cluster import leading
-from windtunnel_mlflow.cluster.election import Times
+from windtunnel_mlflow.cluster.rules import Times
 
 url, port, lease = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 

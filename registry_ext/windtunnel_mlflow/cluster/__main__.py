@@ -40,7 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--tls", type=Path, help="folder with tls.crt and tls.key, and ca.crt of who signed them")
     serve.add_argument("--address", help="HOST or HOST:PORT where the other servers of this registry reach this one")
     serve.add_argument(
-        "--lease", type=float, default=10.0, help="seconds without PostgreSQL after which it ends itself"
+        "--lease",
+        type=float,
+        default=10.0,
+        help="seconds without PostgreSQL after which it ends itself; the same at all servers of a registry",
     )
     serve.add_argument("--startup", type=float, default=300.0, help="seconds it may take to be ready in its turn")
     migrate = commands.add_parser("migrate", help="bring the schema up to date")
@@ -73,7 +76,7 @@ def _run(given: argparse.Namespace) -> int:
             tls.context(given.tls)  # before the database is touched
         from windtunnel_mlflow import serve
         from windtunnel_mlflow.cluster import leading
-        from windtunnel_mlflow.cluster.election import Times
+        from windtunnel_mlflow.cluster.rules import Times
 
         mounted.prepare(home, given.port)
         serve.settle()

@@ -41,10 +41,12 @@ class Forward:
     Args:
         tls: folder with ``ca.crt``, where the servers speak TLS by that authority; None for plain HTTP.
         name: what the other's certificate is made out to.
+        own: HOST:PORT of this server. Who asked it by that (Prometheus does) asks the other by the other's: no server
+            answers to another's address.
     """
 
-    def __init__(self, tls: Path | None, name: str | None) -> None:
-        self._tls, self._name = tls, name
+    def __init__(self, tls: Path | None, name: str | None, own: str | None = None) -> None:
+        self._tls, self._name, self._own = tls, name, own
         self._client: Any = None
 
     def _http(self) -> Any:
@@ -73,6 +75,8 @@ class Forward:
         if scope["query_string"]:
             path += b"?" + scope["query_string"]
         kept = [(key, value) for key, value in scope["headers"] if key.lower() not in _HOPS]
+        mine = (b"host", (self._own or "").encode())
+        kept = [(key, address.encode() if (key.lower(), value) == mine else value) for key, value in kept]
         sized = {key.lower() for key, _ in scope["headers"]} & {b"content-length", b"transfer-encoding"}
         request = self._http().build_request(
             scope["method"],
@@ -118,9 +122,12 @@ class Doors:
         self.app: App | None = None
         #: Requests whose work was cut off when the server stopped: threads may go on with it.
         self.cut = 0
+        #: Whether the web server was started, also when it has stopped since.
+        self.listening = False
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
+            self.listening = True
             await _lifespan(receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1013})

@@ -6,6 +6,9 @@ leader asks every ``Times.beat`` seconds and ends itself when there was no answe
 serves ``Times.grace`` after it got the lock, when a former one must have noticed. So no clock is compared with another
 machine's. A leader that ends in order says so (NOTIFY), and nobody waits.
 
+Servers may have been started with different times. A leader's sessions show its lease, so whoever comes after it waits
+by the longest that it saw, not by its own.
+
 Sources: PostgreSQL's documentation (advisory locks, idle_session_timeout, NOTIFY: in order of commits); the leases of
 Kubernetes's client-go (leader election) for the relation of the three times.
 """
@@ -17,108 +20,35 @@ import os
 import select
 import socket
 import time
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from windtunnel.errors import StackError, UnavailableError
+from windtunnel_mlflow.cluster.rules import (
+    ENDED,
+    HOLDER,
+    SERVING,
+    TAKEN,
+    Candidate,
+    Leader,
+    Times,
+    Word,
+    clock,
+    differs,
+    expired,
+    lease_of,
+    longest,
+    must_wait,
+    word,
+)
 
 #: The lock's two numbers, and the channel on which servers say that they took it and that they ended.
 LOCK, CHANNEL = (0x77696E64, 0x6C656164), "windtunnel_registry"
-TAKEN, ENDED = "taken", "ended"
-#: What a server's sessions are called in ``pg_stat_activity``: that with the lock, and those it serves with.
-_HOLDER, _SERVING = "wtlock", "wtserve"
+#: First number of another lock, held by all who stand, shared; its second is the lease in milliseconds. Not in the
+#: session's name, which is full with an IPv6 address.
+LEASE = 0x77696E6C
 #: The first PostgreSQL that ends silent sessions (idle_session_timeout).
 _OLDEST = 140000
-
-
-def clock() -> float:
-    """Seconds that go on while this process is stopped, and while its machine sleeps."""
-    boot = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boot is None else time.clock_gettime(boot)
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """All from one number: seconds after which a leader without an answer from PostgreSQL ends itself."""
-
-    lease: float = 10.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.lease <= 300:
-            raise StackError(f"a lease of {self.lease:g} s", hint="expected 1 to 300; the default is 10")
-
-    @property
-    def beat(self) -> float:
-        """Between two questions of the leader."""
-        return self.lease / 5
-
-    @property
-    def idle(self) -> float:
-        """After which PostgreSQL ends a session that asked nothing."""
-        return self.lease * 1.5
-
-    @property
-    def grace(self) -> float:
-        """That a new leader waits, unless the former one said that it ended."""
-        return self.lease * 1.2
-
-    @property
-    def poll(self) -> float:
-        """Between two tries for the lock."""
-        return min(1.0, self.lease / 5)
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One server that would serve.
-
-    Attributes:
-        address: HOST:PORT where the others reach it.
-        token: of this process; names in PostgreSQL have 63 characters, so it is short.
-    """
-
-    address: str
-    token: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
-
-    @property
-    def holder(self) -> str:
-        """Name of its session with the lock."""
-        return f"{_HOLDER} {self.token} {self.address}"
-
-    @property
-    def serving(self) -> str:
-        """Name of its other sessions."""
-        return f"{_SERVING} {self.token}"
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """What a server said to all others: ``TAKEN`` or ``ENDED``, and its token."""
-
-    kind: str
-    token: str
-
-
-def word(payload: str) -> Word | None:
-    """A notification's payload; None for what is none of ours."""
-    kind, _, token = payload.partition(" ")
-    return Word(kind, token) if kind in (TAKEN, ENDED) and token else None
-
-
-def must_wait(heard: Sequence[Word]) -> bool:
-    """Whether a former leader may still be at work, for a server that has the lock now.
-
-    Args:
-        heard: everything that was said, in order, until it took the lock. Empty for one that came too late to hear.
-    """
-    return not heard or heard[-1].kind != ENDED
-
-
-def expired(now: float, answered: float, times: Times) -> bool:
-    """Whether a leader may not go on: the last question that was answered was asked too long ago."""
-    return now - answered >= times.lease
 
 
 class LostError(UnavailableError):
@@ -133,8 +63,8 @@ class Session:
             between clients cannot keep a session's lock.
     """
 
-    def __init__(self, url: str, mine: Candidate, times: Times) -> None:
-        self._url, self._mine, self._times = url, mine, times
+    def __init__(self, url: str, mine: Candidate) -> None:
+        self._url, self._mine, self._times = url, mine, mine.times
         self._connection: Any = None
         self._pid = 0
         self.heard: list[Word] = []
@@ -181,6 +111,7 @@ class Session:
             self._ask(f"SET {name} = {round(value * 1000)}")
         self._ask(f"SET tcp_keepalives_idle = {seconds}; SET tcp_keepalives_interval = {seconds}")
         self._ask("SET tcp_keepalives_count = 2")
+        self._ask("SELECT pg_try_advisory_lock_shared(%s, %s)", (LEASE, self._times.milliseconds))
         self._ask(f"LISTEN {CHANNEL}")
         self._pid = int(self._ask("SELECT pg_backend_pid()")[0][0])
 
@@ -200,16 +131,20 @@ class Session:
         )  # fmt: skip
         return bool(rows[0][0])
 
-    def leader(self) -> str | None:
-        """Address of whoever holds the lock; None while nobody does."""
+    def leader(self) -> Leader | None:
+        """Whoever holds the lock; None while nobody does."""
         rows = self._ask(
-            "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+            "SELECT a.application_name, shown.objid::bigint FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+            "LEFT JOIN pg_locks shown ON shown.pid = l.pid AND shown.locktype = 'advisory' AND shown.objsubid = 2 "
+            "AND shown.database = l.database AND shown.classid::bigint = %s "
             "WHERE l.locktype = 'advisory' AND l.classid::bigint = %s AND l.objid::bigint = %s AND l.objsubid = 2 "
             "AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            LOCK,
+            (LEASE, *LOCK),
         )
         parts = str(rows[0][0] or "").split(" ") if rows else []
-        return parts[2] if len(parts) == 3 and parts[0] == _HOLDER else None
+        if len(parts) != 3 or parts[0] != HOLDER:
+            return None
+        return Leader(parts[2], None if rows[0][1] is None else int(rows[0][1]) / 1000)
 
     def beat(self) -> float:
         """Ask whether the lock is still ours; the time at which it was asked.
@@ -239,14 +174,14 @@ class Session:
             self.rest(0.1)
         return self.heard[: self.heard.index(own)]
 
-    def fence(self) -> int:
-        """End the sessions that other servers serve with, open transactions and all; how many."""
+    def fence(self) -> list[float | None]:
+        """End the sessions that other servers serve with, open transactions and all; the lease that each showed."""
         rows = self._ask(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user "
+            "SELECT application_name, pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user "
             "AND datname = current_database() AND starts_with(application_name, %s) AND application_name <> %s",
-            (f"{_SERVING} ", self._mine.serving),
+            (f"{SERVING} ", self._mine.serving),
         )
-        return len(rows)
+        return [lease_of(str(name)) for name, _ in rows]
 
     def rest(self, seconds: float) -> None:
         """Wait, until ``wake`` at most, and hear what is said.
@@ -327,6 +262,8 @@ class Term:
     ) -> None:
         self._session, self._times, self._turn, self._end, self._say = session, times, turn, end, say
         self._answered = 0.0
+        # By which a former leader may go on: never shortened, for it may have been one before the last.
+        self._longest = times
         self._told = ""
         self._leaving: bool | None = None
         #: Whether this server serves, or is about to.
@@ -373,23 +310,29 @@ class Term:
         while not self._session.take():
             if self._leaving is not None:
                 return False
-            self.leader = self._session.leader()
-            if self.leader:
-                self._tell(f"standing by: {self.leader} serves")
+            found = self._session.leader()
+            self.leader = found.address if found else None
+            if found:
+                self._saw([found.lease])
+                self._tell(f"standing by: {found.address} serves{differs(self._times, found)}")
             self._session.rest(self._times.poll)
         self.leader = None
         self._answered = self._session.beat()
         wait = must_wait(self._session.before())
-        self._session.fence()
+        self._saw(self._session.fence())
         if wait:
-            self._tell(f"took the lock; serving in {self._times.grace:g} s, when a former server must have ended")
-            until = clock() + self._times.grace
+            grace = self._longest.grace
+            self._tell(f"took the lock; serving in {grace:g} s, when a former server must have ended")
+            until = clock() + grace
             while (left := until - clock()) > 0 and self._leaving is None:
                 self._answered = self._session.beat()
                 self._session.rest(min(left, self._times.beat))
             self._answered = self._session.beat()
             self._session.fence()
         return self._leaving is None
+
+    def _saw(self, leases: Sequence[float | None]) -> None:
+        self._longest = longest(self._longest, leases)
 
     def _tell(self, text: str) -> None:
         if text != self._told:

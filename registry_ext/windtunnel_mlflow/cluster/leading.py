@@ -13,10 +13,13 @@ from typing import Any
 
 from windtunnel.errors import WindtunnelError
 from windtunnel_mlflow.cluster.doors import App, Doors, Forward
-from windtunnel_mlflow.cluster.election import Candidate, Session, Term, Times, end_at_once
+from windtunnel_mlflow.cluster.election import Session, Term, end_at_once
+from windtunnel_mlflow.cluster.rules import Candidate, Times
 
 #: Where the other servers reach this one (in a pod its IP), and what the certificates of all are made out to.
 ENV_ADDRESS, ENV_NAME = "WINDTUNNEL_ADDRESS", "WINDTUNNEL_SERVER_NAME"
+#: MLflow's: the values of the header Host that are answered.
+ENV_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
 #: Seconds that the last checkpoint may take when the server ends.
 _LAST_WORDS = 10.0
 
@@ -81,7 +84,7 @@ def serve(
     from windtunnel_mlflow import serve as server
 
     times = times or Times()
-    mine = Candidate(_address(address or os.environ.get(ENV_ADDRESS) or "127.0.0.1", port))
+    mine = Candidate(_address(address or os.environ.get(ENV_ADDRESS) or "127.0.0.1", port), times=times)
     # The sessions that this process serves with have a name of their own: the next leader ends them by it.
     os.environ["PGAPPNAME"] = mine.serving
     made: list[Made] = []
@@ -102,8 +105,9 @@ def serve(
         doors.app = ours.app
         print(f"serving at {mine.address}", flush=True)
 
-    term = Term(Session(database, mine, times), times, turn)
-    doors = Doors(term, Forward(tls, os.environ.get(ENV_NAME)))
+    _known_by(mine.address)
+    term = Term(Session(database, mine), times, turn)
+    doors = Doors(term, Forward(tls, os.environ.get(ENV_NAME), own=mine.address))
     _watch_database(term.check)
 
     def stand() -> None:
@@ -112,8 +116,13 @@ def serve(
         except BaseException as error:
             _give_up("it cannot stand for its turn", error)
 
-    # Uvicorn raises the signal again when it has stopped: what follows has to be done first.
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    def told(*_: Any) -> None:
+        # Before the web server listens, for its own handler comes later: there is nothing to end in order yet. After
+        # it has stopped, for it raises the signal again: what follows has to be done first.
+        if not doors.listening:
+            os._exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, told)
     warming = threading.Thread(target=prepare, name="windtunnel-warming", daemon=True)
     warming.start()
     standing = threading.Thread(target=stand, name="windtunnel-election", daemon=True)
@@ -143,6 +152,13 @@ def _give_up(what: str, error: BaseException) -> None:
         end_at_once(f"{what}: {error.message}" + (f"\n  -> {error.hint}" if error.hint else ""))
     sys.excepthook(type(error), error, error.__traceback__)
     end_at_once(f"{what}: {type(error).__name__}: {error}")
+
+
+def _known_by(address: str) -> None:
+    """Prometheus asks each server by its own address: that, too, is a Host that MLflow answers. Before MLflow is
+    imported; where no hosts are named its own rule holds."""
+    if hosts := os.environ.get(ENV_HOSTS):
+        os.environ[ENV_HOSTS] = f"{hosts},{address}"
 
 
 def _address(told: str, port: int) -> str:

@@ -191,7 +191,8 @@ def places_of(home: Home) -> list[Place]:
 
 
 def start(sessions: Sessions) -> Publisher | None:
-    """Publish from now on, in a thread, and once more when the process ends; None without a home to keep a key in."""
+    """Publish from now on, in a thread, and once more when Python ends (``app.publish_last`` where a signal ends it);
+    None without a home to keep a key in."""
     if not os.environ.get(ENV_HOME):
         _logger.warning("no checkpoints of the audit are published: %s is not set", ENV_HOME)
         return None
