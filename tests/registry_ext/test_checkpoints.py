@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session
 
-from windtunnel.errors import IntegrityError
+from windtunnel.errors import IntegrityError, StackError
 from windtunnel.evidence import Outcome, auditcheck, entry
 from windtunnel.evidence.checkpoint import SigningKey
-from windtunnel.registry import auditfiles
+from windtunnel.home import ENV_TEMPORARY, Home
+from windtunnel.registry import auditfiles, launch
 from windtunnel_mlflow.ledger import audit, checkpoints
 from windtunnel_mlflow.ledger.checkpoints import Publisher
 from windtunnel_mlflow.migrate import upgrade
@@ -165,6 +167,60 @@ def test_a_url_is_a_place_as_well(engine: Engine, write: Any, tmp_path: Path) ->
         auditfiles.place(url).put(auditfiles.name_of(4), "something else")
 
 
+@pytest.mark.parametrize(
+    ("temporary", "named", "places"),
+    [
+        (False, None, ["home"]),
+        (False, "bucket", ["home", "bucket"]),  # what history it goes on from lies in the home
+        (True, "bucket", ["bucket"]),
+        (True, None, None),
+    ],
+)
+def test_where_a_server_publishes(
+    temporary: bool, named: str | None, places: list[str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first place is the one that the server goes on from, so it has to stay."""
+    known = {"home": str(tmp_path / "audit" / "checkpoints"), "bucket": str(tmp_path / "bucket")}
+    for name, value in ((ENV_TEMPORARY, "1" if temporary else None), (launch.ENV_AUDIT_PLACE, named and known[named])):
+        monkeypatch.delenv(name, raising=False)
+        if value:
+            monkeypatch.setenv(name, value)
+    if places is None:
+        with pytest.raises(StackError, match="gone with this server's temporary home") as refused:
+            checkpoints.places_of(Home(tmp_path))
+        assert launch.ENV_AUDIT_PLACE in (refused.value.hint or "")
+    else:
+        found = checkpoints.places_of(Home(tmp_path))
+        assert [one.path for one in found] == [Path(known[name]) for name in places]  # type: ignore[attr-defined]
+
+
+def test_without_a_volume_the_next_server_goes_on_from_the_bucket(
+    engine: Engine, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a real S3 API. Each server has a fresh home; a history that was made anew between two is not signed."""
+
+    def served(name: str) -> dict[str, Any]:
+        places = checkpoints.places_of(Home(tmp_path / name))
+        return Publisher(lambda: Session(engine), KEY, places, lambda: 1000.0).publish()
+
+    with s3.bucket() as (client, bucket):
+        told = {ENV_TEMPORARY: "1", launch.ENV_AUDIT_PLACE: f"s3://{bucket}/audit"}
+        for name, value in {**s3.environment(client), **told}.items():
+            monkeypatch.setenv(name, value)
+        write(5)
+        assert served("first")["problem"] is None
+        write(2)
+        assert served("second")["problem"] is None
+        names = [one["Key"] for one in client.list_objects_v2(Bucket=bucket)["Contents"]]
+        assert [name for name in names if name.endswith(auditfiles.SUFFIX)] == [
+            f"audit/{5:020d}.checkpoint", f"audit/{7:020d}.checkpoint"
+        ]  # fmt: skip
+        rewrite(engine, 4)
+        write(1)
+        assert "not those of the published checkpoint" in served("third")["problem"]
+    assert not [*tmp_path.glob("*/audit/checkpoints")]
+
+
 def test_a_checkpoint_of_another_key_is_told(engine: Engine, write: Any, tmp_path: Path) -> None:
     write(4)
     publisher(engine, tmp_path / "out").publish()
@@ -175,8 +231,6 @@ def test_a_checkpoint_of_another_key_is_told(engine: Engine, write: Any, tmp_pat
 
 
 def test_the_key_is_secret_and_survives(tmp_path: Path) -> None:
-    from windtunnel.home import Home
-
     home = Home(tmp_path / "home")
     key = checkpoints.key_of(home)
     assert checkpoints.key_of(home) == key
@@ -189,8 +243,6 @@ def test_the_key_is_secret_and_survives(tmp_path: Path) -> None:
 
 
 def test_a_new_key_goes_on_under_the_old_name(engine: Engine, write: Any, tmp_path: Path) -> None:
-    from windtunnel.home import Home
-
     home = Home(tmp_path / "home")
     place = auditfiles.place(home.audit / "checkpoints")
     for _ in range(2):

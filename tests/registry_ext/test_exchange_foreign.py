@@ -11,9 +11,10 @@ import pytest
 from windtunnel.errors import IntegrityError
 from windtunnel.evidence import checkpoint, entry, merkle
 from windtunnel.evidence.checkpoint import Checkpoint, SigningKey
-from windtunnel.home import Home
+from windtunnel.home import ENV_HOME, ENV_TEMPORARY, Home
 from windtunnel.registry.exchange import ENTRIES, LOG, log_folder
-from windtunnel_mlflow.exchange import foreign
+from windtunnel_mlflow.exchange import exports, foreign
+from windtunnel_mlflow.refusal import Refusal
 
 KEY = SigningKey("windtunnel-audit/there", bytes(range(32)))
 OTHER = SigningKey("windtunnel-audit/there", bytes(range(1, 33)))
@@ -111,6 +112,31 @@ def test_a_second_history_of_the_same_log_is_refused(home: Home) -> None:
     with pytest.raises(IntegrityError, match="another one than that which is here"):
         foreign.take(home, said(forked, key=OTHER), 0, text(forked), True)
     assert (place(home) / LOG).read_text() == text(rows)
+
+
+@pytest.mark.parametrize(
+    ("at", "temporary", "to_keep", "why"),
+    [
+        (True, False, True, None),
+        (True, False, False, None),
+        (True, True, False, None),  # to look costs nothing
+        (True, True, True, "would not be kept"),
+        (False, False, True, "it has no home"),
+        (False, False, False, "it has no home"),
+    ],
+)
+def test_an_audit_is_kept_where_it_stays(
+    at: bool, temporary: bool, to_keep: bool, why: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server without a volume takes none, rather than to lose it with its pod."""
+    for name, value in ((ENV_HOME, str(tmp_path) if at else ""), (ENV_TEMPORARY, "1" if temporary else "")):
+        monkeypatch.setenv(name, value)
+    if why is None:
+        assert exports.home(to_keep=to_keep).root == tmp_path
+    else:
+        with pytest.raises(Refusal, match=why) as refused:
+            exports.home(to_keep=to_keep)
+        assert refused.value.code == "WT_SERVER"
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 33])
