@@ -35,6 +35,33 @@ def open_folder() -> Iterator[Path]:
         yield Path(made)
 
 
+def test_in_production_two_guard(rendered: Callable[[str], list[dict[str, Any]]], helpers: Any) -> None:
+    """DEMAND OPS-9"""
+
+    def parts(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str]:
+        objects = helpers.render(values)
+        rules = [one for one in objects if one["kind"] == "PrometheusRule"]
+        return (
+            helpers.of(objects, "Deployment", "wt-guard")["spec"],
+            helpers.of(objects, "PodDisruptionBudget", "wt-guard")["spec"],
+            " ".join(rule["alert"] for one in rules for rule in one["spec"]["groups"][0]["rules"]),
+        )
+
+    asked = helpers.preset("production+guard")
+    deployment, budget, alerts = parts(asked)
+    assert (deployment["replicas"], budget["minAvailable"]) == (2, 1)
+    assert budget["selector"]["matchLabels"] == deployment["selector"]["matchLabels"]
+    spread = [one["topologyKey"] for one in deployment["template"]["spec"]["topologySpreadConstraints"]]
+    assert spread == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    assert "WindtunnelGuardAway" in alerts and "WindtunnelGuardAlone" in alerts
+    deployment, budget, alerts = parts(helpers.merged(asked, {"guard": {"replicas": 1}}))
+    assert (deployment["replicas"], budget["maxUnavailable"]) == (1, 1), "a node may be drained"
+    assert "WindtunnelGuardAway" in alerts and "WindtunnelGuardAlone" not in alerts
+    narrow = {"guard": {"apiCidrs": ["10.1.2.3/32"], "apiPorts": [7443]}, "networkPolicy": {"toCidrs": ["10.9.0.0/16"]}}
+    policy = helpers.of(helpers.render(helpers.merged(asked, narrow)), "NetworkPolicy", "wt-guard")["spec"]["egress"]
+    assert {"to": [{"ipBlock": {"cidr": "10.1.2.3/32"}}], "ports": [{"port": 7443, "protocol": "TCP"}]} in policy
+
+
 @pytest.mark.real
 def test_the_guard_runs_as_the_chart_starts_it(
     rendered: Callable[[str], list[dict[str, Any]]], helpers: Any, open_folder: Path

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import yaml
 
 from windtunnel.kube import rights
@@ -104,7 +105,7 @@ def test_the_table_of_secrets_is_what_is_mounted_or_read(
             read |= set(_keys(one))
         for file in (f"values-airflow-{name}.yaml",):
             values = yaml.safe_load((helpers.CHART / file).read_text(encoding="utf-8"))
-            read |= {(one["secretName"], one["secretKey"]) for one in values["secret"]}
+            read |= {(one["secretName"], one["secretKey"]) for one in values["secret"]} | set(_keys(values))
             read |= {(values[f"{kind}SecretName"], key) for kind, key in (("fernetKey", "fernet-key"),)}
             read |= {(values["apiSecretKeySecretName"], "api-secret-key"), (values["jwtSecretName"], "jwt-secret")}
             if "data" in values:
@@ -160,6 +161,29 @@ def test_airflows_values_fit_each_other(helpers: Any) -> None:
         assert "simple" not in manager and f"apache-airflow-providers-{manager.split('.')[2]}==" in image
         # The authority's file lies where the connection of the how-to says.
         assert values["volumeMounts"][0]["mountPath"] == "/etc/windtunnel/tls"
+        # A policy without peers would let in nobody, not even tasks; and who comes by the ingress came by HTTPS.
+        assert values["networkPolicies"]["enabled"] and values["apiServer"]["networkPolicy"]["ingress"]["from"]
+        assert values["ingress"]["apiServer"]["enabled"] and "--proxy-headers" in values["apiServer"]["args"][-1]
+
+
+@pytest.mark.parametrize("name", ["production", "eks"])
+def test_tasks_start_no_pods_beside_the_registrys_secrets(
+    name: str, rendered: Callable[[str], list[dict[str, Any]]], helpers: Any
+) -> None:
+    """DEMAND OPS-4: the official chart lets Airflow's tasks start pods in its namespace, and a pod may mount any secret
+    there; so it is another one than the registry's, in all that names it."""
+    ours = helpers.preset(name)
+    assert ours["training"]["airflowNamespace"] == ours["releases"]["airflowNamespace"] == "airflow"
+    objects = helpers.render(helpers.merged(ours, {"releases": {"enabled": True}}))
+    for one in objects:
+        if one["kind"] == "RoleBinding":
+            assert {subject["namespace"] for subject in one["subjects"]} == {"airflow"}, one["metadata"]["name"]
+    notes = next(text for path, text in helpers.files(ours).items() if path.endswith("NOTES.txt"))
+    assert "--namespace airflow --values helm/windtunnel/values-airflow-" + name in notes
+    for page in ("install-on-kubernetes", "install-on-eks"):
+        text = (helpers.ROOT / "docs" / "how-to" / f"{page}.md").read_text(encoding="utf-8")
+        for line in re.findall(r"helm install airflow .*", text):
+            assert ("--namespace airflow" in line) == ("small" not in line), line
 
 
 def test_the_values_in_the_how_to_are_taken(helpers: Any) -> None:

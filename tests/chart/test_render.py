@@ -168,10 +168,13 @@ def test_a_changed_setting_starts_the_pod_anew(helpers: Any) -> None:
 
 
 def test_the_notes_name_the_next_commands(helpers: Any) -> None:
-    for name, file in (("small", "small"), ("production", "production")):
+    for name, file in (("small", "small"), ("production", "production"), ("eks", "eks")):
         notes = next(text for path, text in helpers.files(helpers.preset(name)).items() if path.endswith("NOTES.txt"))
         assert "helm test wt --namespace ml" in notes
-        assert f"--version 1.22.0 --namespace ml --values values-airflow-{file}.yaml" in notes
+        where = "ml" if name == "small" else "airflow"  # Airflow is not beside the keys
+        command = f"--version 1.22.0 --namespace {where} --values helm/windtunnel/values-airflow-{file}.yaml"
+        assert command in notes
+        assert ("create configmap windtunnel-ca --namespace airflow" in notes) == (name != "small")
 
 
 def test_the_schema_is_migrated_before_the_pods_are_replaced(

@@ -121,7 +121,7 @@ def test_what_keeps_data_is_in_the_cluster_in_small_alone(name: str, rendered: R
     # Where one stands by, one is left at every drain; for a single one it would hold the drain up.
     for one in budgets:
         part = one["metadata"]["labels"]["app.kubernetes.io/component"]
-        kept = {"registry": {"minAvailable": 1}}.get(part, {"maxUnavailable": 1})
+        kept = {"minAvailable": 1} if part in ("registry", "guard") else {"maxUnavailable": 1}
         assert kept.items() <= one["spec"].items()
     claims = [one["metadata"]["name"] for one in rendered(name) if one["kind"] == "PersistentVolumeClaim"]
     assert claims == ({"small": ["wt-registry"]}.get(name, []))
