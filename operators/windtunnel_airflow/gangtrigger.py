@@ -18,7 +18,7 @@ from windtunnel.errors import AbsentError, UnavailableError, WindtunnelError
 from windtunnel.tracking.pods import gang, naming
 from windtunnel.tracking.pods.ends import classify, newest_first
 from windtunnel.tracking.pods.manifest import CONTAINER
-from windtunnel.tracking.pods.waiting import waits_for
+from windtunnel.tracking.pods.waiting import KUEUE_OF, admission, waits_for
 from windtunnel_airflow.podlog import Reader
 
 LOOK = 10.0
@@ -35,7 +35,7 @@ class GangTrigger(BaseTrigger):
     """Wait until a set has ended, or has not started in its time.
 
     Events: ``{"status", "message", "open"}``, status ``success``, ``failed``, ``timeout`` (not all of it runs) or
-    ``error``; ``open`` is since when no queue holds it back.
+    ``error``; ``open`` is since when no queue holds it back; with ``late`` the task's time is over.
 
     Args:
         kubernetes_conn_id: connection to the cluster; read in the triggerer, never stored.
@@ -47,6 +47,7 @@ class GangTrigger(BaseTrigger):
         run: whose it is: ``{"windtunnel_conn_id", "run_id", "attempt"}``; for a person's cancel.
         began: since when it is waited for; now unless told.
         kind: of the set: ``JobSet`` or ``TrainJob``.
+        until: when the task's ``execution_timeout`` is over (seconds since the epoch); None: it has none.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class GangTrigger(BaseTrigger):
         run: dict[str, Any] | None = None,
         began: float | None = None,
         kind: str = "JobSet",
+        until: float | None = None,
     ) -> None:
         super().__init__()
         self.kubernetes_conn_id = kubernetes_conn_id
@@ -75,10 +77,11 @@ class GangTrigger(BaseTrigger):
         self.run_of = dict(run or {})
         self.began = time.time() if began is None else began
         self.kind = kind
+        self.until = until
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         names = ("kubernetes_conn_id", "namespace", "name", "labels", "start_within", "look_every", "log_every")
-        names += ("grace", "began", "kind")
+        names += ("grace", "began", "kind", "until")
         told = {name: getattr(self, name) for name in names}
         return f"{type(self).__module__}.{type(self).__qualname__}", {**told, "run": self.run_of}
 
@@ -101,6 +104,8 @@ class GangTrigger(BaseTrigger):
                 event = {"status": "error", "message": f"{type(error).__name__}: {error}"}
             else:
                 refused = 0
+            if event is None and self.until is not None and time.time() >= self.until:
+                event = {"status": "timeout", "message": f"it is still there: {wait.said}", "late": True}
             if event is not None:
                 yield TriggerEvent({**event, "open": wait.open})
                 return
@@ -216,24 +221,21 @@ class _Wait:
 
     def _queue(self, found: Mapping[str, Any]) -> str:
         """What a queue says of why it does not admit the set (TRN-8)."""
-        from windtunnel.kube.kinds import WORKLOAD
+        from windtunnel.kube.kinds import WORKLOADS
 
         queue = (found["metadata"].get("labels") or {}).get(naming.QUEUE)
         if queue is None:
             return "is suspended by somebody"
-        try:
-            mine = self.client.list(WORKLOAD, labels=f"kueue.x-k8s.io/job-uid={found['metadata'].get('uid')}")
-        except AbsentError:
-            return f"waits for queue {queue}; this cluster knows no Kueue workloads: is Kueue installed?"
-        except WindtunnelError:  # may not be read
-            return f"waits for queue {queue} to admit it"
-        words = [
-            " ".join(str(one.get("message")).split())
-            for workload in mine.get("items") or []
-            for one in (workload.get("status") or {}).get("conditions") or []
-            if one.get("type") == "QuotaReserved" and one.get("status") == "False" and one.get("message")
-        ]
-        return f"waits for queue {queue} to admit it" + (f": {words[0]}" if words else "")
+        for kind in WORKLOADS:
+            try:
+                mine = self.client.list(kind, labels=f"{KUEUE_OF}={found['metadata'].get('uid')}")
+            except AbsentError:
+                continue
+            except WindtunnelError:  # may not be read
+                return f"waits for queue {queue} to admit it"
+            said = admission(mine.get("items") or [])
+            return f"waits for queue {queue} to admit it" + (f": {said}" if said else "")
+        return f"waits for queue {queue}; this cluster knows no Kueue workloads: is Kueue installed?"
 
     def _log(self, *, last: bool = False) -> None:
         """What node 0 wrote since the last reading, into the task's log."""

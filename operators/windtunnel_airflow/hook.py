@@ -117,10 +117,13 @@ class WindtunnelHook(MlflowHook):
         return S3Hook(aws_conn_id=str(conn_id)).get_conn()
 
     def namespace_of(self, kubernetes_conn_id: str) -> str:
-        """The namespace a Kubernetes connection names, else ``default``."""
+        """The namespace a Kubernetes connection names; else Airflow's own, where it runs in a cluster; else ``default``
+        (as KubernetesPodOperator has it)."""
         from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
-        return str(KubernetesHook(conn_id=kubernetes_conn_id).get_namespace() or "default")
+        from windtunnel.kube.access import own_namespace
+
+        return str(KubernetesHook(conn_id=kubernetes_conn_id).get_namespace() or own_namespace() or "default")
 
     @property
     def seldon_conn_id(self) -> str:

@@ -16,11 +16,12 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from windtunnel.errors import TrainingError, UnavailableError
+from windtunnel.errors import UnavailableError
 from windtunnel.tracking.pods import naming
 from windtunnel.tracking.pods.capacity import compare
 from windtunnel.tracking.pods.ends import PodEnd, classify
 from windtunnel.tracking.pods.manifest import CONTAINER
+from windtunnel_airflow.podrefusals import problem, said_of
 
 log = logging.getLogger(__name__)
 
@@ -117,8 +118,24 @@ class PodFlight:
             if error.status != 409:
                 raise
             # Made by a worker that died before it could say so: the same name is the same attempt.
-            self.operator.pod = self.client.read_namespaced_pod(self.name, self.namespace)
+            self.operator.pod = self._made_before(error)
             self.operator.execute_async(context)
+
+    def _made_before(self, refusal: Any) -> Any:
+        """The pod that stood in the way of making it.
+
+        Raises:
+            UnavailableError: there is none: the API was busy with others (a quota that many pods are counted in).
+        """
+        from kubernetes.client.exceptions import ApiException
+
+        try:
+            return self.client.read_namespaced_pod(self.name, self.namespace)
+        except ApiException as error:
+            if error.status != 404:
+                raise
+            text = f"pod {self.namespace}/{self.name} was not made (409): {said_of(refusal)}"
+            raise UnavailableError(text, hint="the next try makes it") from refusal
 
     def resume(self, context: Any, event: dict[str, Any]) -> None:
         """Go on after the trigger: the rest of the log; returns when the pod has ended or is given up.
@@ -129,6 +146,9 @@ class PodFlight:
         from airflow.sdk.exceptions import AirflowException
 
         self.operator.get_logs = not event.get("log_read")  # the trigger has read it, to its end
+        # It would wait here, in a worker's slot, until the pod has ended: for ever where a sidecar goes on, or a pod
+        # that the trigger could not follow. What else it does then is done by ``end`` and ``remove``.
+        self.operator._clean = _nothing
         from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 
         try:
@@ -154,10 +174,13 @@ class PodFlight:
             if error.status != 404:
                 raise
             pod = None
-        events = self._events()
+        said = self._events()
+        events = said or []
         waiting = pod is not None and pod.get("status", {}).get("phase") == "Pending"
         waited = _age(pod) if pod is not None else 0.0
-        found = classify(pod, events, self._nodes() if waiting else None, waited=waited, given_up=given_up)
+        # Who may not read events does not hear an autoscaler that makes a node: today's nodes are no answer then.
+        nodes = self._nodes() if waiting and (said is not None or given_up) else None
+        found = classify(pod, events, nodes, waited=waited, given_up=given_up)
         return found, {"pod": pod, "events": events}
 
     def doubt(self) -> str | None:
@@ -198,7 +221,8 @@ class PodFlight:
         plain: dict[str, Any] = self.client.api_client.sanitize_for_serialization(found)
         return plain
 
-    def _events(self) -> list[dict[str, Any]]:
+    def _events(self) -> list[dict[str, Any]] | None:
+        """Those of the pod; None where they cannot be read."""
         from kubernetes.client.exceptions import ApiException
 
         try:
@@ -206,7 +230,7 @@ class PodFlight:
             found = self.client.list_namespaced_event(self.namespace, field_selector=selector).items
         except ApiException as error:
             log.warning("Events of pod %s cannot be read: %s %s", self.name, error.status, error.reason)
-            return []
+            return None
         return [self._plain(event) for event in found]
 
     def _nodes(self) -> list[dict[str, Any]] | None:
@@ -218,6 +242,10 @@ class PodFlight:
         except ApiException as error:
             log.info("Nodes cannot be listed (%s): what the cluster has is not told", error.status)
             return None
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Instead of a step of the provider's."""
 
 
 def sweep(kubernetes_conn_id: str, namespace: str, older_than: timedelta) -> list[str]:
@@ -263,34 +291,3 @@ def _ended_at(pod: Any) -> datetime | None:
 def _age(pod: Mapping[str, Any]) -> float:
     made = (pod.get("metadata") or {}).get("creationTimestamp")
     return (datetime.now(UTC) - datetime.fromisoformat(str(made))).total_seconds() if made else 0.0
-
-
-def problem(error: Exception, what: str) -> Exception:
-    """An error of the Kubernetes API as one of ours: whether another try can help, and what to do.
-
-    Args:
-        what: the pod, by namespace and name.
-    """
-    status = getattr(error, "status", None)
-    said = said_of(error)
-    if status in (401, 403):
-        return TrainingError(
-            f"pod {what}: the cluster refuses ({status}): {said}",
-            hint="the Airflow connection's identity needs create, get, list, watch, patch and delete on pods, get on "
-            "pods/log, and list on events, in that namespace",
-        )
-    if status in (400, 404, 422):
-        return TrainingError(f"pod {what}: the cluster does not take it ({status}): {said}", hint="see training.pod")
-    return UnavailableError(
-        f"pod {what}: the Kubernetes API does not answer ({status or type(error).__name__}): {said}"
-    )
-
-
-def said_of(error: Exception) -> str:
-    """The API's own words."""
-    import json
-
-    try:
-        return str(json.loads(getattr(error, "body", "") or "{}")["message"])
-    except (ValueError, KeyError, TypeError):
-        return str(getattr(error, "reason", None) or error)[:500]

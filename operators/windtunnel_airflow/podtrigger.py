@@ -22,7 +22,7 @@ from windtunnel.kube.following import Cut, Followed, Refusal
 from windtunnel.tracking.pods import naming
 from windtunnel.tracking.pods.ends import classify, container_of
 from windtunnel.tracking.pods.manifest import CONTAINER
-from windtunnel.tracking.pods.waiting import gated, scheduled, waits_for
+from windtunnel.tracking.pods.waiting import gated, scheduled, unqueued, waits_for
 from windtunnel_airflow.podlog import Reader
 from windtunnel_airflow.podwatch import PodWatch, Where, shared
 
@@ -43,7 +43,8 @@ class TrainingPodTrigger(BaseTrigger):
     """Wait until a training pod has ended, or has not started in its time.
 
     Events, as the provider's trigger gives them: ``{"status", "name", "namespace", "message", "last_log_time",
-    "log_read", "open"}``, status ``success``, ``failed``, ``timeout`` (it has not started, or does not end), ``error``.
+    "log_read", "open"}``, status ``success``, ``failed``, ``timeout`` (it has not started, or does not end; with
+    ``"late": True`` the task's time is over), ``error``.
 
     Args:
         pod_name, pod_namespace: the pod.
@@ -57,6 +58,7 @@ class TrainingPodTrigger(BaseTrigger):
         grace: seconds that a person's cancel leaves it.
         run: whose run it is: ``{"windtunnel_conn_id", "run_id", "attempt"}``; for a person's cancel.
         more: goes into the event as it is.
+        until: when the task's ``execution_timeout`` is over (seconds since the epoch); None: it has none.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class TrainingPodTrigger(BaseTrigger):
         grace: int = 20,
         run: dict[str, Any] | None = None,
         more: dict[str, Any] | None = None,
+        until: float | None = None,
     ) -> None:
         super().__init__()
         self.pod_name = pod_name
@@ -89,6 +92,7 @@ class TrainingPodTrigger(BaseTrigger):
         self.grace = grace
         self.run_of = dict(run or {})
         self.more = dict(more or {})
+        self.until = until
 
     @classmethod
     def instead_of(cls, theirs: Any, *, grace: int, run: Mapping[str, Any]) -> TrainingPodTrigger:
@@ -117,7 +121,7 @@ class TrainingPodTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         names = ("pod_name", "pod_namespace", "began", "kubernetes_conn_id", "cluster_context", "in_cluster", "eks")
-        names += ("schedule_within", "start_within", "log_every", "grace", "more")
+        names += ("schedule_within", "start_within", "log_every", "grace", "more", "until")
         told = {name: getattr(self, name) for name in names}
         return f"{type(self).__module__}.{type(self).__qualname__}", {**told, "run": self.run_of}
 
@@ -211,6 +215,7 @@ class _Wait:
         self.placed: float | None = None  # since when it has a node, as far as was seen here
         self.open: float | None = None  # since when no queue holds it back, as far as was seen here
         self.events: list[dict[str, Any]] = []
+        self.workloads: list[dict[str, Any]] = []  # Kueue's of this pod, while its queue holds it back
         self.version: Any = None
         self.whole = False  # its log was read to the end
         self.said: str | None = None
@@ -222,11 +227,15 @@ class _Wait:
         name = self.trigger.pod_name
         with self.watch.following.follow(name) as pod:
             await self._first(pod)
+            if pod.thing is not None and (why := unqueued(pod.thing)) is not None:
+                self.log.warning("Pod %s: %s", name, why)
             while True:
                 if pod.thing is None:
                     return {"status": "failed", "message": "the pod is gone"}
                 if (event := await self._look(pod.thing)) is not None:
                     return event
+                if self.trigger.until is not None and time.time() >= self.trigger.until:
+                    return {**self._event("timeout", f"it is still there: {self.said}"), "late": True}
                 await pod.changed(self._pause(pod.thing))
                 if self.watch.following.trouble != self.trouble:
                     self.trouble = self.watch.following.trouble
@@ -276,7 +285,7 @@ class _Wait:
         if scheduled(pod):
             self.placed = self.placed or now
         await self._read_events(pod)
-        if (words := waits_for(pod, self.events)) is not None:
+        if (words := waits_for(pod, self.events, self.workloads)) is not None:
             self._say(f"waits for {words}")
         end = classify(pod, self.events)
         if end.ended and end.kind in _NEVER_RAN:
@@ -295,6 +304,8 @@ class _Wait:
             return
         try:
             self.events = await self.watch.door.events(self.trigger.pod_name)
+            if _queued(pod) and gated(pod):
+                self.workloads = await self.watch.door.workloads(str(pod["metadata"].get("uid")))
         except (Cut, WindtunnelError) as error:
             self.log.debug("Events: %s", error)
         self.next_events = time.monotonic() + self.events_every
@@ -330,6 +341,8 @@ class _Wait:
                 ends.append(now + left)
         if self.deleted is not None:
             ends.append(self.deleted)
+        if self.trigger.until is not None:
+            ends.append(now + self.trigger.until - time.time())
         return max(0.05, min(ends) - now)
 
     async def _log(self) -> None:

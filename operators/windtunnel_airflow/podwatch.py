@@ -21,7 +21,9 @@ from weakref import WeakKeyDictionary
 from windtunnel.errors import ForbiddenError, UnavailableError, WindtunnelError
 from windtunnel.kube.answers import AGAIN, LONGEST_WAIT_S, Answer, wait_before
 from windtunnel.kube.following import Cut, Following, Refusal
+from windtunnel.kube.kinds import WORKLOADS
 from windtunnel.tracking.pods import naming
+from windtunnel.tracking.pods.waiting import KUEUE_OF
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +123,21 @@ class Door:
             return []
         return list(json.loads(raw).get("items") or [])
 
+    async def workloads(self, uid: str) -> list[dict[str, Any]]:
+        """What Kueue keeps of a pod that it queues; none where they may not be read, or there is no Kueue."""
+        for kind in WORKLOADS:
+            try:
+                raw = await self._ask(
+                    "list_namespaced_custom_object", group=kind.group, version=kind.version, plural=kind.plural,
+                    label_selector=f"{KUEUE_OF}={uid}",
+                )  # fmt: skip
+            except Refusal as refusal:
+                if refusal.answer.status == 404:  # Kueue of another age
+                    continue
+                break
+            return list(json.loads(raw).get("items") or [])
+        return []
+
     async def log(self, name: str, container: str, since_s: int | None) -> bytes:
         """A container's log with the runtime's time before each line; of the last ``since_s`` seconds."""
         more = {} if since_s is None else {"since_seconds": since_s}
@@ -151,7 +168,7 @@ class Door:
     async def _ask(self, call: str, **arguments: Any) -> bytes:
         import aiohttp
 
-        api = await self._api()
+        api = await self._api(custom="custom_object" in call)
         try:
             answer = await getattr(api, call)(
                 namespace=self.where.namespace, _preload_content=False, _request_timeout=ANSWER_S, **arguments
@@ -163,13 +180,13 @@ class Door:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Cut(f"{type(error).__name__}: {error}") from error
 
-    async def _api(self) -> Any:
-        from kubernetes_asyncio.client import CoreV1Api
+    async def _api(self, *, custom: bool = False) -> Any:
+        from kubernetes_asyncio.client import CoreV1Api, CustomObjectsApi
 
         async with self._one:
             if self._client is None:
                 await self._connect()
-            return CoreV1Api(self._client)
+            return CustomObjectsApi(self._client) if custom else CoreV1Api(self._client)
 
     async def _connect(self) -> None:
         from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook

@@ -273,6 +273,35 @@ def test_a_bad_checkpoint_is_passed_over(objects: Objects, tmp_path: Path) -> No
     assert Depot(objects, "another").restore(tmp_path / "empty", told.append) is None
 
 
+@pytest.mark.parametrize("store", ["file"], indirect=True)
+def test_a_set_that_its_queue_let_go_again_counts_its_checkpoints_on(
+    objects: Objects, home: Home, spec: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEMAND TRN-3, TRN-4: it is the same attempt; what it stores now is the newest, not the first to be removed."""
+    from windtunnel.tracking.pods import entry
+
+    task = spec()
+    depot, before = Depot(objects, task.run_id), tmp_path / "before"
+    (before / "checkpoint").mkdir(parents=True)
+    for epoch in (4, 5):
+        (before / "checkpoint" / "epoch.txt").write_text(str(epoch))
+        depot.save_checkpoint(before, f"0001-{epoch:06d}")
+    monkeypatch.setenv("WINDTUNNEL_NODES", "2")
+    monkeypatch.setattr(entry.signal, "signal", lambda *given: None)
+    monkeypatch.setattr(entry.local, "start", lambda *given, **more: None)
+    monkeypatch.setattr(entry.PodRun, "_watch", lambda self: None)
+    run = entry.PodRun(entry.Order(objects.url, depot.deposit(home, task), task.run_id, 1, 600.0, Home(tmp_path / "p")))
+    run.go()
+    kept = run.folder / "checkpoint" / "epoch.txt"
+    assert kept.read_text() == "5"
+    run._checkpoint()
+    assert [key[-11:] for key in depot.checkpoints()] == ["0001-000004", "0001-000005"], "what came back is not new"
+    kept.write_text("6")
+    run._checkpoint()
+    assert [key[-11:] for key in depot.checkpoints()] == ["0001-000005", "0001-000006"]
+    assert _kept(objects, depot) == "6"
+
+
 def test_a_parcel_is_whole_or_not_there(objects: Objects, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     (folder / "below").mkdir(parents=True)

@@ -227,7 +227,7 @@ def test_a_quota_that_is_used_up_is_told_in_its_own_words(restricted: Client, co
     """DEMAND TRN-8"""
     from kubernetes.client.exceptions import ApiException
 
-    from windtunnel_airflow.podflight import problem
+    from windtunnel_airflow.podrefusals import problem
 
     body = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     restricted.create(QUOTA, body)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from windtunnel.tracking.pods import naming
-from windtunnel.tracking.pods.waiting import gated, waits_for
+from windtunnel.tracking.pods.waiting import KUEUE_MANAGED, gated, unqueued, waits_for
 
 
 def pod(status: dict[str, Any], labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
@@ -60,3 +60,23 @@ def test_words(given: dict[str, Any], events: list[dict[str, Any]], said: str | 
 def test_a_pod_with_a_node_is_not_held_back() -> None:
     assert gated(pod({}, schedulingGates=GATES)) and not gated(pod({}, schedulingGates=GATES, nodeName="n"))
     assert not gated(pod({}))
+
+
+def test_kueue_says_why_it_does_not_admit_a_pod_on_its_workload() -> None:
+    """DEMAND TRN-8: on the pod itself is only the event that there is a Workload."""
+    held = pod({}, {naming.QUEUE: "q"}, schedulingGates=GATES)
+    words = {"type": "QuotaReserved", "status": "False", "message": "couldn't assign flavors:\n insufficient quota"}
+    created = event("CreatedWorkload", "Created Workload: t/pod-a", source="kueue")
+    said = waits_for(held, [created], [{"status": {"conditions": [words]}}])
+    assert said == "queue q (Kueue) to admit it: couldn't assign flavors: insufficient quota"
+    assert waits_for(held, [], [{"status": {"conditions": [{**words, "status": "True"}]}}, {}]) == (
+        "queue q (Kueue) to admit it"
+    )
+
+
+def test_a_pod_whose_queue_nobody_minds_is_told() -> None:
+    """DEMAND TRN-8: Kueue leaves plain pods alone unless it is told otherwise; then no share is kept."""
+    assert "integration 'pod'" in str(unqueued(pod({}, {naming.QUEUE: "q"})))
+    assert unqueued(pod({}, {naming.QUEUE: "q", KUEUE_MANAGED: "true"})) is None
+    assert unqueued(pod({}, {naming.QUEUE: "q"}, schedulingGates=GATES)) is None
+    assert unqueued(pod({})) is None

@@ -22,7 +22,8 @@ from kubeapi import Cluster, Fault
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    with Cluster({"pods": ("/api/v1", None), "events": ("/api/v1", None)}) as found:
+    kueue = "/apis/kueue.x-k8s.io/v1beta2"
+    with Cluster({"pods": ("/api/v1", None), "events": ("/api/v1", None), "workloads": (kueue, None)}) as found:
         extra = {"kube_config_path": found.kubeconfig(tmp_path / "kubeconfig")}
         monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": extra}))
         yield found
@@ -202,6 +203,9 @@ def test_a_waiting_run_says_what_it_waits_for(api: Cluster, caplog: pytest.LogCa
     queued = pod("a", schedulingGates=[{"name": "kueue.x-k8s.io/admission"}])
     queued["metadata"]["labels"][naming.QUEUE] = "tides"
     api.put("pods", queued)
+    held = {"type": "QuotaReserved", "status": "False", "message": "insufficient quota for nvidia.com/gpu"}
+    of = {"kueue.x-k8s.io/job-uid": api.objects["pods", "a"]["metadata"]["uid"]}
+    api.put("workloads", {"metadata": {"name": "w", "labels": of}, "status": {"conditions": [held]}})
 
     def condition(message: str, reason: str = "Unschedulable") -> dict[str, Any]:
         told = {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
@@ -235,7 +239,7 @@ def test_a_waiting_run_says_what_it_waits_for(api: Cluster, caplog: pytest.LogCa
 
     told = asyncio.run(asyncio.wait_for(go(), 100))
     assert said(caplog) == [
-        "waits for queue tides (Kueue) to admit it",
+        "waits for queue tides (Kueue) to admit it: insufficient quota for nvidia.com/gpu",
         "waits for a node (Unschedulable): 0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
         "waits for node n to make its container",
         'waits for its image: Pulling image "big"',

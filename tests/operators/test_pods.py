@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -114,13 +114,22 @@ def train(
     return make
 
 
-def context(store: Store, *, state: str = "running", cleared: int = 0, tries: int = 1) -> dict[str, Any]:
+def context(
+    store: Store, *, state: str = "running", cleared: int = 0, beside: int = 0, tries: int = 1
+) -> dict[str, Any]:
+    """What Airflow gives a try of the task, which has three retries.
+
+    Args:
+        cleared: how often this task was cleared, each time after its first try.
+        beside: how often another task of the DAG run was.
+    """
     pushed: dict[str, Any] = {}
     ti = SimpleNamespace(
         dag_id="sea.train", run_id="run", task_id="train", map_index=-1, try_number=tries, stats_tags={},
+        max_tries=3 + cleared, start_date=datetime.now(UTC) - timedelta(hours=1),
         get_task_states=lambda **_: {"run": {"train": state}}, xcom_push=lambda key, value: pushed.update({key: value}),
     )  # fmt: skip
-    run = SimpleNamespace(dag_id="sea.train", run_id="run", conf={}, run_type="manual", clear_number=cleared)
+    run = SimpleNamespace(dag_id="sea.train", run_id="run", conf={}, run_type="manual", clear_number=cleared + beside)
     return {
         "ti": ti,
         "dag_run": run,
@@ -205,6 +214,13 @@ def test_a_training_flies_in_a_pod(
     assert (again["run_id"], again["digest"]) == (answer["run_id"], answer["digest"])
     created = [path for method, path in cluster.requests if method == "POST"]
     assert created == ["/api/v1/namespaces/training/pods"], "one pod for one run"
+    # A task that could not return it, and was cleared by a person: what was trained is not trained again.
+    store["windtunnel_pod"].pop("answered")
+    again = train().execute(context(store, cleared=1, tries=2))
+    assert (again["run_id"], again["digest"]) == (answer["run_id"], answer["digest"])
+    cluster.made = lambda pod: None  # nobody waits for this one
+    deferred(lambda: train().execute(context(store, cleared=2, tries=3)))
+    assert store["windtunnel_pod"]["run_id"] != answer["run_id"], "one that did return it is cleared to train anew"
 
 
 def test_the_pod_is_the_manifest_and_nothing_more(train: Callable[..., Any], store: Store, cluster: Cluster) -> None:
@@ -272,6 +288,16 @@ def test_ends_are_told_apart_and_leave_no_pod(
     assert run.data.tags["wt.pod.end"] == tag
     [evidence] = list((tmp_path / "store").rglob("evidence.json"))
     assert json.loads(evidence.read_text())["kind"] == tag
+
+
+def test_a_sidecar_that_goes_on_holds_no_worker(train: Callable[..., Any], store: Store, cluster: Cluster) -> None:
+    """DEMAND TRN-2: the training's container has ended; that is the end."""
+    ended = over(65, phase="Running")
+    mesh = {**RUNNING["containerStatuses"][0], "name": "mesh"}
+    cluster.script = [RUNNING, {**ended, "containerStatuses": [*ended["containerStatuses"], mesh]}]
+    with pytest.raises(DataError, match="exit code 65"):
+        through(train, store)
+    assert not cluster.pods
 
 
 def test_a_pod_nobody_can_place_is_given_up_with_the_amounts(
@@ -349,10 +375,15 @@ def test_after_a_preemption_the_next_try_makes_the_next_attempt(
     with pytest.raises(TransientError):
         through(train, store)
     cluster.script = [RUNNING]
-    deferred(lambda: train().execute(context(store, tries=2)))
+    first = store["windtunnel_pod"]["run_id"]
+    deferred(lambda: train().execute(context(store, tries=2, cleared=1)))  # by a person, after the last of its tries
     [pod] = cluster.pods.values()
     assert pod["metadata"]["labels"][naming.ATTEMPT] == "2"
-    assert store["windtunnel_pod"]["attempt"] == 2
+    assert (store["windtunnel_pod"]["attempt"], store["windtunnel_pod"]["run_id"]) == (2, first)
+    cluster.scripts[pod["metadata"]["name"]] = [over(143)]
+    deferred(lambda: train().execute(context(store, tries=3, cleared=1)))
+    [pod] = cluster.pods.values()
+    assert pod["metadata"]["labels"][naming.ATTEMPT] == "3"
 
 
 def test_a_pod_somebody_deleted_is_followed_by_another_attempt(
@@ -486,6 +517,139 @@ def test_a_cleared_task_is_a_new_run(train: Callable[..., Any], store: Store, cl
     assert store["windtunnel_pod"]["run_id"] != before
     [pod] = cluster.pods.values()
     assert pod["metadata"]["labels"][naming.RUN] != before, "the old run's pod is removed"
+
+
+def test_another_task_that_is_cleared_costs_no_training(
+    train: Callable[..., Any], store: Store, cluster: Cluster
+) -> None:
+    """DEMAND PIP-5: Airflow counts clearings for the DAG run; the run that was waited for is the answer."""
+    cluster.script = [RUNNING]
+    at = deferred(lambda: train().execute(context(store)))
+    before = dict(store["windtunnel_pod"])
+    deferred(lambda: train().execute(context(store, beside=1, tries=2)))
+    [name] = cluster.pods
+    cluster.scripts[name] = [over(65)]
+    event = event_of(at.trigger)
+    with pytest.raises(DataError, match="exit code 65"):
+        train().resume_pod(context(store, beside=2), event)
+    assert store["windtunnel_pod"] == before
+
+
+def test_a_task_that_was_cleared_while_its_worker_ran_is_a_new_run(
+    train: Callable[..., Any], store: Store, cluster: Cluster
+) -> None:
+    """DEMAND TRN-7: Airflow says so by nothing but the end that it asked for, which is no answer."""
+    from windtunnel.tracking.pods.depot import Depot
+
+    cluster.script = [RUNNING]
+    deferred(lambda: train().execute(context(store)))
+    before = store["windtunnel_pod"]["run_id"]
+    Depot(train().hook.objects, before).ask_to_end(1, "a person cleared the task")
+    deferred(lambda: train().execute(context(store, tries=2)))
+    assert store["windtunnel_pod"]["run_id"] != before
+    [pod] = cluster.pods.values()
+    assert pod["metadata"]["labels"][naming.RUN] == store["windtunnel_pod"]["run_id"]
+
+
+def test_what_was_trained_by_an_older_description_is_no_answer_to_the_new_one(
+    train: Callable[..., Any], store: Store, cluster: Cluster
+) -> None:
+    """DEMAND TRK-8: the try goes on with a run of its own, and ends neither as lost nor with the wrong parameters."""
+    cluster.script = [RUNNING]
+    at = deferred(lambda: train().execute(context(store)))
+    before = store["windtunnel_pod"]["run_id"]
+    [name] = cluster.pods
+    cluster.scripts[name] = [over(0, "Completed", "Succeeded")]
+    event = event_of(at.trigger)
+    deferred(lambda: train("bad_data").resume_pod(context(store), event))
+    assert store["windtunnel_pod"]["run_id"] != before and store["windtunnel_pod"]["made"]
+    assert name not in cluster.pods and len(cluster.pods) == 1
+
+
+@pytest.mark.parametrize(("tries", "left", "said"), [(3, 1, "goes on by itself"), (4, 0, "no try is left")])
+def test_a_pod_that_no_trigger_can_follow(
+    tries: int, left: int, said: str, train: Callable[..., Any], store: Store, cluster: Cluster
+) -> None:
+    """DEMAND TRN-2, PIP-5: it is not ended for the triggerer's troubles, unless nobody would come back for it."""
+    cluster.script = [RUNNING]
+    deferred(lambda: train().execute(context(store)))
+    [name] = cluster.pods
+    # As after the provider has tried three times more.
+    event = {"status": "error", "message": "no kubeconfig here", "name": name, "namespace": "training",
+             "_redefer_count": 3}  # fmt: skip
+    with pytest.raises(TransientError, match=f"no kubeconfig here.*{said}"):
+        train().resume_pod(context(store, tries=tries), event)
+    assert len(cluster.pods) == left
+
+
+def test_a_preempted_pod_that_had_come_further_costs_no_try(
+    train: Callable[..., Any], store: Store, cluster: Cluster, tmp_path: Path
+) -> None:
+    """DEMAND TRN-3: spot nodes may go as often as they like, as long as the training comes on between."""
+    from windtunnel.tracking.pods.depot import Depot
+
+    gone = over(143, conditions=[{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}])
+    cluster.script = [RUNNING]
+    at = deferred(lambda: train().execute(context(store)))
+    (tmp_path / "run" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoint" / "epoch").write_text("1")
+    depot = Depot(train().hook.objects, store["windtunnel_pod"]["run_id"])
+    depot.save_checkpoint(tmp_path / "run", "0001-000000")
+    [name] = cluster.pods
+    cluster.scripts[name] = [gone]
+    event = event_of(at.trigger)
+    at = deferred(lambda: train().resume_pod(context(store), event))
+    [(second, pod)] = cluster.pods.items()
+    assert second != name and pod["metadata"]["labels"][naming.ATTEMPT] == "2"
+    assert depot.objects.get_bytes(f"{depot.key}/attempts/1/evidence.json"), "why the first one ended is kept"
+    cluster.scripts[second] = [gone]
+    event = event_of(at.trigger)
+    with pytest.raises(TransientError, match="PreemptionByScheduler"):
+        train().resume_pod(context(store), event)
+    assert not cluster.pods, "no checkpoint in between: that is the task's to try again"
+
+
+def test_the_tasks_own_time_ends_a_pod_too(
+    train: Callable[..., Any], store: Store, cluster: Cluster, mlflow: str
+) -> None:
+    """DEMAND TRN-8: Airflow leaves it to the trigger while a task is deferred, in a queue, too."""
+
+    def operator() -> Any:
+        made = train()
+        made.execution_timeout = timedelta(minutes=30)
+        return made
+
+    gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "by its queue"}
+    cluster.script = [{"phase": "Pending", "conditions": [gated]}]
+    at = deferred(lambda: operator().execute(context(store)))
+    event = event_of(at.trigger)
+    assert (event["status"], event["late"]) == ("timeout", True)
+    reopened(store, mlflow)
+    with pytest.raises(ResourceError, match=r"execution_timeout \(0:30:00\) is over"):
+        operator().resume_pod(context(store), event)
+    assert not cluster.pods
+    assert run_of(store, mlflow).info.status == "FAILED"
+
+
+def test_nodes_are_no_answer_where_an_autoscaler_cannot_be_heard(
+    train: Callable[..., Any], store: Store, cluster: Cluster
+) -> None:
+    """DEMAND TRN-5: who may not read events waits for all of ``start_within``."""
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
+    cluster.age, cluster.script = timedelta(seconds=90), [{"phase": "Pending", "conditions": [unscheduled]}]
+    cluster.nodes = [{"metadata": {"name": "a"}, "spec": {}, "status": {"allocatable": {"cpu": "8", "memory": "1Gi"}}}]
+    at = deferred(lambda: train().execute(context(store)))
+    event = {"status": "timeout", "message": "m", "name": at.trigger.pod_name, "namespace": "training"}
+    cluster.failing = [("GET", "/events", 403)]
+    deferred(lambda: train().resume_pod(context(store), event))
+    assert len(cluster.pods) == 1
+
+
+def test_a_conflict_that_is_no_pod_is_tried_again(train: Callable[..., Any], store: Store, cluster: Cluster) -> None:
+    """DEMAND PIP-3: the API answers so, too, where many pods at once are counted in one quota."""
+    cluster.failing = [("POST", "/pods", 409)] * 12
+    with pytest.raises(UnavailableError, match="was not made"):
+        train().execute(context(store))
 
 
 @pytest.mark.parametrize(
@@ -626,6 +790,21 @@ def test_a_quota_that_can_never_hold_it_is_told_at_once(
     cluster.refusals = [f'pods "x" is forbidden: {FULL.format(used=7)}limits.memory=8Gi,pods=9']
     with pytest.raises(ResourceError, match="found no room for 0 s"):
         train(start_within="0s").execute(context(Store()))
+
+
+def test_pods_run_where_airflow_does_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DEMAND TRN-2: as KubernetesPodOperator has it; ``default`` is rarely a place where Airflow may make pods."""
+    from windtunnel.kube import access
+    from windtunnel_airflow.hook import WindtunnelHook
+
+    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": {}}))
+    monkeypatch.setattr(access, "_ACCOUNT", tmp_path)
+    assert WindtunnelHook().namespace_of("kubernetes_default") == "default"
+    (tmp_path / "namespace").write_text("airflow\n")
+    assert WindtunnelHook().namespace_of("kubernetes_default") == "airflow"
+    told = {"conn_type": "kubernetes", "extra": {"namespace": "training"}}
+    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(told))
+    assert WindtunnelHook().namespace_of("kubernetes_default") == "training"
 
 
 def test_workers_reach_the_store_by_their_own_connection(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,12 +54,13 @@ def operator(
     return lambda run, **more: Step(task_id="mine", model=describe(), run=run, poll=0.05, **more)
 
 
-def context(store: Store | None = None, *, state: str = "running", cleared: int = 0) -> dict[str, Any]:
+def context(store: Store | None = None, *, state: str = "running", cleared: int = 0, beside: int = 0) -> dict[str, Any]:
     ti = SimpleNamespace(
         dag_id="small.train", run_id="run", task_id="mine", map_index=-1, try_number=1, stats_tags={},
+        max_tries=3 + cleared,
         get_task_states=lambda **_: {"run": {"mine": state}},
     )  # fmt: skip
-    run = SimpleNamespace(dag_id="small.train", run_id="run", conf={}, run_type="manual", clear_number=cleared)
+    run = SimpleNamespace(dag_id="small.train", run_id="run", conf={}, run_type="manual", clear_number=cleared + beside)
     return {"ti": ti, "dag_run": run, "params": {}, "task_state_store": Store() if store is None else store}
 
 
@@ -207,6 +208,8 @@ def test_a_finished_run_is_not_repeated_unless_it_was_cleared(operator: Any, hom
     step: dict[str, Any] = {"outputs": ["part"], "item": "x"}
     first = operator("wt_small:part", **step).execute_resumable(context(store))
     assert operator("wt_small:part", **step).execute_resumable(context(store)) == first
+    # Airflow counts clearings for the DAG run: another task of it was cleared.
+    assert operator("wt_small:part", **step).execute_resumable(context(store, beside=1)) == first
     assert len(list(home.runs.iterdir())) == 1
     operator("wt_small:part", **step).execute_resumable(context(store, cleared=1))
     assert len(list(home.runs.iterdir())) == 2

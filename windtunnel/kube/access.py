@@ -18,6 +18,14 @@ POOL = 64
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
+def own_namespace() -> str | None:
+    """The namespace of the pod this process runs in; None where it runs in none."""
+    try:
+        return (_ACCOUNT / "namespace").read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """Which cluster, as whom, and where in it.

@@ -58,7 +58,7 @@ EXTENSIONS = (
         "trainings on several nodes by a runtime (training.pod.trainjob)", "install Kubeflow Trainer 2.2 or newer",
     ),
     Extension(
-        "Kueue", "kueue.x-k8s.io", ("v1beta1", "v1beta2"), ("localqueues", "clusterqueues", "workloads"),
+        "Kueue", "kueue.x-k8s.io", ("v1beta2", "v1beta1"), ("localqueues", "clusterqueues", "workloads"),
         "queues and shares of teams", "install Kueue",
     ),
     Extension(

@@ -60,7 +60,8 @@ STORAGE_CLASS = Kind("storage.k8s.io", "v1", "storageclasses", "StorageClass", n
 SELDON_DEPLOYMENT = Kind("machinelearning.seldon.io", "v1", "seldondeployments", "SeldonDeployment")
 EVENT = Kind("", "v1", "events", "Event")
 JOB_SET = Kind("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet")
-WORKLOAD = Kind("kueue.x-k8s.io", "v1beta1", "workloads", "Workload")
+#: Kueue 0.15 to 0.19 serve both, those before the second only, those after the first only.
+WORKLOADS = tuple(Kind("kueue.x-k8s.io", version, "workloads", "Workload") for version in ("v1beta2", "v1beta1"))
 LIMIT_RANGE = Kind("", "v1", "limitranges", "LimitRange")
 SECRET = Kind("", "v1", "secrets", "Secret")
 TRAIN_JOB = Kind("trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob")

@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from windtunnel.errors import ResourceError, TransientError, WindtunnelError
+from windtunnel_airflow import attempts
 from windtunnel_airflow.base import run_coordinates
-from windtunnel_airflow.operators.running import RunnerOperator, _cleared, ended_by_person, failure
-from windtunnel_airflow.podflight import CANCEL_GRACE, PodFlight, problem, said_of
+from windtunnel_airflow.operators.running import RunnerOperator, cleared, ended_by_person, failure
+from windtunnel_airflow.podflight import CANCEL_GRACE, PodFlight
+from windtunnel_airflow.podrefusals import problem, said_of
 
 if TYPE_CHECKING:
     from windtunnel.spec import Pod
@@ -62,7 +64,7 @@ class PodOperator(RunnerOperator):
         """Make the pod or find it, and wait for it; collect what an earlier try did not live to see."""
         self.begin(context)
         self.stop_asked = False
-        record = self._record(context)
+        record = self._record(context, begins=True)
         spec, depot = self._spec(record, context), self._depot(record)
         flight = self._flight(spec, record)
         with self._problems(flight, context):
@@ -76,9 +78,7 @@ class PodOperator(RunnerOperator):
                 if status.state == "succeeded" or status.failure != "transient":
                     return self._settle(context, flight, depot, record, status, end)
                 # An earlier try ended here; this one goes on in another pod, from the newest checkpoint.
-                self._settle_quietly(flight, depot, record, end)
-                record = {**record, "attempt": record["attempt"] + 1, "made": False}
-                self._keep(context, record)
+                record = self._next_attempt(context, flight, record, end)
                 spec = self._spec(record, context)
                 flight = self._flight(spec, record)
         with self._problems(flight, context):
@@ -101,27 +101,56 @@ class PodOperator(RunnerOperator):
         with self.hook.mlflow_environment():
             self.begin(context)
             self.stop_asked = False
+            before = self._stored(context)
             record = self._record(context)
+            if before is not None and before["run_id"] != record["run_id"]:
+                self.log.warning("Run %s trained with what the description said before: run %s begins with what it "
+                                 "says now", before["run_id"], record["run_id"])  # fmt: skip
+                return self.execute_in_pod(context)
             depot = self._depot(record)
             flight = self._flight(self._spec(record, context), record)
             with self._problems(flight, context):
-                if event.get("status") == "timeout" and (pod := flight.goes_on(event.get("open"))) is not None:
+                late = bool(event.get("late"))
+                given_up = event.get("status") == "timeout" and not late
+                if given_up and (pod := flight.goes_on(event.get("open"))) is not None:
                     flight.watch(context, pod)
                 flight.resume(context, event)
-                status, end = self._over(flight, depot, record, given_up=event.get("status") == "timeout")
-                return self._settle(context, flight, depot, record, status, end)
+                status, end = self._over(flight, depot, record, given_up=given_up)
+                if not end.ended and late:
+                    words = f"the task's execution_timeout ({self.execution_timeout}) is over; {event.get('message')}"
+                    status = replace(status, failure="resource", message=words)
+                elif not end.ended and event.get("status") == "error":
+                    status = self._unheard(flight, event, status, context)
+                if not attempts.taken_away(depot, record, status, end):
+                    return self._settle(context, flight, depot, record, status, end)
+                self._next_attempt(context, flight, record, end)
+            return self.execute_in_pod(context)
 
     # -- inside
-    def _record(self, context: Any) -> dict[str, Any]:
-        """What is known of the run: its id, which attempt, whether that attempt's pod was made."""
+    def _stored(self, context: Any) -> dict[str, Any] | None:
         store = context.get("task_state_store")
         before = store.get(self.pod_state_key) if store is not None else None
-        now = {"inputs": self.inputs_digest(), "cleared": _cleared(context)}
-        if isinstance(before, dict):
-            if all(before.get(key) == value for key, value in now.items()):
-                return dict(before)
+        return dict(before) if isinstance(before, dict) else None
+
+    def _record(self, context: Any, *, begins: bool = False) -> dict[str, Any]:
+        """What is known of the run: its id, which attempt, whether that attempt's pod was made.
+
+        Args:
+            begins: a try begins. A run that a person ended is over then: its task was cleared while it ran, which
+                Airflow tells by nothing else.
+        """
+        before = self._stored(context)
+        now = {"inputs": self.inputs_digest(), "cleared": cleared(context)}
+        if before is not None:
+            if before["inputs"] == now["inputs"] and not (begins and attempts.unwanted(self._depot(before), before)):
+                if before["cleared"] == now["cleared"]:
+                    return before
+                if begins and attempts.unanswered(self._depot(before), before):
+                    self.log.info("Run %s goes on: its task failed, it did not", before["run_id"])
+                    self._keep(context, after := {**before, **now})
+                    return after
             self._abandon(before, context)
-        previous = before["run_id"] if isinstance(before, dict) else "first"
+        previous = before["run_id"] if before is not None else "first"
         where = run_coordinates(context)
         key = "{dag_id}/{dag_run_id}/{task_id}/{map_index}".format(**where) + f"/after:{previous}"
         record = {"run_id": self.make_run_id(key, context), "attempt": 1, "made": False, **now}
@@ -199,6 +228,8 @@ class PodOperator(RunnerOperator):
             record = self._record(context)
             self._keep(context, {**record, "made": True})
             trigger = self._trigger(deferred.trigger, record)
+            if self.execution_timeout is not None:  # Airflow leaves it to triggers while a task is deferred
+                trigger.until = context["ti"].start_date.timestamp() + self.execution_timeout.total_seconds()
             raise TaskDeferred(trigger=trigger, method_name="resume_pod", timeout=deferred.timeout) from None
         except (WindtunnelError, AirflowFailException, AirflowSkipException):
             raise
@@ -348,14 +379,32 @@ class PodOperator(RunnerOperator):
         if status.state == "succeeded":
             result = depot.collect(self.home)
             flight.remove()
-            return self.finish(result, context)
+            answer = self.finish(result, context)
+            self._keep(context, {**record, "answered": True})
+            return answer
         self._close_run(status, end, depot.outcome(int(record["attempt"])) is not None)
         flight.remove()
         raise failure(status)
 
-    def _settle_quietly(self, flight: PodFlight, depot: Depot, record: Mapping[str, Any], end: PodEnd) -> None:
+    def _next_attempt(self, context: Any, flight: PodFlight, record: Mapping[str, Any], end: PodEnd) -> dict[str, Any]:
+        """Remove the pod; the next goes on from the newest checkpoint."""
         self.log.info("Attempt %s ended (%s): %s", record["attempt"], end.kind, end.message)
         flight.remove()
+        after = {**record, "attempt": int(record["attempt"]) + 1, "made": False}
+        self._keep(context, after)
+        return after
+
+    def _unheard(self, flight: PodFlight, event: Mapping[str, Any], status: RunStatus, context: Any) -> RunStatus:
+        """A pod that no trigger can follow, and that goes on: the next try looks again, the last leaves none behind.
+
+        Raises:
+            TransientError: there is another try.
+        """
+        words = f"pod {flight.name} cannot be followed: {event.get('message')}"
+        ti = context["ti"]
+        if ti.try_number <= getattr(ti, "max_tries", 0):
+            raise TransientError(f"{words}; it goes on by itself", hint="the next try attaches to it")
+        return replace(status, message=f"{words}; no try is left, so it is removed")
 
     def _close_run(self, status: RunStatus, end: PodEnd, said: bool) -> None:
         """A pod that could not close its MLflow run itself is closed here, with the reason (TRK-8)."""

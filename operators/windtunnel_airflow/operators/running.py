@@ -96,13 +96,13 @@ class RunnerOperator(ResumableJobMixin, WindtunnelOperator):
         return {
             "run_id": self.make_run_id(key, context),
             "inputs": self.inputs_digest(),
-            "cleared": _cleared(context),
+            "cleared": cleared(context),
         }
 
     def get_job_status(self, external_id: Any, context: Any) -> str:
         from windtunnel.tracking import local
 
-        if external_id.get("inputs") != self.inputs_digest() or external_id.get("cleared") != _cleared(context):
+        if external_id.get("inputs") != self.inputs_digest() or external_id.get("cleared") != cleared(context):
             # Somebody cleared the task, or its inputs are others now: the old run is not the answer.
             if local.status(self.home, external_id["run_id"]).state in ACTIVE:
                 local.cancel(self.home, external_id["run_id"])
@@ -222,5 +222,10 @@ class RunnerOperator(ResumableJobMixin, WindtunnelOperator):
         return import_roots([code for code in codes if code])
 
 
-def _cleared(context: Any) -> int:
-    return int(getattr(context.get("dag_run"), "clear_number", 0) or 0)
+def cleared(context: Any) -> int:
+    """A number that changes when a person clears this very task, and stays when any other of its DAG run is cleared.
+
+    Airflow counts clearings (``clear_number``) for a DAG run as a whole. Of a task that is cleared it sets the last try
+    anew (``max_tries``: the tries so far, and as many retries as the task has); a retry leaves that as it is.
+    """
+    return int(getattr(context["ti"], "max_tries", 0) or 0)

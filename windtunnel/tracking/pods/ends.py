@@ -8,7 +8,7 @@
     deadline        status.reason DeadlineExceeded                              resource   fail
     disk-full       Evicted for its own storage limits                          resource   fail
     evicted         Evicted for the node's pressure, or through the eviction API transient resume
-    preempted       PreemptionByScheduler, Preempting                           transient  resume
+    preempted       PreemptionByScheduler, Preempting, Kueue's TerminationTarget transient resume
     node-lost       DeletionByTaintManager, DeletionByPodGC, NodeLost, shutdown transient  resume
     rejected        the node refused the pod when it came (OutOfcpu, ...)       transient  resume
     killed          SIGKILL or SIGTERM from outside                             transient  resume
@@ -214,6 +214,9 @@ def _outside(pod: Mapping[str, Any], status: Mapping[str, Any], events: Sequence
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             kind = _DISRUPTIONS.get(str(condition.get("reason")), "evicted")
             return _end(kind, _said(condition.get("reason"), condition.get("message")))
+        # Kueue's word on a pod that it takes back, for somebody with a better claim; then it deletes it.
+        if condition.get("type") == "TerminationTarget" and condition.get("status") == "True":
+            return _end("preempted", _said(condition.get("reason"), condition.get("message")))
     if exited.get("reason") == "ContainerStatusUnknown":
         return _end("node-lost", _said("ContainerStatusUnknown", exited.get("message")))
     for event in newest_first(events):

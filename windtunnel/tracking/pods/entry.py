@@ -110,8 +110,23 @@ class PodRun:
             if before := max(order.attempt - 1, 1 if found else 0):
                 self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 files.write_json(self.folder / "start.json", {"attempt": before, "at": time.time()})
+            self._go_on_counting()
         local.start(order.home, spec, check=False)
         return self._watch()
+
+    def _go_on_counting(self) -> None:
+        """Checkpoints of this very attempt that are there already: a set that its queue took back made them. What comes
+        now must sort behind them. And what was just brought back is no newer checkpoint."""
+        prefix = f"{self.order.attempt:04d}-"
+        names = [key.rpartition("/")[2] for key in self.depot.checkpoints()]
+        self.saved = max((int(name.removeprefix(prefix)) + 1 for name in names if name.startswith(prefix)), default=0)
+        with suppress(DataError, OSError):
+            self.seen = self._as_it_is()
+
+    def _as_it_is(self) -> dict[str, tuple[int, int]]:
+        """Files of the training's checkpoint: when they were written, and their sizes."""
+        inner = parcels.contents(self.folder / "checkpoint")
+        return {name: (path.stat().st_mtime_ns, path.stat().st_size) for name, path in inner.items()}
 
     def _asked_to_stop(self, *_: object) -> None:
         self.told = True
@@ -161,8 +176,7 @@ class PodRun:
         if self.rank > 0:
             return
         try:
-            inner = parcels.contents(self.folder / "checkpoint")
-            seen = {name: (path.stat().st_mtime_ns, path.stat().st_size) for name, path in inner.items()}
+            seen = self._as_it_is()
             if seen == self.seen:
                 return  # the training has not written a newer one
             name = f"{self.order.attempt:04d}-{self.saved:06d}"

@@ -29,7 +29,8 @@ HOME = "/windtunnel"
 WATCH_MEMORY = 256 * 2**20
 #: Beside the run folder and the inputs: logs and /tmp.
 WATCH_DISK = 2**30
-#: Beside the time limit, which the runner keeps: fetching inputs, delivering the model (300 s by default).
+#: Beside the time limit, which the runner keeps, and ``start_within``, for a pod's clock runs from when it has a node,
+#: before its image is there: fetching inputs, delivering the model (300 s by default).
 WATCH_SECONDS = 900
 #: From TERM to KILL: the training's own 10 s, and its last checkpoint.
 GRACE_SECONDS = 60
@@ -81,7 +82,7 @@ def training_pod(spec: RunSpec, pod: Pod, place: Place) -> dict[str, Any]:
         )
     body: dict[str, Any] = {
         "restartPolicy": "Never",
-        "activeDeadlineSeconds": math.ceil(spec.time_limit) + WATCH_SECONDS,
+        "activeDeadlineSeconds": math.ceil(spec.time_limit + pod.start_within.total_seconds()) + WATCH_SECONDS,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
