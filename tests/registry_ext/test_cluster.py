@@ -260,6 +260,10 @@ def test_a_strange_host_name_is_not_answered(pod: Pod) -> None:
         # A kubelet asks by address, for the health alone.
         assert http.get("/health", headers={"Host": "10.1.2.3:5000"}).status_code == 200
         assert http.get("/api/2.0/mlflow/experiments/search", headers={"Host": "evil.example"}).status_code == 403
+        # Prometheus asks by the pod's own address, for the metrics.
+        metered = "/api/windtunnel/v1/metrics"
+        assert http.get(metered, headers={"Host": f"127.0.0.1:{pod.port}"}).status_code == 200
+        assert http.get(metered, headers={"Host": f"127.0.0.2:{pod.port}"}).status_code == 403
 
 
 @pytest.mark.real
