@@ -241,6 +241,9 @@ def pod(*containers: dict[str, Any], **more: Any) -> dict[str, Any]:
          "the registry does not answer", False, False),
         ([pod(initContainerStatuses=[{"name": "verify", "state": {"terminated": {
             "exitCode": 3, "message": '{"message": "changed"}'}}}])], "changed", True, True),
+        ([pod(reason="Evicted", message="Pod ephemeral local storage usage exceeds the total limit of containers 8Gi."),
+          pod({"name": "m", "state": {"running": {}}})], "containers 8Gi. (serving.disk)", False, False),
+        ([pod(reason="Evicted", message="The node was low on resource: memory.")], "resource: memory.", False, False),
         ([pod(conditions=[{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}])],
          "waits for a node: 0/3 nodes", False, False),
     ],
@@ -252,6 +255,13 @@ def test_what_pods_say_of_a_version(pods: list[Any], says: str | None, integrity
     else:
         assert found is not None and says in found.message
         assert (found.integrity, found.final) == (integrity, final)
+
+
+def test_a_large_model_gets_the_disk_it_asks_for() -> None:
+    """And one that asks for the usual is written as ever: another way to say it would start its pods anew."""
+    for asked, written in ({}, "8Gi"), ({"disk": 20 * 2**30}, "20Gi"), ({"disk": 10**10}, "10000000000"):
+        spec = manifest.pod("visits", "1", server(1, **asked), SELDON)
+        assert spec["containers"][0]["resources"]["limits"]["ephemeral-storage"] == written
 
 
 def test_a_pod_that_is_going_says_nothing() -> None:

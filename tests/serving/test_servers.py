@@ -173,6 +173,6 @@ def test_a_process_is_started_left_alone_replaced_and_ended(tmp_path: Path) -> N
 
 def test_what_this_machine_does_not_follow_is_named() -> None:
     assert servers.ignored(Serving()) == []
-    assert servers.ignored(Serving(replicas=2, gpu=1, maximum=3, scale=Scale(cpu=50), api="core2")) == [
-        "serving.replicas", "serving.maximum", "serving.scale", "serving.gpu", "serving.api",
+    assert servers.ignored(Serving(replicas=2, disk=1, gpu=1, maximum=3, scale=Scale(cpu=50), api="core2")) == [
+        "serving.replicas", "serving.maximum", "serving.scale", "serving.disk", "serving.gpu", "serving.api",
     ]  # fmt: skip

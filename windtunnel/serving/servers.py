@@ -80,6 +80,7 @@ def ignored(serving: Serving) -> list[str]:
         "minimum": serving.minimum is not None,
         "maximum": serving.maximum is not None,
         "scale": serving.scale is not None,
+        "disk": serving.disk != Serving().disk,
         "gpu": serving.gpu > 0,
         "api": serving.api is not None,
     }

@@ -44,6 +44,8 @@ class Serving(Part):
         scale: what they follow between these bounds; null: the CPU.
         cpu: cores of each server.
         memory: bytes of each server, e.g. ``1Gi``.
+        disk: bytes that each server's pod may keep on its node, e.g. ``20Gi``: the model, temporary files, rows not
+            sent yet (target kubernetes); a pod that keeps more is evicted.
         gpu: GPUs of each server.
         timeout: a request without an answer after this gets 504.
         batch: largest number of requests served together; null for no batching.
@@ -70,6 +72,7 @@ class Serving(Part):
     scale: Scale | None = None
     cpu: float = Field(1.0, gt=0)
     memory: Size = 2**30
+    disk: Size = 8 * 2**30
     gpu: int = Field(0, ge=0)
     timeout: Duration = timedelta(seconds=10)
     max_concurrency: int = Field(64, ge=1)

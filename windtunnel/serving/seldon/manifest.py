@@ -215,7 +215,7 @@ def pod(model: str, version: str, server: Server, seldon: Seldon) -> dict[str, A
     """A version's pod: the first step that fetches and verifies, and the server of that copy."""
     serving = server.serving
     cpu, memory = f"{math.ceil(serving.cpu * 1000)}m", str(serving.memory + _ROOM)
-    limits = {"memory": memory, "ephemeral-storage": "8Gi"}
+    limits = {"memory": memory, "ephemeral-storage": _disk(serving)}
     if serving.gpu:
         limits[_GPU] = str(serving.gpu)
     threads = str(max(1, math.ceil(serving.cpu)))
@@ -325,6 +325,12 @@ def pod(model: str, version: str, server: Server, seldon: Seldon) -> dict[str, A
     if seldon.pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in seldon.pull_secrets]
     return pod
+
+
+def _disk(serving: Serving) -> str:
+    """Whole GiB are written as such: another way to write the same would start pods anew."""
+    whole, rest = divmod(serving.disk, 2**30)
+    return str(serving.disk) if rest else f"{whole}Gi"
 
 
 def _is_ours(one: Mapping[str, Any]) -> bool:

@@ -18,6 +18,8 @@ from windtunnel.serving.seldon import manifest
 
 #: Why an image cannot be had; tried again by Kubernetes, but not by waiting.
 _IMAGE = frozenset({"ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+#: The kubelet's words for a pod that kept more than it may; anything else it evicts for is the node's trouble.
+_OWN_DISK = ("storage usage exceeds", "exceeded its local ephemeral storage limit", "Usage of EmptyDir")
 _CONFIGURED = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
 
@@ -62,6 +64,10 @@ def trouble(pods: Iterable[Mapping[str, Any]]) -> Trouble | None:
 
 def _of_pod(pod: Mapping[str, Any]) -> Iterable[Trouble]:
     status, name = pod.get("status") or {}, pod["metadata"]["name"]
+    if status.get("reason") == "Evicted":
+        # A pod that was evicted stays as it ended, beside the one made in its place: told, and no end of the waiting.
+        own = " (serving.disk)" if any(words in str(status.get("message")) for words in _OWN_DISK) else ""
+        yield Trouble(f"pod {name} was evicted: {status.get('message')}{own}", final=False)
     for one in status.get("conditions") or []:
         if one.get("type") == "PodScheduled" and one.get("status") == "False":
             yield Trouble(f"pod {name} waits for a node: {one.get('message') or one.get('reason')}", final=False)
