@@ -26,5 +26,9 @@ def test_the_presets_of_the_demo_are_taken_and_valid(helpers: Any) -> None:
     settings = helpers.of(objects, "ConfigMap", "wt-guard")["data"]["seldon.toml"]
     assert json.dumps("windtunnel/model-server:0.1.0") in settings
     # The demo's own name: secrets that the command makes.
-    named = {one["valueFrom"]["secretKeyRef"]["name"] for one in collector["env"] if "valueFrom" in one}
+    named = {
+        one["valueFrom"]["secretKeyRef"]["name"]
+        for one in collector["env"]
+        if "secretKeyRef" in one.get("valueFrom", {})
+    }
     assert named == {"windtunnel-demo"}

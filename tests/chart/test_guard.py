@@ -57,6 +57,10 @@ def test_in_production_two_guard(rendered: Callable[[str], list[dict[str, Any]]]
     deployment, budget, alerts = parts(helpers.merged(asked, {"guard": {"replicas": 1}}))
     assert (deployment["replicas"], budget["maxUnavailable"]) == (1, 1), "a node may be drained"
     assert "WindtunnelGuardAway" in alerts and "WindtunnelGuardAlone" not in alerts
+    policy = helpers.of(helpers.render(asked), "NetworkPolicy", "wt-guard")["spec"]["egress"]
+    assert [one["ports"] for one in policy if "to" not in one] == [
+        [{"port": port, "protocol": "TCP"} for port in (443, 6443, 8443, 16443)]
+    ], "anywhere, by these ports"
     narrow = {"guard": {"apiCidrs": ["10.1.2.3/32"], "apiPorts": [7443]}, "networkPolicy": {"toCidrs": ["10.9.0.0/16"]}}
     policy = helpers.of(helpers.render(helpers.merged(asked, narrow)), "NetworkPolicy", "wt-guard")["spec"]["egress"]
     assert {"to": [{"ipBlock": {"cidr": "10.1.2.3/32"}}], "ports": [{"port": 7443, "protocol": "TCP"}]} in policy
