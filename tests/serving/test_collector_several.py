@@ -316,6 +316,40 @@ def test_the_watermark_waits_until_the_homes_speaks_of_it(two: Two) -> None:
     assert two.keepers["1"].tally.taken_over == 2
 
 
+def test_a_home_that_was_away_takes_its_watermark_back_for_a_guest(two: Two) -> None:
+    """Each by itself: the home's speaks of what came late to it, the other's waits until then, a restart included."""
+    numbers = [n for n in range(100) if homes.home(("visits", "3", "visits", f"r{n}"), "01") == "1"][:2]
+    two.take("1", "request", 200)
+    two.take("1", "response", 200)
+    two.clock.now += 20
+    at = two.clock.now
+    for number in numbers:
+        two.take("0", "request", number)
+    two.clock.now += 30
+    for name in "01":
+        two.keepers[name].flush()
+
+    def through(name: str) -> float:
+        mark = Folder(two.folder / "log").mark_of("visits", f"collector-{name}")
+        assert mark is not None
+        return mark.flushed_through
+
+    assert (through("0"), through("1")) == (at, at + 15)
+    assert two.hand("0") == 2
+    two.take("1", "response", numbers[0])
+    for name in "10":
+        two.keepers[name].flush()
+    assert (through("0"), through("1")) == (at, at)
+    assert two.log.watermark("visits", two.clock.now).late == 0, "somebody's watermark has waited for it"
+    two.again("0")
+    two.clock.now += 40
+    two.keepers["0"].flush()
+    assert through("0") == at, "its home may not have said so yet"
+    two.clock.now += 11
+    two.keepers["0"].flush()
+    assert through("0") == two.clock.now - 15
+
+
 def test_a_home_that_is_away_does_not_keep_a_row_for_ever(two: Two) -> None:
     number = away_from(two, "0")
     two.take("0", "request", number)
@@ -332,14 +366,18 @@ def test_a_home_that_is_away_does_not_keep_a_row_for_ever(two: Two) -> None:
     assert (two.keepers["0"].waiting, two.keepers["0"].handing, two.keepers["0"].held_bytes) == (0, 0, 0)
 
 
-def test_what_the_home_may_have_is_published_once(two: Two) -> None:
-    """Its word was lost, and it is away longer than the window: nothing is published twice, and the log waits."""
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_the_home_may_have_is_published_once(two: Two, killed: bool) -> None:
+    """Its word was lost, or who asked was killed, and it is away longer than the window: it is published once."""
     number = away_from(two, "0")
     two.take("0", "request", number)
     two.clock.now += 10
     two.keepers["0"].flush()
     assert two.hand("0", lost_word=True) == 1
+    if killed:
+        two.again("0")
     two.clock.now += 120
+    two.keepers["0"].handed(two.keepers["0"].to_hand("1"), Said.NOT)
     assert two.keepers["0"].flush() == 0
     assert two.hand("0") == 1
     two.take("1", "response", number)
