@@ -144,7 +144,7 @@ class Handing:
             return Said.NOT, f"{error!r}", False
         try:
             # One that is left in charge publishes before it answers.
-            limit = _LEAVING_S if batch.leaving else self._timeout_s
+            limit = httpx.Timeout(_LEAVING_S if batch.leaving else self._timeout_s, connect=5.0)
             answer = self._client.post(url, content=guests.written(batch), headers=headers, timeout=limit)
         except httpx.HTTPError as error:
             self._client.close()
