@@ -1,6 +1,6 @@
 """What an attempt at a run in pods left behind, and what follows from it for the next: by its papers in the store.
 
-A record is what a task keeps of its run: ``{"run_id", "attempt", "made", "inputs", "cleared", "answered"}``.
+A record is what a task keeps of its run: ``{"run_id", "attempt", "made", "inputs", "cleared", "answered", "again"}``.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ def unwanted(depot: Depot, record: Mapping[str, Any]) -> bool:
 
 def unanswered(depot: Depot, record: Mapping[str, Any]) -> bool:
     """Whether the run made what its task could not return, or was stopped by something outside, so that a task that is
-    cleared goes on with it: what was trained is not trained again."""
+    cleared goes on with it: what was trained is not trained again. What could not be returned after that (``again``) is
+    not tried for ever: it may be what cannot be returned."""
     from windtunnel import canonical
 
     if record.get("answered"):
         return False
     attempt = int(record["attempt"])
     if (said := depot.outcome(attempt)) is not None and said.failure != "transient":
-        return said.state == "succeeded"
+        return said.state == "succeeded" and not record.get("again")
     raw = depot.objects.get_bytes(f"{depot.key}/attempts/{attempt}/evidence.json")
     # A run that was told to stop says transient; why, the cluster knows.
     return raw is not None and canonical.loads(raw).get("failure") in (None, "transient")

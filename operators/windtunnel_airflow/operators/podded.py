@@ -147,7 +147,7 @@ class PodOperator(RunnerOperator):
                     return before
                 if begins and attempts.unanswered(self._depot(before), before):
                     self.log.info("Run %s goes on: its task failed, it did not", before["run_id"])
-                    self._keep(context, after := {**before, **now})
+                    self._keep(context, after := {**before, **now, "again": True})
                     return after
             self._abandon(before, context)
         previous = before["run_id"] if before is not None else "first"
