@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import signal
@@ -14,18 +15,20 @@ import httpx
 import pytest
 import seldonevents
 import waiting
-from collectors import BEARER, START, Away, Clock, Killed, Running, dead, event, logged, steps
+from collectors import BEARER, START, TOKEN, Away, Clock, Killed, Running, dead, event, logged, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windtunnel.errors import DataError, DescriptionError, StackError, UnavailableError
 from windtunnel.loopback import any_free
 from windtunnel.serving.collector import events, guests, homes, lost
+from windtunnel.serving.collector.admission import Limits, Rules
 from windtunnel.serving.collector.events import BadEvent, Half
 from windtunnel.serving.collector.guests import Batch
 from windtunnel.serving.collector.keeper import UNSURE_S, Keeper, framed_guest
 from windtunnel.serving.collector.outbox import Outbox, Said
 from windtunnel.serving.collector.places import Folder
+from windtunnel.serving.collector.server import Collector
 from windtunnel.serving.collector.writers import GONE_S, Writers
 from windtunnel.serving.predictions import PredictionLog
 from windtunnel.serving.watermark import Mark
@@ -590,20 +593,32 @@ def test_halves_that_come_apart_meet_through_a_kill_and_an_end(pair_of: dict[str
 
 def test_a_collector_takes_halves_of_others_by_token_and_name_only(tmp_path: Path) -> None:
     """DEMAND OPS-6"""
-    running = Running(tmp_path, any_free(), ("--open-events", "--flush", "300"))
-    running.start()
-    try:
-        url = f"{running.url}/v1/halves"
-        body = guests.written(Batch("1", "0", (half_of("request", "r"),)))
-        assert httpx.post(url, content=body).status_code == 401
-        told = httpx.post(url, content=guests.written(Batch("1", "2", ())), headers=BEARER)
-        assert (told.status_code, told.json()["field"]) == (421, "to")
-        told = httpx.post(url, content=b'{"from":"1","to":"0","halves":[{}]}', headers=BEARER)
-        assert (told.status_code, told.json()["field"]) == (400, "halves[0]")
-        for new in (1, 0):
-            told = httpx.post(url, content=body, headers=BEARER)
-            assert (told.status_code, told.json()) == (202, {"kept": 1, "new": new, "renewed": False})
-        assert httpx.put(url, content=body, headers=BEARER).status_code == 405
-        assert running.number("taken_over_total") == 1
-    finally:
-        assert running.end() == 0
+    (tmp_path / "token").write_text(TOKEN)
+    place = Folder(tmp_path / "log")
+    keeper = Keeper(tmp_path / "spool", place)
+    app = Collector(keeper, Writers(tmp_path, place), Rules(tmp_path / "token", open_events=True), Limits())
+    body = guests.written(Batch("1", "0", (half_of("request", "r"),)))
+    leaving = guests.written(Batch("1", "0", (), leaving=True))
+    asked: list[tuple[bytes, dict[str, str], int, dict[str, Any]]] = [
+        (body, {}, 401, {}),
+        (body, {"authorization": "Bearer x"}, 401, {}),
+        (guests.written(Batch("1", "2", ())), BEARER, 421, {"field": "to"}),
+        (b'{"from":"1","to":"0","halves":[{}]}', BEARER, 400, {"field": "halves[0]"}),
+        (body, BEARER, 202, {"kept": 1, "new": 1, "renewed": False}),
+        (body, BEARER, 202, {"kept": 1, "new": 0, "renewed": False}),
+        (leaving, BEARER, 202, {"kept": 0, "new": 0, "renewed": True}),
+    ]
+
+    async def post() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://c") as client:
+            for sent, headers, status, wanted in asked:
+                told = await client.post("/v1/halves", content=sent, headers=headers)
+                assert told.status_code == status
+                assert wanted.items() <= told.json().items()
+            assert (await client.put("/v1/halves", content=body, headers=BEARER)).status_code == 405
+            assert "windtunnel_collector_taken_over_total 1" in (await client.get("/metrics")).text
+
+    asyncio.run(post())
+    mark = place.mark_of("visits", "collector-0")
+    assert mark is not None and mark.at > 0, "who ends has its word that the watermark speaks of what it gave"
+    dead(keeper)
