@@ -10,6 +10,8 @@ import greenlet
 from airborne import Died
 from seldonsky import ClusterSky, _Guard
 
+from windtunnel.serving.lease import Clock
+
 #: Of a round's steps: how many kill the guard that was to go on, and how many hold it up, for how many rounds.
 KILLED, HELD, ROUNDS = 0.01, 0.02, (2, 40)
 
@@ -24,7 +26,7 @@ class Guards:
 
     def __init__(self, sky: ClusterSky, count: int, seed: int) -> None:
         self._sky, self._rng = sky, random.Random(seed)
-        self._guards = [self._new() for _ in range(count)]
+        self._guards = [self._new(number) for number in range(count)]
         self._late: dict[tuple[int, str], tuple[Any, int]] = {}  # what was held up, and for how many rounds yet
         self.killed = self.held = 0
 
@@ -34,12 +36,14 @@ class Guards:
     def tend(self) -> None:
         self._round("tend")
 
-    def _new(self) -> _Guard:
-        place = self._sky.place()
+    def _new(self, number: int) -> _Guard:
+        """Each by the clock of its own machine."""
+        place, world, ahead = self._sky.place(), self._sky.world, 0.4 * number
+        place.backend._clock = lambda: world.wall + ahead
         self._sky.running.enter_context(place.backend.following())
         return _Guard(
-            self._sky.home, place.backend, lambda: self._sky.registry, clock=self._sky.world.clock,
-            intents=place.intents, looks=place.looks,
+            self._sky.home, place.backend, lambda: self._sky.registry,
+            clock=lambda: Clock(world.wall + ahead, world.real), intents=place.intents, looks=place.looks,
         )  # fmt: skip
 
     def _round(self, what: str) -> None:
@@ -67,7 +71,7 @@ class Guards:
             self.killed += 1
             for mine in [one for one in {*going, *self._late} if one[0] == key[0]]:  # both its threads
                 self._end(going.pop(mine, None) or self._late.pop(mine)[0])
-            self._guards[key[0]] = self._new()
+            self._guards[key[0]] = self._new(key[0])
         elif thread and drawn < KILLED + HELD and len(self._late) + 1 < len(self._guards):
             self.held += 1
             self._late[key] = (going.pop(key), self._rng.randint(*ROUNDS))
