@@ -27,7 +27,7 @@ from windtunnel.errors import (
 from windtunnel.kube.access import Access
 from windtunnel.kube.client import Client
 from windtunnel.serving.backend import Arm, Release
-from windtunnel.serving.seldon import Seldon, SeldonBackend, record
+from windtunnel.serving.seldon import Seldon, SeldonBackend, record, split
 
 ROW = {"age": 30.0}
 SDEP = "/apis/machinelearning.seldon.io/v1/namespaces/models/seldondeployments"
@@ -173,6 +173,35 @@ def test_without_a_gateway_nobody_is_counted(world: World) -> None:
         backend.counted("visits")
     with pytest.raises(UnavailableError, match="does not answer"):
         world.backend(gateway="http://127.0.0.1:1/{model}").counted("visits")
+
+
+def test_one_connection_that_is_cut_takes_no_step_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of some hundred requests to the gateway; one that stays silent does."""
+    world.backend().apply(release(100, arm(2)))
+    count, cut = split.count, iter([True])
+
+    def cutting(*asked: Any) -> Any:
+        if next(cut, False):
+            raise UnavailableError("the gateway does not answer: cut")
+        return count(*asked)
+
+    monkeypatch.setattr(split, "count", cutting)
+    world.backend().apply(release(75, arm(2, 25), stage=1))
+    assert world.predictors() == {"v1": 75, "v2": 25} and next(cut, None) is None
+    silent = world.backend(gateway="http://127.0.0.1:1/{model}", route_within_s=0.1)
+    with pytest.raises(UnavailableError, match="does not answer"):
+        silent.apply(release(50, arm(2, 50), stage=2))
+    assert world.predictors() == {"v1": 75, "v2": 25}
+
+
+def test_what_the_api_says_for_the_moment_is_no_answer_of_the_version(world: World) -> None:
+    """It has too much to do, it is restarted, the token was renewed: the version is asked again."""
+    backend = world.backend(gateway=None)
+    backend.apply(release(100))
+    faults = [Fault("/proxy/", status) for status in (429, 500, 401)]
+    world.cluster.faults += faults
+    backend.apply(release(90, arm(2, 10), stage=1))
+    assert world.predictors() == {"v1": 90, "v2": 10} and not any(one.times for one in faults)
 
 
 def test_a_version_is_ready_by_its_own_answer(world: World) -> None:

@@ -188,7 +188,8 @@ class Client:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 10.0,
     ) -> Answer:
-        """One HTTP request to a service of the namespace through the API's proxy; never tried again.
+        """One HTTP request to a service of the namespace through the API's proxy; never tried again, but for a token
+        that the API did not take: it may have been renewed, and the service has seen nothing yet.
 
         Args:
             port: its port's name or number.
@@ -201,7 +202,12 @@ class Client:
             UnavailableError: the API did not answer.
         """
         whole = f"/api/v1/namespaces/{self.namespace}/services/{quote(service)}:{quote(port)}/proxy{path}"
-        return self._once(method, whole, {}, body, "application/json", (self._timeout_s[0], timeout_s), headers)
+        for renewed in (False, True):
+            answer = self._once(method, whole, {}, body, "application/json", (self._timeout_s[0], timeout_s), headers)
+            if renewed or answer.status != 401 or not answer.told:
+                break
+            self._forget()
+        return answer
 
     # -- watching
 

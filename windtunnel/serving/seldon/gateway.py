@@ -61,20 +61,29 @@ class Gateway:
     def wait(self, state: State, before: State, fence: Fence) -> None:
         """Return when the answers come from the weights of ``state``; at once where these are those of ``before``.
 
+        One connection that is cut says nothing: all is counted again, as long as there is time.
+
         Raises:
             ServingError: they do not come from them in time.
+            UnavailableError: it does not answer in time.
             FencedError: somebody else took over meanwhile.
         """
         if not self._asked(state) or state.weights == before.weights or not state.slots:
             return
         deadline = self._monotonic() + self._seldon.route_within_s
         while True:
-            why = split.differs(self.count(state), state.weights)
+            silent: UnavailableError | None = None
+            try:
+                why = split.differs(self.count(state), state.weights)
+            except UnavailableError as error:
+                silent, why = error, error.message
             if why is None:
                 return
             live = self._objects.read(state.model)
             fence.check(self._objects.state(state.model, live))
             if self._monotonic() > deadline:
+                if silent is not None:
+                    raise silent
                 told = status.told(live or {})
                 raise ServingError(
                     f"{state.model}: weights were set and are not served: {why}{f' ({told})' if told else ''}",

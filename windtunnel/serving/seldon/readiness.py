@@ -13,7 +13,7 @@ from typing import Any
 
 from windtunnel import tls
 from windtunnel.errors import ClusterError, IntegrityError, NotReadyError, UnavailableError
-from windtunnel.kube.answers import Answer
+from windtunnel.kube.answers import AGAIN, Answer
 from windtunnel.kube.client import Client
 from windtunnel.kube.kinds import POD
 from windtunnel.serving.backend import Arm
@@ -115,7 +115,9 @@ class Readiness:
         path = f"/v2/models/{model}/{'infer' if rows else 'ready'}"
         body = {"inputs": tensors([rows[0]])} if rows else None
         answer = self._ask(way, "POST" if rows else "GET", path, body, timeout)
-        if answer.status in (502, 503, 504) or self.unknown(answer):
+        # What the API itself says for the moment, that it is busy mostly, is no answer of the version's.
+        busy = answer.status in (502, 503, 504) or (answer.told and answer.status in AGAIN)
+        if busy or self.unknown(answer):
             raise UnavailableError(f"{model} version {version} does not answer by {way.name}: {answer.message}")
         if answer.status != 200:
             raise NotReadyError(f"{model} version {version} answered {answer.status} to an inference: {answer.message}")
