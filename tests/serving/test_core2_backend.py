@@ -193,6 +193,18 @@ def test_a_release_for_the_other_api_is_refused_before_anything_is_written(world
     assert world.candidates() == {"visits-v1": 100}
 
 
+def test_a_model_of_somebody_elses_with_our_label_is_left_alone(world: World) -> None:
+    theirs = {"metadata": {"name": "visits-own", "labels": {record.MODEL: "visits"}}, "spec": {"storageUri": "gs://x"}}
+    world.cluster.put("models", theirs)
+    backend = world.backend(gateway=None)
+    backend.apply(release(100, arm(2)))
+    backend.apply(release(0, arm(2, 100), stage=1))
+    assert set(backend.observe("visits").arms) == {"1", "2"}
+    with backend.following():
+        assert set(backend.observe("visits").arms) == {"1", "2"} and backend.sweep() == []
+    assert "visits-own" in world.names("models")
+
+
 def test_nothing_may_serve_is_no_weights_of_nothing(world: World) -> None:
     """Envoy would refuse weights that sum to 0, and with them the routes of every model."""
     backend = world.backend()

@@ -6,7 +6,7 @@ last one died. A Server goes after its Model, which it has to unload.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -112,8 +112,8 @@ class Parts:
             everything = self.feeds[kind].everything()
             if everything is None:
                 return None
-            mine = (one for one in everything if (one["metadata"].get("labels") or {}).get(record.MODEL) == model)
-            sides.append({str(one["metadata"]["labels"][record.VERSION]): one for one in mine})
+            mine = [one for one in everything if (one["metadata"].get("labels") or {}).get(record.MODEL) == model]
+            sides.append(_by_version(mine))
         return Found(*sides)
 
     def _write(self, kind: Kind, ours: Live, live: Live | None) -> None:
@@ -140,7 +140,7 @@ class Parts:
 
     def _list(self, kind: Kind, model: str) -> dict[str, Live]:
         listed = self._told(model, partial(self._client.list, kind, labels=f"{record.MODEL}={model}"))
-        return {str(one["metadata"]["labels"][record.VERSION]): one for one in listed.get("items") or []}
+        return _by_version(listed.get("items") or [])
 
     def _told(self, about: str, ask: Callable[[], Any]) -> Any:
         try:
@@ -149,6 +149,12 @@ class Parts:
             raise ServingError(f"{about}: {error.message}", hint="install Seldon Core 2, or name another") from error
         except ClusterError as error:
             raise ServingError(f"{about}: {error.message}", hint=error.hint) from error
+
+
+def _by_version(items: Iterable[Live]) -> dict[str, Live]:
+    """One that carries the model's label and no version is somebody else's, and left alone."""
+    labels = ((one["metadata"].get("labels") or {}, one) for one in items)
+    return {str(found[record.VERSION]): one for found, one in labels if record.VERSION in found}
 
 
 def _of(live: Live | None, digest: str) -> bool:
