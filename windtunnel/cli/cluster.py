@@ -146,8 +146,8 @@ def _tell(asked: Laptop, made: bool) -> None:
     passwords = f"{inside} exec deployment/airflow-api-server -- cat simple_auth_manager_passwords.json.generated"
     talk.say(f"              its log-in: {passwords}")
     if not asked.demo:
-        talk.say("DAGs:         none yet, and no connection but windtunnel_default, the registry's; how to bring yours:")
-        talk.say("              docs/how-to/try-on-a-laptop-cluster.md. 'windtunnel cluster demo' brings one that flies")
+        talk.say("DAGs:         none yet, and no connection but windtunnel_default, the registry's; to bring yours:")
+        talk.say("              docs/how-to/try-on-a-laptop-cluster.md; 'windtunnel cluster demo' brings one")
 
 
 def _asked(
