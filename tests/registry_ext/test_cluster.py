@@ -471,6 +471,11 @@ def test_another_server_takes_over_with_everything_but_what_was_half_written(
                 pytest.raises(WindtunnelError, match="come from a secret of its cluster"),
             ):
                 administrator.trust_installation("friend", pem)
+            with twin.client("admin") as administrator:
+                (own,) = administrator.export_audits()["logs"]
+                with pytest.raises(WindtunnelError, match="the audit of another installation would not be kept"):
+                    administrator.import_audit(own, 0, "", True)
+                assert administrator.audit("", action="import-audit", outcome="refused")
         assert twin.run("check", f"--url={twin.url}", f"--ca={twin.tls / 'ca.crt'}")[0] == 0
         assert [name for name in store.names() if name.startswith("audit/") and name.endswith(".checkpoint")]
         third = Twin(tmp_path_factory.mktemp("third"), pod, store)
