@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,23 +17,29 @@ from sqlalchemy import Engine, create_engine, inspect, text
 from windtunnel_mlflow import migrate, tables
 from windtunnel_mlflow.store import GovernedStore
 
-
-def _upgrade(url: str, start: object, done: object) -> None:
-    start.wait()  # type: ignore[attr-defined]
-    done.put(migrate.upgrade(create_engine(url)))  # type: ignore[attr-defined]
+UPGRADE = """
+import sys
+from sqlalchemy import create_engine
+from windtunnel_mlflow import migrate
+engine = create_engine(sys.argv[1])
+print("here", flush=True)
+sys.stdin.readline()
+print(migrate.upgrade(engine))
+"""
 
 
 def test_two_processes_at_once(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'both.db'}"
-    spawn = multiprocessing.get_context("spawn")
-    start, done = spawn.Barrier(3), spawn.Queue()
-    processes = [spawn.Process(target=_upgrade, args=(url, start, done)) for _ in range(2)]
+    argv = [sys.executable, "-c", UPGRADE, f"sqlite:///{tmp_path / 'both.db'}"]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
     for process in processes:
-        process.start()
-    start.wait()
-    assert sorted(done.get(timeout=60) for _ in processes) == [False, True]
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
     for process in processes:
-        process.join()
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert sorted(process.communicate(timeout=60)[0] for process in processes) == ["False\n", "True\n"]
 
 
 def test_the_migrations_make_what_the_code_describes(tmp_path: Path) -> None:

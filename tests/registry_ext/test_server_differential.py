@@ -48,9 +48,11 @@ _count = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def plain(helpers: Any) -> Iterator[Any]:
-    """MLflow's own server with its own auth app and a database of its own."""
+def plain(helpers: Any, registry_server: Any) -> Iterator[Any]:
+    """MLflow's own server with its own auth app and a database of its own: a copy of one in which nothing was done."""
     server = helpers.RegistryServer(Path(tempfile.mkdtemp(prefix="wt-plain-")))
+    server.home.mlflow.mkdir(parents=True, mode=0o700)
+    shutil.copy(helpers.MIGRATED / "mlflow.db", server.home.mlflow)
     database = f"sqlite:///{server.home.mlflow / 'mlflow.db'}"
     argv = (
         sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--serve-artifacts",
