@@ -217,7 +217,8 @@ def test_pages_of_a_data_check_are_beside_the_outputs_in_the_store(
     page.with_suffix(".json").write_text("{}")
 
     def kept(target: str) -> tuple[str, str]:
-        training = {"entry_point": "wt_small:train", "target": target, "pod": {"image": "i"}}
+        pod = {"pod": {"image": "i"}} if target == "kubernetes" else {}
+        training = {"entry_point": "wt_small:train", "target": target, **pod}
         task = DataCheckOperator(task_id="t", model=describe(training=training), data={})
         uri = task._kept(folder, page)
         task.note_report(uri)

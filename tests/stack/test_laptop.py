@@ -75,6 +75,7 @@ def test_a_second_time_keeps_the_cluster_and_its_secrets(bench: Bench) -> None:
     done = bench.up("--no-build")
     asked = bench.asked()
     assert done.exit_code == 0 and "brought up to date" in done.stderr
+    assert "DAGs:         none yet" in done.stderr, "what is not there is said"
     assert not [one for one in asked if one.startswith("docker ") or " create " in one]
     assert [one for one in asked if " upgrade --install " in one]
 
