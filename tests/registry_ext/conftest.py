@@ -56,7 +56,7 @@ WEBHOOKS_HERE = {
     "MLFLOW_WEBHOOK_CACHE_TTL": "0",
 }
 
-#: Databases of the session's first server, as its first start left them: making their tables takes 25 s each time.
+#: Databases of the session's first server, as its first start left them: making their tables takes seconds each time.
 #: By the process, for rooms that load this file as a module of their own share it.
 MIGRATED = Path(tempfile.gettempdir()) / f"wt-migrated-{os.getpid()}-{procfs.started(os.getpid())}"
 
