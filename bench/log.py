@@ -32,7 +32,7 @@ class Written:
 def write_rows(home: Home, version: str, count: int, rate: float | None) -> Written:
     """Log ``count`` requests of one row, at ``rate`` a second or as fast as the caller can; then count them."""
     from windtunnel.serving.predictions import PredictionLog
-    from windtunnel.serving.writer import PredictionWriter, new_prediction_ids
+    from windtunnel.serving.predictions.writer import PredictionWriter, new_prediction_ids
 
     writer = PredictionWriter(home.predictions, rig.MODEL, version, "0", flush_s=1.0, features=FEATURES)
     row = dict.fromkeys(FEATURES, 0.5)
@@ -58,7 +58,7 @@ def write_rows(home: Home, version: str, count: int, rate: float | None) -> Writ
 
 def count_lines(home: Home) -> float:
     """Lines of the access log a second that the meter reads, counts, keeps and publishes."""
-    from windtunnel.serving.meter import Meter
+    from windtunnel.serving.traffic.meter import Meter
 
     meter = Meter(home)
     now = int(time.time() * 1000)

@@ -21,11 +21,11 @@ from bench import rig
 from bench.table import Table
 from windtunnel.home import Home
 from windtunnel.rollout import Evidence, Plan, RolloutState, decide, look_record, resume
-from windtunnel.serving import lookout
 from windtunnel.serving.backend import ArmStatus, ArmTraffic, Observed, Traffic
-from windtunnel.serving.labels import Labels
-from windtunnel.serving.looklog import LookLog
-from windtunnel.serving.lookout import Watch
+from windtunnel.serving.predictions.labels import Labels
+from windtunnel.serving.release import lookout
+from windtunnel.serving.release.looklog import LookLog
+from windtunnel.serving.release.lookout import Watch
 from windtunnel.spec import Rollout
 from windtunnel.stats.histogram import Histogram, bucket
 
@@ -86,7 +86,7 @@ def publish_rows(home: Home, model: str, number: int, rows: int) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from windtunnel.serving import publish
+    from windtunnel.serving.predictions import publish
 
     dice = np.random.default_rng(number)
     labelled: list[dict[str, Any]] = []

@@ -17,8 +17,9 @@ from typing import Any
 
 from windtunnel.home import ENV_HOME, Home
 from windtunnel.loopback import any_free
-from windtunnel.serving import envoy, routing
-from windtunnel.serving.traffic import read_traffic
+from windtunnel.serving import routing
+from windtunnel.serving.local import envoy
+from windtunnel.serving.traffic.countfiles import read_traffic
 from windtunnel.stackfile import StackFile
 
 MODEL = "bench"
@@ -131,7 +132,7 @@ def rig() -> Iterator[Rig]:
         envoy.bootstrap(home, port)
         log = stack.enter_context((home.logs / "bench.log").open("wb"))
         router = stack.enter_context(process(envoy.command(home), stdout=log, stderr=log))
-        command = [sys.executable, "-m", "windtunnel.serving.meter"]
+        command = [sys.executable, "-m", "windtunnel.serving.traffic.meter"]
         env = {**os.environ, ENV_HOME: str(home.root)}
         meter = stack.enter_context(process(command, stdout=log, stderr=log, env=env))
         made = Rig(home, port, {"router": router.pid, "meter": meter.pid})

@@ -123,8 +123,8 @@ def watched(folder: Path, rollouts: int, seconds: float) -> Watched:
 def _watched(folder: Path, url: str, pipe: Any, rollouts: int, seconds: float) -> Watched:
     from windtunnel.registry.orders import OrdersPage
     from windtunnel.rollout import Plan
-    from windtunnel.serving.lookout import Watch
     from windtunnel.serving.place import in_cluster
+    from windtunnel.serving.release.lookout import Watch
     from windtunnel.serving.seldon import Seldon
     from windtunnel.spec import Rollout
     from windtunnel_airflow import orderbook, places

@@ -46,8 +46,9 @@ def save_model(path: Path) -> str:
 @contextmanager
 def served(made: rig.Rig) -> Iterator[int]:
     """The model in one of our servers, every prediction logged; yields its port."""
-    from windtunnel.serving import artifacts, servers
+    from windtunnel.serving import artifacts
     from windtunnel.serving.backend import Arm
+    from windtunnel.serving.local import servers
     from windtunnel.spec.serving import Serving
 
     home = made.home
@@ -68,7 +69,7 @@ def served(made: rig.Rig) -> Iterator[int]:
 
 
 def run() -> Table:
-    from windtunnel.serving import servers
+    from windtunnel.serving.local import servers
     from windtunnel.serving.predictions import PredictionLog
 
     table = Table(

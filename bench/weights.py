@@ -26,8 +26,8 @@ from windtunnel.evidence import manifest
 from windtunnel.serving import artifacts
 from windtunnel.serving.backend import Arm, Release
 from windtunnel.serving.local import LocalBackend
-from windtunnel.serving.servers import ProcessStatus, Program
-from windtunnel.serving.traffic import read_traffic
+from windtunnel.serving.local.servers import ProcessStatus, Program
+from windtunnel.serving.traffic.countfiles import read_traffic
 
 CHANGES = 1000
 ABORTS = 20

@@ -74,6 +74,14 @@ def write_json(path: Path, value: Any, *, mode: int = PRIVATE, durable: bool = T
     return write_bytes(path, data, mode=mode, durable=durable, parents=parents)
 
 
+def write_json_if_changed(path: Path, value: Any) -> bool:
+    """Replace ``path`` in one step, unless the file holds exactly that already; True if it was written."""
+    if path.exists() and read_json(path, broken_ok=True) == json.loads(json.dumps(value)):
+        return False
+    write_json(path, value)
+    return True
+
+
 def read_json(path: Path, *, broken_ok: bool = False) -> Any | None:
     """The JSON value in ``path``, or None when there is no such file.
 

@@ -15,7 +15,7 @@ import httpx
 import pandas as pd
 
 from windtunnel.home import Home
-from windtunnel.serving.labels import Labels
+from windtunnel.serving.predictions.labels import Labels
 from windtunnel.stackfile import StackFile
 
 FEATURES = ("month", "month_ago", "year_ago")

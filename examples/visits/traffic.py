@@ -175,7 +175,7 @@ class Traffic:
     def _write_outcomes(self, ready: list[tuple[float, str | None, dict[str, float], bool]]) -> None:
         import pandas as pd
 
-        from windtunnel.serving.labels import Labels
+        from windtunnel.serving.predictions.labels import Labels
 
         labels = [
             {"prediction_id": pid, "label": row[data.TARGET], "label_time": sent, "revision": 0, "source": "claims"}

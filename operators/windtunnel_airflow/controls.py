@@ -146,7 +146,7 @@ class EvidenceOperator(_Control):
     """What a person must see before saying yes: the question, and the release as it stands."""
 
     def execute(self, context: Any) -> dict[str, Any]:
-        from windtunnel.serving import overview, overviewtext
+        from windtunnel.serving.release import overview, overviewtext
 
         hook = self.hook
         registry = hook.registry
@@ -267,8 +267,8 @@ class OrderOperator(_Control):
         return lifted.to_dict()
 
     def _abort(self, context: Any) -> dict[str, Any]:
-        from windtunnel.serving import outbox
-        from windtunnel.serving.abort import abort_release, order_abort
+        from windtunnel.serving.release import outbox
+        from windtunnel.serving.release.abort import abort_release, order_abort
 
         hook, who = self.hook, _need_person(context)
         observed, note = abort_release(hook.home, hook.place, self.model, self.reason, by=who)

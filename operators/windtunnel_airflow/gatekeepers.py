@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from windtunnel.serving.lookout import Watch
+from windtunnel.serving.release.lookout import Watch
 from windtunnel_airflow.gatekeeping import Answer, Looks, answer_of, gather_here, obeyed, renew, settled, who
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from windtunnel.errors import FencedError
-from windtunnel.serving.lookout import Watch
+from windtunnel.serving.release.lookout import Watch
 from windtunnel_airflow.plain import plain
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["Answer", "Looks", "Watch", "look", "obeyed", "renew", "settled"]
 
 
 class Looks(Protocol):
-    """What is needed of ``windtunnel.serving.looklog.LookLog``."""
+    """What is needed of ``windtunnel.serving.release.looklog.LookLog``."""
 
     def append(self, look: dict[str, Any], *, after: Mapping[str, Any] | None) -> bool: ...
     def tail(self, rollout_id: str) -> list[dict[str, Any]]: ...
@@ -145,7 +145,7 @@ def look(
     Args:
         now: seconds since the epoch.
         orders: what people ordered of this rollout (``windtunnel_airflow.orderbook``).
-        gather: ``windtunnel.serving.lookout.gather`` unless told.
+        gather: ``windtunnel.serving.release.lookout.gather`` unless told.
 
     Raises:
         FencedError: another holder has taken over; nothing was written.
@@ -184,7 +184,7 @@ def look(
 def gather_here(watch: Watch, backend: ServingBackend, state: RolloutState) -> Evidence:
     """``lookout.gather`` in the watch's home."""
     from windtunnel.home import Home
-    from windtunnel.serving import lookout
+    from windtunnel.serving.release import lookout
 
     return lookout.gather(Home.find(watch.home), watch, backend, state)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from windtunnel.errors import WindtunnelError
 from windtunnel.registry.orders import OrderRecord, OrdersPage, Standing, standing
-from windtunnel.serving import knownorders
+from windtunnel.serving.release import knownorders
 
 if TYPE_CHECKING:
     from windtunnel.home import Home

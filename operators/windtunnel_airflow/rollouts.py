@@ -75,7 +75,7 @@ def make_claim(
         rollout: ``RolloutRecord``; when it was opened is the claim's time, also in a second try.
     """
     from windtunnel.rollout import Plan
-    from windtunnel.serving.values import values_of
+    from windtunnel.serving.release.values import values_of
 
     first = champion is None
     plan = Plan.from_spec(model.rollout, first, model.serving.replicas)

@@ -77,7 +77,7 @@ def _served(home: Home, model: str) -> bool:
 
 
 def _at_home(home: Home, running: Iterable[RolloutRecord]) -> dict[str, str]:
-    from windtunnel.serving.looklog import LookLog
+    from windtunnel.serving.release.looklog import LookLog
 
     found: dict[str, str] = {}
     for rollout in running:
@@ -92,6 +92,6 @@ def _at_home(home: Home, running: Iterable[RolloutRecord]) -> dict[str, str]:
 
 def waits(client: RegistryClient, running: Iterable[RolloutRecord]) -> dict[str, list[str]]:
     """By rollout, what its release waits for before it gets any traffic."""
-    from windtunnel.serving import overview
+    from windtunnel.serving.release import overview
 
     return {rollout.id: found for rollout in running if (found := overview.waits(client, rollout))}

@@ -273,7 +273,7 @@ def test_the_guard_is_told_what_its_command_reads(
 ) -> None:
     """Its settings are Seldon's own, its probe holds the heartbeat against the clock."""
     from windtunnel.home import Home
-    from windtunnel.serving.guard import heartbeat_path
+    from windtunnel.serving.release.guard import heartbeat_path
     from windtunnel.serving.seldon import Seldon
 
     objects = rendered("production+guard")

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from windtunnel.rehearsal.summary import KEYS
-from windtunnel.serving.labels import Labels
-from windtunnel.serving.writer import PredictionWriter
+from windtunnel.serving.predictions.labels import Labels
+from windtunnel.serving.predictions.writer import PredictionWriter
 from windtunnel.spec import Rollout
 from windtunnel.spec.load import load_part
 

@@ -21,9 +21,10 @@ from windtunnel.home import Home
 from windtunnel.registry.client import RegistryClient
 from windtunnel.rollout import Evidence, Plan, RolloutState, decide, look_record
 from windtunnel.rollout.evidence import ArmCounters, Counters
-from windtunnel.serving import desired, knownorders, outbox
+from windtunnel.serving import desired
 from windtunnel.serving.backend import Arm, Release
-from windtunnel.serving.looklog import LookLog
+from windtunnel.serving.release import knownorders, outbox
+from windtunnel.serving.release.looklog import LookLog
 from windtunnel.spec import Rollout
 from windtunnel.stackfile import StackFile
 from windtunnel.stats.histogram import Histogram, bucket

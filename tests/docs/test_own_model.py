@@ -181,7 +181,7 @@ def test_the_mistake_of_the_tutorial_is_told_in_these_words(blocks: Callable[[Pa
 
 def test_the_traffic_script_asks_what_the_model_understands(flying: Path) -> None:
     """The body of ``ask.py`` through the model server's own check of requests."""
-    from windtunnel.serving.signature import Tensor, contract
+    from windtunnel.serving.modelserver.signature import Tensor, contract
 
     ask, model = load(OWN / "ask.py"), importlib.import_module("sea").model
     assert list(ask.FEATURES) == model.data.feature_names

@@ -13,10 +13,10 @@ import pytest
 
 from windtunnel.home import ENV_HOME, Home
 from windtunnel.rollout import Plan
-from windtunnel.serving import values
-from windtunnel.serving.labels import Labels
 from windtunnel.serving.predictions import PredictionWriter
-from windtunnel.serving.values import Context, Functions, values_of
+from windtunnel.serving.predictions.labels import Labels
+from windtunnel.serving.release import values
+from windtunnel.serving.release.values import Context, Functions, values_of
 from windtunnel.spec import Gate, Rollout
 
 ROOT = Path(__file__).parents[2]

@@ -169,7 +169,7 @@ print(json.dumps({
     done = go("python", "-c", code)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["missing"] == {"windtunnel.serving.runtime": "mlserver"}
+    assert told["missing"] == {"windtunnel.serving.modelserver.runtime": "mlserver"}
     assert told["servers"] == []
     ours = [name for name in told["files"] if "/windtunnel" in name]
     assert len(ours) > 100 and all(Path(name).is_relative_to(outside.resolve()) for name in ours)

@@ -23,7 +23,7 @@ from windtunnel.errors import FencedError, UnavailableError, WindtunnelError
 from windtunnel.home import Home
 from windtunnel.rollout import Plan, disagreements
 from windtunnel.serving.backend import Arm, Release
-from windtunnel.serving.guard import Guard
+from windtunnel.serving.release.guard import Guard
 from windtunnel_airflow import gatekeeping
 from windtunnel_airflow.base import Windtunnel
 from windtunnel_airflow.operators.release import RouteOperator

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import windtunnel.serving.ending  # noqa: F401  (found by name below)
+import windtunnel.serving.release.ending  # noqa: F401  (found by name below)
 from windtunnel.evidence import Outcome
 from windtunnel.rollout import Decision, Evidence, Plan, RolloutState
 
@@ -73,7 +73,7 @@ def scripted() -> Iterator[None]:
         "windtunnel.rollout",
         "windtunnel.rollout.replay",
         "windtunnel.rollout.several",
-        "windtunnel.serving.ending",
+        "windtunnel.serving.release.ending",
     ]
     before = {name: sys.modules[name].decide for name in used}  # type: ignore[attr-defined]
     for name in used:

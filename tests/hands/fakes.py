@@ -27,10 +27,11 @@ from windtunnel.errors import (
 from windtunnel.evidence import Verdict
 from windtunnel.registry.records import Explanation, PostedVerdict, RolloutRecord, VersionRecord
 from windtunnel.rollout import Evidence
-from windtunnel.serving import desired, intent
+from windtunnel.serving import desired
 from windtunnel.serving.backend import ArmStatus, ArmTraffic, Capability, Observed, Release, Traffic
 from windtunnel.serving.desired import Server, State
-from windtunnel.serving.lease import Clock
+from windtunnel.serving.release import intent
+from windtunnel.serving.release.lease import Clock
 from windtunnel.serving.routing import ModelRoute
 from windtunnel.serving.target import rollback_target
 from windtunnel.spec.policy import Policy

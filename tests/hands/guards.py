@@ -10,7 +10,7 @@ import greenlet
 from airborne import Died
 from seldonsky import ClusterSky, _Guard
 
-from windtunnel.serving.lease import Clock
+from windtunnel.serving.release.lease import Clock
 
 #: Of a round's steps: how many kill the guard that was to go on, and how many hold it up, for how many rounds.
 KILLED, HELD, ROUNDS = 0.01, 0.02, (2, 40)

@@ -37,7 +37,7 @@ class Mutation:
 
 DESIRED, OPERATORS = "windtunnel.serving.desired", "windtunnel_airflow.operators"
 PROMOTE, UNDO, OUTCOME = f"{OPERATORS}.promote", f"{OPERATORS}.undo", f"{OPERATORS}.outcome"
-SETTLING, ENDING = "windtunnel.serving.settling", "windtunnel.serving.ending"
+SETTLING, ENDING = "windtunnel.serving.release.settling", "windtunnel.serving.release.ending"
 
 MUTATIONS = (
     # where the traffic lives
@@ -61,12 +61,13 @@ MUTATIONS = (
     # the serving fake's own, as ``LocalBackend`` and ``artifacts`` have them
     Mutation("content is verified", "fakes:FakeServing._start", "self.store.digests.get(arm.version) != arm.digest"),
     # leases and the guard
-    Mutation("a lease ends", "windtunnel.serving.lease:over_by", "over < 0", "True", ("windtunnel.serving.guard",)),
-    Mutation("an exposed candidate is under a lease", "windtunnel.serving.lease:leased", "release and exposed", "False",
-             ("windtunnel.serving.guard",)),
-    Mutation("a lease is a duration, not a time", "windtunnel.serving.lease:over_by",
-             "now.monotonic - seen.at.monotonic", "now.wall - seen.at.wall", ("windtunnel.serving.guard",)),
-    Mutation("a promotion does not outlive its grace", "windtunnel.serving.guard:Guard._watch_one",
+    Mutation("a lease ends", "windtunnel.serving.release.lease:over_by", "over < 0", "True",
+             ("windtunnel.serving.release.guard",)),
+    Mutation("an exposed candidate is under a lease", "windtunnel.serving.release.lease:leased",
+             "release and exposed", "False", ("windtunnel.serving.release.guard",)),
+    Mutation("a lease is a duration, not a time", "windtunnel.serving.release.lease:over_by",
+             "now.monotonic - seen.at.monotonic", "now.wall - seen.at.wall", ("windtunnel.serving.release.guard",)),
+    Mutation("a promotion does not outlive its grace", "windtunnel.serving.release.guard:Guard._watch_one",
              "promoting and over < SETTLE_GRACE_S and (not self._settler.deaf(model))", "promoting"),
     Mutation("a promotion is settled", f"{SETTLING}:case_of", "found is not None"),
     Mutation("what is committed is finished", f"{SETTLING}:settle", "standing.rollout == _COMMITTED"),
@@ -95,7 +96,7 @@ MUTATIONS = (
     Mutation("a late champion is announced", f"{OUTCOME}:OutcomeOperator.execute",
              "self._announce_late(context, claim)", "pass"),
     Mutation("one verdict for one end", f"{ENDING}:judged", "posted.verdict.window[0] == opened_at", "False",
-             ("windtunnel.serving.settling",)),
+             ("windtunnel.serving.release.settling",)),
     # the gate and its log
     Mutation("a gate that has answered does not look again", "windtunnel_airflow.gatekeeping:look",
              "(before := settled(watch, looks)) is not None"),

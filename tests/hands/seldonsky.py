@@ -16,9 +16,9 @@ from windtunnel.home import Home
 from windtunnel.kube.access import Access
 from windtunnel.kube.client import Client
 from windtunnel.rollout import Plan, disagreements
-from windtunnel.serving import lookout
-from windtunnel.serving.guard import Guard
 from windtunnel.serving.place import Place, in_cluster
+from windtunnel.serving.release import lookout
+from windtunnel.serving.release.guard import Guard
 from windtunnel.serving.seldon import Seldon, manifest, record
 
 #: Requests of callers in a second.

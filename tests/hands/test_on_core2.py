@@ -15,8 +15,8 @@ import pytest
 from airborne import LEASE_S, MODEL, Flight, description, hooked
 from waiting import until
 
-from windtunnel.serving.abort import abort_release
 from windtunnel.serving.core2 import Core2, manifest
+from windtunnel.serving.release.abort import abort_release
 from windtunnel.serving.seldon import record
 
 _spec = importlib.util.spec_from_file_location("hands_on_seldon", Path(__file__).with_name("test_on_seldon.py"))

@@ -19,7 +19,7 @@ from airborne import LEASE_S, MODEL, Flight, description, hooked
 from seldonsky import SDEP, ClusterSky, agree, canary, fly
 from waiting import until
 
-from windtunnel.serving.abort import abort_release
+from windtunnel.serving.release.abort import abort_release
 from windtunnel.serving.seldon import record
 
 

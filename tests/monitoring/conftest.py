@@ -92,7 +92,7 @@ class World:
         """Rows spread evenly over [start, end), predicted and published; returns their prediction ids."""
         import pyarrow as pa
 
-        from windtunnel.serving import publish
+        from windtunnel.serving.predictions import publish
 
         n = len(members)
         seconds = start + (np.arange(n) + 0.5) * (end - start) / n
@@ -119,13 +119,13 @@ class World:
 
     def mark(self, through: float, *, at: float | None = None, dropped: int = 0) -> None:
         """The writer's watermark."""
-        from windtunnel.serving import watermark
+        from windtunnel.serving.predictions import watermark
 
         mark = watermark.Mark("visits", "1", "0", through, at if at is not None else through, dropped=dropped)
         watermark.write(self.home.predictions, mark, "1-0", durable=False)
 
     def label(self, ids: list[str], members: pd.DataFrame, at: float, *, revision: int = 0) -> None:
-        from windtunnel.serving.labels import Labels
+        from windtunnel.serving.predictions.labels import Labels
 
         Labels(self.home.labels).append(
             "visits",

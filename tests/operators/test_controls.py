@@ -16,9 +16,10 @@ from windtunnel.errors import FencedError, NotFoundError, RefusedError, Unavaila
 from windtunnel.home import Home
 from windtunnel.registry.orders import KINDS, FreezeRecord, OrderRecord, thaw_question
 from windtunnel.registry.records import RolloutRecord
-from windtunnel.serving import desired, outbox
+from windtunnel.serving import desired
 from windtunnel.serving.backend import Arm, Release
 from windtunnel.serving.place import at_home
+from windtunnel.serving.release import outbox
 from windtunnel_airflow import ChooseControlOperator, EvidenceOperator, OrderOperator, control_dag
 
 ROLLOUT = RolloutRecord("r1", "small", "2", "1", 7, "h", "running", 1000.0, 1000.0, step=1, weight=50)
@@ -187,7 +188,7 @@ def test_the_question_shows_the_evidence_and_names_exactly_what_is_ordered(
 
 def test_the_look_log_knows_the_step_better_than_the_registry(flown: Any, tmp_path: Path) -> None:
     from windtunnel.rollout import Evidence, Plan, RolloutState, decide, look_record
-    from windtunnel.serving.looklog import LookLog
+    from windtunnel.serving.release.looklog import LookLog
     from windtunnel.spec import Rollout
 
     plan = Plan.from_spec(Rollout(), False)

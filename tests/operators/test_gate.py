@@ -18,7 +18,7 @@ from windtunnel.errors import FencedError, TransientError, UnavailableError
 from windtunnel.home import Home
 from windtunnel.rollout import Plan, RolloutState, disagreements, entered
 from windtunnel.serving.backend import ArmStatus, ArmTraffic, Observed, Traffic
-from windtunnel.serving.looklog import LookLog
+from windtunnel.serving.release.looklog import LookLog
 from windtunnel.spec import Rollout
 from windtunnel.stats.histogram import Histogram, bucket
 from windtunnel_airflow import GateSensor

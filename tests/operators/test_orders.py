@@ -18,7 +18,7 @@ from windtunnel.home import Home
 from windtunnel.registry.orders import FreezeRecord, OrderRecord, OrdersPage, Standing, standing
 from windtunnel.rollout import Plan, disagreements
 from windtunnel.serving.backend import ArmStatus, ArmTraffic, Observed, Traffic
-from windtunnel.serving.looklog import LookLog
+from windtunnel.serving.release.looklog import LookLog
 from windtunnel.spec import Rollout
 from windtunnel.stats.histogram import Histogram, bucket
 from windtunnel_airflow.gatekeeping import Answer, Watch, look

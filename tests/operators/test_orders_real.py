@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from windtunnel.registry.client import RegistryClient
-from windtunnel.serving import knownorders
+from windtunnel.serving.release import knownorders
 from windtunnel.stackfile import read_secret
 from windtunnel_airflow.orderbook import TIMEOUT_S, OrderBook
 

@@ -23,8 +23,8 @@ from windtunnel.evidence import Kind, Outcome, Verdict
 from windtunnel.home import Home
 from windtunnel.monitoring import keeping, windows
 from windtunnel.serving.collector.places import connect
-from windtunnel.serving.labelstore import hand_in
-from windtunnel.serving.watermark import Mark
+from windtunnel.serving.predictions.labelstore import hand_in
+from windtunnel.serving.predictions.watermark import Mark
 from windtunnel.tracking.pods.keeping import tidy
 from windtunnel_airflow import (
     DataCheckOperator,

@@ -23,8 +23,8 @@ from windtunnel.home import Home
 from windtunnel.registry.orders import FreezeRecord, OrderRecord, OrdersPage
 from windtunnel.registry.records import Explanation, ModelSummary, PostedVerdict, RolloutRecord, VersionRecord
 from windtunnel.serving.backend import Arm, Release
-from windtunnel.serving.looklog import LookLog
 from windtunnel.serving.place import in_cluster
+from windtunnel.serving.release.looklog import LookLog
 from windtunnel.serving.seldon import Seldon
 from windtunnel_ui.cluster import FRESH_S, RELOAD_S, Cluster, Connected, Told, settings
 from windtunnel_ui.source import looks

@@ -172,7 +172,7 @@ def test_the_server_of_a_pod_serves_that_copy_and_no_other(
         str(Path(sys.executable).with_name("windtunnel")), "collector", "--spool", str(tmp_path / "spool"), "--to",
         log_root.as_uri(), "--port", collector.rpartition(":")[2], "--token-file", str(tmp_path / "token"),
     ]  # fmt: skip
-    command = [PYTHON, "-m", "windtunnel.serving.launch", str(step.folder)]
+    command = [PYTHON, "-m", "windtunnel.serving.modelserver.launch", str(step.folder)]
     with (tmp_path / "server.log").open("wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:

@@ -32,7 +32,7 @@ from windtunnel.evidence import Outcome
 from windtunnel.registry.approvals import question
 from windtunnel.registry.client import RegistryClient
 from windtunnel.registry.waiting import Asked
-from windtunnel.serving import overview
+from windtunnel.serving.release import overview
 from windtunnel.stackfile import StackFile, read_secret
 from windtunnel_airflow import ClaimReleaseOperator, PolicySensor, PromoteOperator
 from windtunnel_airflow.asking import AskAgain

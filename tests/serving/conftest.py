@@ -24,9 +24,10 @@ import pytest
 
 from windtunnel.evidence import manifest
 from windtunnel.home import Home
-from windtunnel.serving import desired, envoy, meter, servers
+from windtunnel.serving import desired
 from windtunnel.serving.backend import Arm
-from windtunnel.serving.local import LocalBackend
+from windtunnel.serving.local import LocalBackend, envoy, servers
+from windtunnel.serving.traffic import meter
 from windtunnel.stackfile import StackFile, make_socket_folder, supervisor_socket
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from windtunnel.serving.accesslog import Tail, Tally, parse
+from windtunnel.serving.traffic.accesslog import Tail, Tally, parse
 
 
 def line(**more: Any) -> str:

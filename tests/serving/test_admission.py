@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from waiting import until
 
-from windtunnel.serving import admission
-from windtunnel.serving.admission import Admission
+from windtunnel.serving.modelserver import admission
+from windtunnel.serving.modelserver.admission import Admission
 
 uvicorn = pytest.importorskip("uvicorn")
 INFER = "/v2/models/visits/infer"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from windtunnel.serving.batching import Batcher, Columns, Result
+from windtunnel.serving.modelserver.batching import Batcher, Columns, Result
 
 
 class Model:

@@ -11,7 +11,7 @@ import pytest
 
 from windtunnel.errors import DataError, IntegrityError, NotReadyError
 from windtunnel.home import Home
-from windtunnel.serving.benchmark import benchmark
+from windtunnel.serving.local.benchmark import benchmark
 from windtunnel.spec.evaluation import Benchmark
 from windtunnel.spec.serving import Serving
 from windtunnel.stackfile import StackFile

@@ -25,7 +25,7 @@ from windtunnel.serving.collector.keeper import IDLE_S, Keeper
 from windtunnel.serving.collector.places import Folder
 from windtunnel.serving.collector.writers import GONE_S, Writers, check_mark
 from windtunnel.serving.predictions import PredictionLog
-from windtunnel.serving.watermark import Mark
+from windtunnel.serving.predictions.watermark import Mark
 
 
 @pytest.fixture

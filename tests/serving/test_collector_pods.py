@@ -14,12 +14,12 @@ import waiting
 
 from windtunnel.data import objects
 from windtunnel.errors import DataError, DescriptionError
-from windtunnel.serving import rows
 from windtunnel.serving.collector import bringing, sending
 from windtunnel.serving.collector.bringing import Brought
 from windtunnel.serving.collector.places import Folder
 from windtunnel.serving.collector.sending import Sender
 from windtunnel.serving.predictions import PredictionLog, PredictionWriter
+from windtunnel.serving.release import rows
 
 
 class Taking(BaseHTTPRequestHandler):
@@ -186,8 +186,8 @@ def test_a_look_in_a_cluster_brings_its_rows_and_says_when_it_cannot(
     """DEMAND ROL-10: a gate on predictions judges what pods have logged; a store that is away is no evidence."""
     from windtunnel.home import Home
     from windtunnel.rollout import RolloutState
-    from windtunnel.serving import lookout
-    from windtunnel.serving.lookout import Watch
+    from windtunnel.serving.release import lookout
+    from windtunnel.serving.release.lookout import Watch
     from windtunnel.serving.seldon import Seldon, SeldonBackend
 
     start = time.time() - 60

@@ -31,7 +31,7 @@ from windtunnel.serving.collector.places import Folder
 from windtunnel.serving.collector.server import Collector
 from windtunnel.serving.collector.writers import GONE_S, Writers
 from windtunnel.serving.predictions import PredictionLog
-from windtunnel.serving.watermark import Mark
+from windtunnel.serving.predictions.watermark import Mark
 
 # -- who is at home
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from windtunnel.errors import IntegrityError
 from windtunnel.evidence import manifest
 from windtunnel.home import Home
-from windtunnel.serving import signature
 from windtunnel.serving.backend import Arm, Release
 from windtunnel.serving.mismatch import release_refusals
-from windtunnel.serving.signature import Tensor
+from windtunnel.serving.modelserver import signature
+from windtunnel.serving.modelserver.signature import Tensor
 
 Inputs = list[dict[str, Any]]
 

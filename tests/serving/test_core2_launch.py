@@ -22,10 +22,11 @@ import pytest
 from waiting import until
 
 from windtunnel.home import Home
-from windtunnel.serving import artifacts, serverfiles
+from windtunnel.serving import artifacts
 from windtunnel.serving.artifacts import Folder
 from windtunnel.serving.core2 import launch
-from windtunnel.serving.servers import tensors
+from windtunnel.serving.local.servers import tensors
+from windtunnel.serving.modelserver import serverfiles
 from windtunnel.spec.serving import Serving
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ import pytest
 
 from windtunnel.home import Home
 from windtunnel.serving.backend import Traffic
-from windtunnel.serving.counters import MAX_SEGMENTS, MAX_VERSIONS, Counters
-from windtunnel.serving.meter import Meter, read_traffic
+from windtunnel.serving.traffic.counters import MAX_SEGMENTS, MAX_VERSIONS, Counters
+from windtunnel.serving.traffic.meter import Meter, read_traffic
 
 ROUTES = {"split": "infer:visits", "audience": "audience:visits", "shadow": "shadow"}
 

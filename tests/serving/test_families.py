@@ -19,8 +19,8 @@ from windtunnel.data.steps import Output
 from windtunnel.evidence import manifest
 from windtunnel.home import Home
 from windtunnel.safety import Allowance, scan
-from windtunnel.serving import servers
 from windtunnel.serving.backend import Arm, Release
+from windtunnel.serving.local import servers
 from windtunnel.tracking import local
 from windtunnel.tracking.contract import RunSpec
 

@@ -11,8 +11,8 @@ import pytest
 from windtunnel.errors import FencedError, UnavailableError
 from windtunnel.serving import desired
 from windtunnel.serving.backend import Arm, Release
-from windtunnel.serving.following import follow, followed
-from windtunnel.serving.settling import HEED_EVERY_S, Settler
+from windtunnel.serving.release.following import follow, followed
+from windtunnel.serving.release.settling import HEED_EVERY_S, Settler
 
 MODEL = "visits"
 

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 
 from windtunnel.errors import FencedError, RefusedError, UnavailableError
 from windtunnel.home import ENV_HOME, Home
-from windtunnel.serving import intent
 from windtunnel.serving.backend import Arm, ArmStatus, Observed, Release
-from windtunnel.serving.guard import SETTLE_GRACE_S, Guard, heartbeat_path, run
-from windtunnel.serving.intent import Intent
-from windtunnel.serving.lease import Clock, Sighting, leased, overdue, sight
 from windtunnel.serving.place import at_home
-from windtunnel.serving.settling import INTENT_PATIENCE_S, Case, Standing, case_of, lawful, settle
+from windtunnel.serving.release import intent
+from windtunnel.serving.release.guard import SETTLE_GRACE_S, Guard, heartbeat_path, run
+from windtunnel.serving.release.intent import Intent
+from windtunnel.serving.release.lease import Clock, Sighting, leased, overdue, sight
+from windtunnel.serving.release.settling import INTENT_PATIENCE_S, Case, Standing, case_of, lawful, settle
 
 MODEL = "visits"
 
@@ -515,7 +515,7 @@ def test_it_runs_and_beats_until_told_to_stop(tmp_path: Path) -> None:
 
 
 def test_the_process_guards_the_local_backend(tmp_path: Path) -> None:
-    """``python -m windtunnel.serving.guard`` on a home whose router, registry and Airflow are all down."""
+    """``python -m windtunnel.serving.release.guard`` on a home whose router, registry and Airflow are all down."""
     from windtunnel.serving.desired import Server, State, StateFile
     from windtunnel.serving.local import LocalBackend
 
@@ -526,7 +526,7 @@ def test_the_process_guards_the_local_backend(tmp_path: Path) -> None:
         routed = ("1",) * 95 + ("2",) * 5
         file.write(State(release(5, lease_until=time.time() + 1.0), slots=routed, servers=up))
     process = subprocess.Popen(
-        [sys.executable, "-m", "windtunnel.serving.guard"],
+        [sys.executable, "-m", "windtunnel.serving.release.guard"],
         env=os.environ | {ENV_HOME: str(tmp_path)},
         stderr=subprocess.PIPE,
     )

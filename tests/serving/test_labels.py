@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windtunnel.errors import DataError
-from windtunnel.serving import labels as labels_module
-from windtunnel.serving import labelstore
-from windtunnel.serving.labels import Labels, joined
-from windtunnel.serving.predictions import PredictionLog, PredictionWriter
+from windtunnel.serving.predictions import PredictionLog, PredictionWriter, labelstore
+from windtunnel.serving.predictions import labels as labels_module
+from windtunnel.serving.predictions.labels import Labels, joined
 
 MODEL = "visits"
 

@@ -21,10 +21,11 @@ from typing import Any
 import pytest
 
 from windtunnel.errors import FencedError, IntegrityError, ServingError
-from windtunnel.serving import artifacts, desired, local
+from windtunnel.serving import artifacts, desired
 from windtunnel.serving.backend import Observed, Release
 from windtunnel.serving.local import LocalBackend, reconcile_all
-from windtunnel.serving.servers import ProcessStatus
+from windtunnel.serving.local import backend as local
+from windtunnel.serving.local.servers import ProcessStatus
 
 pytestmark = pytest.mark.real
 
@@ -173,7 +174,7 @@ def test_abort_works_with_the_candidate_dead_and_the_supervisor_deaf(kit: Kit, m
     """DEMAND ROL-6: from any state; it needs the state's file and the router, nothing else."""
     kit.backend.apply(asked(kit, 50, 50, lease_until=time.time() + 100))
     backend = LocalBackend(kit.served.home)
-    monkeypatch.setattr("windtunnel.serving.servers.supervisor_socket", lambda home: Path("/nonexistent/socket"))
+    monkeypatch.setattr("windtunnel.serving.local.servers.supervisor_socket", lambda home: Path("/nonexistent/socket"))
     began = time.monotonic()
     assert weights(backend.abort(kit.model, "breach", "guard")) == {"1": 100}
     assert time.monotonic() - began < 5

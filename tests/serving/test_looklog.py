@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from windtunnel import canonical
 from windtunnel.errors import DescriptionError
 from windtunnel.home import Home
-from windtunnel.serving import intent, looklog
-from windtunnel.serving.looklog import LookLog
+from windtunnel.serving.release import intent, looklog
+from windtunnel.serving.release.looklog import LookLog
 
 
 def test_looks_come_back_by_rollout_in_order(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_killed_while_appending(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from windtunnel.home import Home
-from windtunnel.serving.looklog import LookLog
+from windtunnel.serving.release.looklog import LookLog
 log, n = LookLog(Home(Path(sys.argv[1])), "visits"), 0
 while True:
     log.append({"rollout_id": "r", "n": n, "pad": "x" * 300})

@@ -19,11 +19,12 @@ import pytest
 from windtunnel.errors import FencedError, UnavailableError
 from windtunnel.home import Home
 from windtunnel.rollout import Evidence, Plan, RolloutState
-from windtunnel.serving import lookout, publish, rows, values
 from windtunnel.serving.backend import ArmStatus, ArmTraffic, Observed, Traffic
-from windtunnel.serving.labels import Labels
-from windtunnel.serving.lookout import Watch
-from windtunnel.serving.values import Context, Functions, Value, values_of
+from windtunnel.serving.predictions import publish
+from windtunnel.serving.predictions.labels import Labels
+from windtunnel.serving.release import lookout, rows, values
+from windtunnel.serving.release.lookout import Watch
+from windtunnel.serving.release.values import Context, Functions, Value, values_of
 from windtunnel.spec import Rollout
 from windtunnel.stats.histogram import Histogram, bucket
 

@@ -20,9 +20,9 @@ import pytest
 from windtunnel.errors import UnavailableError
 from windtunnel.home import Home
 from windtunnel.loopback import any_free
-from windtunnel.serving import meter as meter_module
-from windtunnel.serving import traffic
-from windtunnel.serving.meter import Meter, read_traffic, reopen_logs, run
+from windtunnel.serving.traffic import countfiles as traffic
+from windtunnel.serving.traffic import meter as meter_module
+from windtunnel.serving.traffic.meter import Meter, read_traffic, reopen_logs, run
 
 
 def line(n: int, **more: Any) -> bytes:
@@ -338,7 +338,8 @@ def test_a_real_router_is_metered_and_its_log_rotated(tmp_path: Path) -> None:
     """
     import http.client
 
-    from windtunnel.serving import envoy, routing
+    from windtunnel.serving import routing
+    from windtunnel.serving.local import envoy
 
     port, nobody = any_free(), 1
     home = Home(tmp_path)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from windtunnel.serving.overviewtext import bar
+from windtunnel.serving.release.overviewtext import bar
 
 
 @pytest.mark.parametrize(

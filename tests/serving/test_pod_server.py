@@ -19,8 +19,9 @@ from waiting import until
 
 from windtunnel.home import Home
 from windtunnel.loopback import any_free
-from windtunnel.serving import artifacts, serverfiles
+from windtunnel.serving import artifacts
 from windtunnel.serving.artifacts import Folder
+from windtunnel.serving.modelserver import serverfiles
 from windtunnel.serving.predictions import PredictionLog
 from windtunnel.spec.serving import Serving
 
@@ -80,7 +81,7 @@ def pod(models: Any, serving_python: str, tmp_path_factory: pytest.TempPathFacto
     )
     environment = {"PATH": os.environ["PATH"], "HOME": str(root), "MLFLOW_TRACKING_URI": "file:///nonexistent"}
     with (root / "server.log").open("wb") as log:
-        command = [serving_python, "-m", "windtunnel.serving.launch", str(folder.path)]
+        command = [serving_python, "-m", "windtunnel.serving.modelserver.launch", str(folder.path)]
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         found = Pod(root, port, metrics)
         try:

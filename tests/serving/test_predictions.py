@@ -19,9 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windtunnel.serving import columns, publish, spool, watermark
-from windtunnel.serving.predictions import PredictionLog
-from windtunnel.serving.writer import PredictionWriter, in_sample, new_prediction_ids
+from windtunnel.serving.predictions import PredictionLog, columns, publish, spool, watermark
+from windtunnel.serving.predictions.writer import PredictionWriter, in_sample, new_prediction_ids
 
 _SUITE = Path(__file__).parents[1] / "conformance" / "prediction_log.py"
 _spec = importlib.util.spec_from_file_location("conformance_prediction_log", _SUITE)
@@ -51,7 +50,7 @@ def write(writer: PredictionWriter, key: str, at: float, **row: Any) -> None:
 _VICTIM = """
 import sys, time
 from pathlib import Path
-from windtunnel.serving.writer import PredictionWriter
+from windtunnel.serving.predictions.writer import PredictionWriter
 root, sent = Path(sys.argv[1]), open(sys.argv[2], "ab", buffering=0)
 writer = PredictionWriter(root, "visits", "1", "0", flush_s=0.15, features=["age"], spool_s=0.05)
 print("ready", flush=True)

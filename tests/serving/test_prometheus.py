@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windtunnel.errors import DescriptionError, UnavailableError
-from windtunnel.serving.promcounters import Accumulator, Sample
-from windtunnel.serving.prometheus import ENVOY, SELDON, SELDON_CORE2, Names, PrometheusTraffic, histogram
+from windtunnel.serving.traffic.promcounters import Accumulator, Sample
+from windtunnel.serving.traffic.prometheus import ENVOY, SELDON, SELDON_CORE2, Names, PrometheusTraffic, histogram
 from windtunnel.stats.histogram import BOUNDS
 
 NOW = 1_800_000_000.0

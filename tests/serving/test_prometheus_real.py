@@ -21,7 +21,7 @@ import pytest
 from windtunnel.errors import UnavailableError
 from windtunnel.loopback import any_free
 from windtunnel.serving.backend import Traffic
-from windtunnel.serving.prometheus import ENVOY, SELDON, SELDON_CORE2, Names, PrometheusTraffic
+from windtunnel.serving.traffic.prometheus import ENVOY, SELDON, SELDON_CORE2, Names, PrometheusTraffic
 
 pytestmark = [
     pytest.mark.real,

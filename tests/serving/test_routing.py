@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from windtunnel.home import Home
-from windtunnel.serving import envoy, routing
+from windtunnel.serving import routing
+from windtunnel.serving.local import envoy
 from windtunnel.serving.routing import ModelRoute, Routed, Upstream, assign
 
 

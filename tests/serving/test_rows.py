@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from windtunnel.evaluation.metrics import row_loss
 from windtunnel.home import Home
 from windtunnel.rollout import prediction_numbers, quality_numbers
-from windtunnel.serving import labels as labels_module
-from windtunnel.serving import publish, rows
-from windtunnel.serving.labels import Labels
-from windtunnel.serving.predictions import PredictionLog
+from windtunnel.serving.predictions import PredictionLog, publish
+from windtunnel.serving.predictions import labels as labels_module
+from windtunnel.serving.predictions.labels import Labels
+from windtunnel.serving.release import rows
 
 MODEL = "visits"
 START = float(round(time.time()) - 7200)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from windtunnel.serving import servers
 from windtunnel.serving.backend import Release
+from windtunnel.serving.local import servers
 from windtunnel.serving.predictions import PredictionLog
 
 pytestmark = pytest.mark.real

@@ -534,7 +534,7 @@ def test_what_has_drained_is_swept_but_never_the_last(world: World) -> None:
 def test_the_guard_guards_a_model_served_by_seldon(world: World, tmp_path: Path) -> None:
     """DEMAND ROL-6: a lease that ended takes the candidate back; the guard is the one of the local backend."""
     from windtunnel.home import Home
-    from windtunnel.serving.guard import Guard, heartbeat_path
+    from windtunnel.serving.release.guard import Guard, heartbeat_path
 
     home = Home(tmp_path / "home")
     home.serving_model("visits").mkdir(parents=True)

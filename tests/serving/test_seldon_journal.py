@@ -18,9 +18,9 @@ from windtunnel.data.objects import FolderObjects
 from windtunnel.errors import DataError, DescriptionError, FencedError, ServingError, UnavailableError
 from windtunnel.kube.access import Access
 from windtunnel.kube.client import Client
-from windtunnel.serving.archive import LookArchive
 from windtunnel.serving.backend import Arm, Release
 from windtunnel.serving.place import Place, at_home, in_cluster, of_command
+from windtunnel.serving.release.archive import LookArchive
 from windtunnel.serving.seldon import Seldon, journal, record
 
 LEASE_S = 30.0

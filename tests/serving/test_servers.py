@@ -11,9 +11,10 @@ import pytest
 
 from windtunnel.errors import ServingError
 from windtunnel.home import Home
-from windtunnel.serving import launch, servers
 from windtunnel.serving.artifacts import Folder
-from windtunnel.serving.servers import ProcessServers, Program
+from windtunnel.serving.local import servers
+from windtunnel.serving.local.servers import ProcessServers, Program
+from windtunnel.serving.modelserver import launch
 from windtunnel.spec.serving import Scale, Serving
 from windtunnel.stackfile import StackFile
 
@@ -36,7 +37,7 @@ def make(tmp_path: Path, serving: Serving) -> Program:
 def test_a_program_is_told_what_the_description_says(tmp_path: Path) -> None:
     program = make(tmp_path, Serving(memory="512Mi", timeout="3s", drain="7s", flush="2s", cpu=1.5, sample=0.5))
     assert program.name == "wt-visits-3"
-    assert program.command == ("/env/bin/python", "-m", "windtunnel.serving.launch", str(program.folder))
+    assert program.command == ("/env/bin/python", "-m", "windtunnel.serving.modelserver.launch", str(program.folder))
     assert program.environment["OMP_NUM_THREADS"] == "2"
     config = json.loads((program.folder / "server.json").read_text())
     assert {key: config[key] for key in ("memory", "timeout_s", "drain_s", "flush_s", "sample", "cpu", "port")} == {

@@ -7,11 +7,11 @@ from pathlib import Path
 from windtunnel.home import Home
 from windtunnel.rollout import Counters, Evidence, Plan, decide_several, several
 from windtunnel.rollout.evidence import ArmCounters
-from windtunnel.serving import overview, overviewtext, replaying
 from windtunnel.serving.backend import Arm, Release
 from windtunnel.serving.desired import State, accept, drop, from_dict, to_dict
-from windtunnel.serving.ending import end_log
-from windtunnel.serving.looklog import LookLog
+from windtunnel.serving.release import overview, overviewtext, replaying
+from windtunnel.serving.release.ending import end_log
+from windtunnel.serving.release.looklog import LookLog
 from windtunnel.spec.rollout import Gate, Rollout, Step
 from windtunnel.stats.histogram import Histogram
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from windtunnel.serving import signature
-from windtunnel.serving.signature import BadOutput, BadRequest, Tensor
+from windtunnel.serving.modelserver import signature
+from windtunnel.serving.modelserver.signature import BadOutput, BadRequest, Tensor
 
 COLUMNS = [
     {"name": "age", "type": "double", "required": True},

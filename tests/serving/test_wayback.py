@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from windtunnel.errors import ServingError
-from windtunnel.serving.wayback import FORGET_S, WayBack
+from windtunnel.serving.release.wayback import FORGET_S, WayBack
 
 KEY = ("/home", "r1")
 

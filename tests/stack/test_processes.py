@@ -19,7 +19,7 @@ from windtunnel.stack import processes
     [
         (b"WINDTUNNEL_SUPERVISED=/h", "/", "anything", True),
         (b"A=1\0WINDTUNNEL_SUPERVISED=/h\0B=2", "/", "anything", True),
-        (b"WINDTUNNEL_SUPERVISED=/h2", "/", "python -m windtunnel.serving.guard", False),
+        (b"WINDTUNNEL_SUPERVISED=/h2", "/", "python -m windtunnel.serving.release.guard", False),
         (b"WINDTUNNEL_HOME=/h", "/", "python -m windtunnel.tracking.runner /h/runs/1", True),
         (b"WINDTUNNEL_HOME=/h", "/", "bash", False),
         (b"WINDTUNNEL_HOME=/h", "/home/ann", "vim notes", False),

@@ -16,7 +16,7 @@ import pytest
 
 from windtunnel.registry.connect import from_home
 from windtunnel.rollout import Plan
-from windtunnel.serving.writer import PredictionWriter
+from windtunnel.serving.predictions.writer import PredictionWriter
 from windtunnel.spec import Rollout
 from windtunnel.stackfile import StackFile, read_secret
 

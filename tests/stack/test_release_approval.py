@@ -18,7 +18,7 @@ from windtunnel.errors import RefusedError
 from windtunnel.registry.approvals import question
 from windtunnel.registry.client import RegistryClient
 from windtunnel.registry.connect import from_home
-from windtunnel.serving import overview, overviewtext
+from windtunnel.serving.release import overview, overviewtext
 from windtunnel.stackfile import StackFile, read_secret
 
 if TYPE_CHECKING:

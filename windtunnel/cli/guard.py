@@ -34,7 +34,7 @@ def command(
     Ends with Ctrl-C or SIGTERM.
     """
     from windtunnel import logs
-    from windtunnel.serving.guard import run
+    from windtunnel.serving.release.guard import run
 
     logs.configure("guard")
     stop = threading.Event()

@@ -15,8 +15,8 @@ def bring_along(home: Home, registry: RegistryClient, model: str, reason: str) -
     Candidates of a release go to 0 first, by the abort path. Where that cannot be done here, the guard follows.
     """
     from windtunnel.errors import WindtunnelError
-    from windtunnel.serving.following import follow
     from windtunnel.serving.place import of_command, settings_file
+    from windtunnel.serving.release.following import follow
 
     if settings_file(None, home, model) is None and not home.serving_model(model).is_dir():
         return f"nothing of {model} is served from this home; where it is, the guard follows"

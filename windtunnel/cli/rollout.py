@@ -108,8 +108,8 @@ def abort(
     """
     from windtunnel.cli.rollout_abort import order_instead, tell
     from windtunnel.names import check_model_name
-    from windtunnel.serving.abort import abort_release
     from windtunnel.serving.place import of_command
+    from windtunnel.serving.release.abort import abort_release
 
     where, why = the_home(context, home), _why(reason)
     place = of_command(where, check_model_name(model), seldon)

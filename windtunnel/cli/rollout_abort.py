@@ -8,7 +8,7 @@ from windtunnel.cli import person, talk
 
 if TYPE_CHECKING:
     from windtunnel.home import Home
-    from windtunnel.serving.outbox import Note, Shipped
+    from windtunnel.serving.release.outbox import Note, Shipped
 
 
 def tell(home: Home, note: Note | None) -> str:
@@ -29,7 +29,7 @@ def tell(home: Home, note: Note | None) -> str:
 
 def tell_pending(home: Home) -> None:
     """Ship what an earlier abort left, if anything; says so."""
-    from windtunnel.serving import outbox
+    from windtunnel.serving.release import outbox
 
     if not outbox.pending(home):
         return
@@ -41,7 +41,7 @@ def tell_pending(home: Home) -> None:
 def order_instead(home: Home, model: str, reason: str) -> str:
     """A release that has no candidate in traffic is ended by its DAG; a sentence on whether there was one."""
     from windtunnel.errors import NotFoundError, WindtunnelError
-    from windtunnel.serving.abort import order_abort
+    from windtunnel.serving.release.abort import order_abort
 
     try:
         with person.connect(home) as registry:
@@ -57,7 +57,7 @@ def _ship(home: Home) -> Shipped | None:
     """None where there is no registry to ask."""
     from windtunnel.errors import WindtunnelError
     from windtunnel.registry.connect import from_home
-    from windtunnel.serving import outbox
+    from windtunnel.serving.release import outbox
 
     own = person.own_credential()
     try:

@@ -31,8 +31,8 @@ def show(
     from windtunnel.cli import person
     from windtunnel.errors import NotFoundError
     from windtunnel.names import check_model_name
-    from windtunnel.serving import overview, overviewtext
     from windtunnel.serving.place import of_command
+    from windtunnel.serving.release import overview, overviewtext
 
     where = the_home(context, home)
     registry, why_not = person.connect_or_why(where)
@@ -54,7 +54,7 @@ def history(context: typer.Context, model: ModelArgument, json: JsonOption = Fal
     """Every release of MODEL, newest first."""
     from windtunnel.cli import person
     from windtunnel.names import check_model_name
-    from windtunnel.serving import overview, overviewtext
+    from windtunnel.serving.release import overview, overviewtext
 
     where = the_home(context, home)
     found = overview.history(where, check_model_name(model), *person.connect_or_why(where))
@@ -85,9 +85,9 @@ def replay(
     from windtunnel.cli import person
     from windtunnel.errors import NotFoundError, WindtunnelError
     from windtunnel.names import check_model_name
-    from windtunnel.serving import overviewtext
     from windtunnel.serving.place import of_command
-    from windtunnel.serving.replaying import replays
+    from windtunnel.serving.release import overviewtext
+    from windtunnel.serving.release.replaying import replays
 
     where = the_home(context, home)
     place = of_command(where, check_model_name(model), seldon, store=store)

@@ -49,8 +49,8 @@ def spans(home: Home, model: Model, window: Mapping[str, Any]) -> list[Any]:
     """Trailing frames of the champion's rows with their newest labels, the shortest first."""
     import pandas as pd
 
-    from windtunnel.serving.labels import Labels, joined
     from windtunnel.serving.predictions import PredictionLog
+    from windtunnel.serving.predictions.labels import Labels, joined
 
     length = model.monitoring.window.total_seconds()
     end = _labelled_until(model, window)

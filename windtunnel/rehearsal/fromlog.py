@@ -51,8 +51,8 @@ def read_recording(home: Home, model: str, loss: str | None, champion: str | Non
 
     from windtunnel.names import check_model_name
     from windtunnel.rehearsal.recorded import ENOUGH_ROWS, Recording
-    from windtunnel.serving.labels import Labels, joined
     from windtunnel.serving.predictions import PredictionLog
+    from windtunnel.serving.predictions.labels import Labels, joined
 
     log = PredictionLog(home.predictions)
     wanted = [

@@ -6,10 +6,10 @@ import re
 
 from windtunnel.errors import ServingError
 from windtunnel.names import check_model_name
-from windtunnel.serving.accesslog import SEGMENT
 from windtunnel.serving.backend import Release
-from windtunnel.serving.counters import OTHER
 from windtunnel.serving.routing import SLOTS
+from windtunnel.serving.traffic.accesslog import SEGMENT
+from windtunnel.serving.traffic.counters import OTHER
 
 #: A request header that a release may look at.
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")

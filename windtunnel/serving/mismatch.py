@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from windtunnel.home import Home
-from windtunnel.serving import artifacts, signature
+from windtunnel.serving import artifacts
 from windtunnel.serving.backend import Arm, Release
+from windtunnel.serving.modelserver import signature
 
 
 def release_refusals(home: Home | None, release: Release, read: Callable[[str, Arm], bytes] | None = None) -> list[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from windtunnel.home import Home
     from windtunnel.kube.client import Client
     from windtunnel.serving.backend import Arm
-    from windtunnel.serving.intent import Intent
+    from windtunnel.serving.release.intent import Intent
     from windtunnel.serving.seldon import Seldon
 
 #: Names the file with the settings of Seldon, for commands.
@@ -65,9 +65,9 @@ class Place:
 
 def at_home(home: Home) -> Place:
     """Servers of this machine, their state in ``home``."""
-    from windtunnel.serving.intent import Intents as HomeIntents
     from windtunnel.serving.local import LocalBackend
-    from windtunnel.serving.looklog import LookLog
+    from windtunnel.serving.release.intent import Intents as HomeIntents
+    from windtunnel.serving.release.looklog import LookLog
 
     return Place(LocalBackend(home), lambda model: LookLog(home, model), HomeIntents(home))
 
@@ -86,7 +86,7 @@ def in_cluster(
         store: object store that all looks go to; without one only what a release needs is kept.
         read_mlmodel: see ``SeldonBackend``.
     """
-    from windtunnel.serving.archive import LookArchive
+    from windtunnel.serving.release.archive import LookArchive
     from windtunnel.serving.seldon.journal import ObjectIntents, ObjectLooks
 
     backend = _backend(settings, client, read_mlmodel)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from windtunnel.errors import WindtunnelError
 from windtunnel.home import Home
-from windtunnel.serving import artifacts, servers
+from windtunnel.serving import artifacts
 from windtunnel.serving.artifacts import Folder
 from windtunnel.serving.desired import State, StateFile
+from windtunnel.serving.local import servers
 
 
 def rollback_target(state: State) -> str | None:

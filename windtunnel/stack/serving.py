@@ -44,12 +44,12 @@ def programs(home: Home, port: int) -> list[Program]:
     Raises:
         StackError: the configuration cannot be written.
     """
-    from windtunnel.serving import envoy
+    from windtunnel.serving.local import envoy
 
     envoy.bootstrap(home, port)
     env = {"WINDTUNNEL_HOME": str(home.root), "PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2"}
     return [
         Program("envoy", list(envoy.command(home)), {"WINDTUNNEL_HOME": str(home.root)}, home.serving, stop_wait_s=5),
-        Program("meter", [sys.executable, "-m", "windtunnel.serving.meter"], env, home.serving, stop_wait_s=5),
-        Program("guard", [sys.executable, "-m", "windtunnel.serving.guard"], env, home.serving, stop_wait_s=5),
+        Program("meter", [sys.executable, "-m", "windtunnel.serving.traffic.meter"], env, home.serving, stop_wait_s=5),
+        Program("guard", [sys.executable, "-m", "windtunnel.serving.release.guard"], env, home.serving, stop_wait_s=5),
     ]

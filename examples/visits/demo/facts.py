@@ -85,8 +85,8 @@ class Facts:
         import pandas as pd
 
         from windtunnel.evaluation import metrics
-        from windtunnel.serving.labels import Labels, joined
         from windtunnel.serving.predictions import PredictionLog
+        from windtunnel.serving.predictions.labels import Labels, joined
 
         rows = joined(PredictionLog(self.home.predictions), Labels(self.home.labels), MODEL, start, end).frame
         rows = rows[rows["label"].notna() & rows["prediction"].notna()]

@@ -96,7 +96,7 @@ class EvaluateOperator(WindtunnelOperator):
 
     def _benchmark(self, context: Any, story: Any, path: Path, digest: str, frame: Any, rules: Benchmark) -> str:
         from windtunnel.evidence import Kind, Outcome
-        from windtunnel.serving.benchmark import benchmark
+        from windtunnel.serving.local.benchmark import benchmark
         from windtunnel_airflow.samples import cell
 
         model = self.description

@@ -41,7 +41,7 @@ class PromoteOperator(TrafficOperator):
         committed, else the one that the look log names."""
         if not claim.get("beside"):
             return claim
-        from windtunnel.serving.ending import ended_look
+        from windtunnel.serving.release.ending import ended_look
 
         known = champion_among(self.hook.registry, claim)
         if known is not None:
@@ -138,7 +138,7 @@ class PromoteOperator(TrafficOperator):
     def _looks(self, claim: Any) -> tuple[dict[str, Any], str, float, bool]:
         """(numbers, reason, time) of the look that ended the rollout; whether it and every step before was passed by
         the numbers, not left by a person's order (ROL-8)."""
-        from windtunnel.serving.ending import ended_look
+        from windtunnel.serving.release.ending import ended_look
 
         looks = self.hook.looks(claim["model"]).read(claim["rollout_id"])
         if not looks:

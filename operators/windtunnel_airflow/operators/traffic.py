@@ -79,7 +79,7 @@ class DeployOperator(TrafficOperator):
     """Bring the candidate up with no traffic: verified, loaded, warmed with real rows, ready (SRV-2)."""
 
     def execute(self, context: Any) -> dict[str, Any]:
-        from windtunnel.serving.servers import ignored
+        from windtunnel.serving.local.servers import ignored
 
         claim = self.start(context)
         if self.served_at == "local" and (names := ignored(self.description.serving)):
@@ -182,7 +182,7 @@ class SetWeightOperator(TrafficOperator):
 
     def _promotion_ordered(self, claim: Any) -> bool:
         """A gate before this step has ended the rollout: by a person's order to promote it now (ROL-8)."""
-        from windtunnel.serving.ending import ended_look
+        from windtunnel.serving.release.ending import ended_look
 
         ended = ended_look(self.hook.looks(claim["model"]).read(claim["rollout_id"]))
         return ended is not None and ended["decision"]["action"] == "promote"

@@ -13,7 +13,7 @@ def record_out(operator: Any, claim: Any, context: Any, versions: Sequence[str])
     same one)."""
     from windtunnel.evidence import Kind, Outcome
     from windtunnel.rollout.several import arms_of
-    from windtunnel.serving.ending import ended_look, judged
+    from windtunnel.serving.release.ending import ended_look, judged
 
     registry, since = operator.hook.registry, float(claim["claimed_at"])
     last = ended_look(operator.hook.looks(claim["model"]).read(claim["rollout_id"]))

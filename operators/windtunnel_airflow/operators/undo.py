@@ -91,7 +91,7 @@ class _Undo(TrafficOperator):
     def _record(self, claim: Any, context: Any, outcome: str, reason: str) -> None:
         """The end in the look log, and the verdict. Each try comes to the same ones."""
         from windtunnel.evidence import Kind, Outcome
-        from windtunnel.serving.ending import end_log, judged
+        from windtunnel.serving.release.ending import end_log, judged
 
         champion = claim["champion"]
         last = end_log(
@@ -146,7 +146,7 @@ class _Undo(TrafficOperator):
     def _why(self, claim: Any, context: Any) -> tuple[str, str]:
         """(outcome, sentence): the look that ended the rollout, else the guard's or a person's reason, else
         which task failed. Each try comes to the same: the first one's sentence stands beside the traffic."""
-        from windtunnel.serving.ending import ended_look
+        from windtunnel.serving.release.ending import ended_look
 
         ended = ended_look(self.hook.looks(claim["model"]).read(claim["rollout_id"]))
         if ended is not None and ended["decision"]["action"] in ("roll_back", "withdraw"):

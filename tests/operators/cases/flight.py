@@ -415,11 +415,11 @@ def asset_events() -> list[dict[str, Any]]:
 
 def main() -> dict[str, Any]:
     sys.path.insert(0, str(CASES))
-    import windtunnel.serving.local as local
+    import windtunnel.serving.local.backend as local
 
     local.LocalBackend = FakeBackend  # type: ignore[misc,assignment]
     from windtunnel.registry import connect
-    from windtunnel.serving.looklog import LookLog
+    from windtunnel.serving.release.looklog import LookLog
     from windtunnel_airflow import lifecycle
 
     table = HOME / "rows.csv"

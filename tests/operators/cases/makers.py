@@ -26,7 +26,7 @@ HOME, MAKER = Path(sys.argv[1]), sys.argv[2]
 sys.path.insert(0, str(CASES))
 
 from windtunnel.home import Home  # noqa: E402
-from windtunnel.serving import servers  # noqa: E402
+from windtunnel.serving.local import servers  # noqa: E402
 from windtunnel.stackfile import StackFile  # noqa: E402
 
 PLAN = {"name": "plan", "kind": "categorical", "categories": ["free", "paid"]}
@@ -136,7 +136,7 @@ class Callers:
             thread.join(60)
 
     def _call(self, seed: int) -> None:
-        from windtunnel.serving.labels import Labels
+        from windtunnel.serving.predictions.labels import Labels
 
         rows = people(2000, 100 + seed).to_dict("records")
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)

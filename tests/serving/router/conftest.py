@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from windtunnel.home import Home
-from windtunnel.serving import envoy, routing, servers
-from windtunnel.serving.meter import Meter, read_traffic
+from windtunnel.serving import routing
+from windtunnel.serving.local import envoy, servers
 from windtunnel.serving.routing import ModelRoute, Upstream, assign
+from windtunnel.serving.traffic.meter import Meter, read_traffic
 
 
 @dataclass

@@ -14,7 +14,8 @@ import pytest
 from scipy.stats import binomtest
 
 from windtunnel.home import Home
-from windtunnel.serving import envoy, routing
+from windtunnel.serving import routing
+from windtunnel.serving.local import envoy
 from windtunnel.serving.routing import ModelRoute
 
 pytestmark = pytest.mark.real

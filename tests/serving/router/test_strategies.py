@@ -16,8 +16,8 @@ import pytest
 from scipy.stats import binomtest
 
 from windtunnel.serving import routing
-from windtunnel.serving.meter import read_traffic
 from windtunnel.serving.routing import ModelRoute, Upstream, assign
+from windtunnel.serving.traffic.meter import read_traffic
 
 pytestmark = pytest.mark.real
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from windtunnel.errors import DescriptionError
 from windtunnel.names import check_model_name
-from windtunnel.serving.writer import in_sample
+from windtunnel.serving.predictions.writer import in_sample
 
 #: The token's file is read again when it is older than this (seconds): a mounted secret is exchanged under the process.
 _READ_AGAIN_S = 5.0

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 
 from windtunnel.errors import DescriptionError
-from windtunnel.serving import publish
+from windtunnel.serving.predictions import publish
 
 
 def home(pair: tuple[str, ...], names: Iterable[str]) -> str:

@@ -22,7 +22,6 @@ from pathlib import Path
 
 from windtunnel import files
 from windtunnel.errors import StackError
-from windtunnel.serving import publish, spool
 from windtunnel.serving.collector import events, homes, inbox, tables
 from windtunnel.serving.collector.events import Half
 from windtunnel.serving.collector.marks import WRITER, Marks
@@ -31,6 +30,7 @@ from windtunnel.serving.collector.pairing import Pairs, Taken, Tally
 from windtunnel.serving.collector.places import Place
 from windtunnel.serving.collector.plans import Plan
 from windtunnel.serving.collector.totals import Totals
+from windtunnel.serving.predictions import publish, spool
 
 log = logging.getLogger("windtunnel.collector")
 

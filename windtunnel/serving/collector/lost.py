@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 from windtunnel.errors import DataError, StackError
 from windtunnel.names import check_model_name
-from windtunnel.serving import publish
 from windtunnel.serving.collector.marks import WRITER
 from windtunnel.serving.collector.places import Place, connect
-from windtunnel.serving.watermark import stale_after
+from windtunnel.serving.predictions import publish
+from windtunnel.serving.predictions.watermark import stale_after
 
 SAID = "lost with its spool: events that it had acknowledged and not published are missing, nobody knows how many"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from windtunnel.serving.collector.places import Place
 from windtunnel.serving.collector.totals import Totals
-from windtunnel.serving.watermark import Mark, stale_after
+from windtunnel.serving.predictions.watermark import Mark, stale_after
 
 WRITER = "collector"
 

@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 from windtunnel import files
 from windtunnel.data import objects
 from windtunnel.errors import DataError
-from windtunnel.serving import parquet, publish, watermark
-from windtunnel.serving.watermark import Mark
+from windtunnel.serving.predictions import parquet, publish, watermark
+from windtunnel.serving.predictions.watermark import Mark
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.serving import columns
 from windtunnel.serving.collector.pairing import Row
+from windtunnel.serving.predictions import columns
 
 if TYPE_CHECKING:
     import pyarrow as pa

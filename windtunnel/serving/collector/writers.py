@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel import files
-from windtunnel.serving import columns, publish
 from windtunnel.serving.collector.events import BadEvent
 from windtunnel.serving.collector.places import Place
-from windtunnel.serving.watermark import Mark
+from windtunnel.serving.predictions import columns, publish
+from windtunnel.serving.predictions.watermark import Mark
 
 #: Longer than a pod is away that starts again.
 GONE_S = 600.0

@@ -28,15 +28,15 @@ from windtunnel.serving.core2.parts import Parts
 from windtunnel.serving.core2.readiness import Readiness
 from windtunnel.serving.core2.settings import Core2
 from windtunnel.serving.desired import State
-from windtunnel.serving.promnames import SELDON_CORE2
 from windtunnel.serving.seldon.backend import SeldonBackend
 from windtunnel.serving.seldon.feed import Feed
 from windtunnel.serving.seldon.gateway import Gateway
 from windtunnel.serving.seldon.objects import Transition
 from windtunnel.serving.seldon.readiness import Live
+from windtunnel.serving.traffic.promnames import SELDON_CORE2
 
 if TYPE_CHECKING:
-    from windtunnel.serving.prometheus import PrometheusTraffic
+    from windtunnel.serving.traffic.prometheus import PrometheusTraffic
 
 
 class Core2Backend(SeldonBackend):

@@ -4,7 +4,7 @@
 repository (``MLSERVER_MODELS_DIR``) into which the agent copies settings, and loading when the agent says so. What the
 agent copied was verified by nobody, so this server loads one thing only: our runtime on FOLDER, the copy that the
 pod's first step has verified, and which the runtime verifies again. Models of any other kind, or of another place, are
-not found. It bounds itself as ``windtunnel.serving.launch`` does.
+not found. It bounds itself as ``windtunnel.serving.modelserver.launch`` does.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from windtunnel.serving import artifacts, launch
+from windtunnel.serving import artifacts
+from windtunnel.serving.modelserver import launch
 
-RUNTIME = "windtunnel.serving.runtime.WindtunnelRuntime"
+RUNTIME = "windtunnel.serving.modelserver.runtime.WindtunnelRuntime"
 HTTP, GRPC = 9000, 9500
 #: Where Seldon's ServerConfig has the agent's repository.
 _REPOSITORY = "/mnt/agent/models"

@@ -29,7 +29,6 @@ from windtunnel.serving import desired
 from windtunnel.serving.backend import Arm, ArmStatus, Capability, Observed, Release, Traffic
 from windtunnel.serving.checks import check
 from windtunnel.serving.desired import State
-from windtunnel.serving.promnames import SELDON
 from windtunnel.serving.seldon import limits, manifest, record, status, steps
 from windtunnel.serving.seldon.feed import Feed
 from windtunnel.serving.seldon.gateway import Gateway
@@ -37,10 +36,11 @@ from windtunnel.serving.seldon.objects import Decision, Fence, Objects, Transiti
 from windtunnel.serving.seldon.readiness import Live, Readiness
 from windtunnel.serving.seldon.settings import Seldon
 from windtunnel.serving.target import rollback_target
+from windtunnel.serving.traffic.promnames import SELDON
 
 if TYPE_CHECKING:
     from windtunnel.home import Home
-    from windtunnel.serving.prometheus import PrometheusTraffic
+    from windtunnel.serving.traffic.prometheus import PrometheusTraffic
 
 
 class SeldonBackend:
@@ -247,8 +247,8 @@ class SeldonBackend:
             UnavailableError, DataError: as ``windtunnel.serving.collector.bringing.bring``.
         """
         if self.seldon.predictions is not None:
-            from windtunnel.serving import labelstore
             from windtunnel.serving.collector import bringing
+            from windtunnel.serving.predictions import labelstore
 
             bringing.bring(self.seldon.predictions, home.predictions, model, since)
             labelstore.bring(self.seldon.predictions, home.labels, model)
@@ -410,7 +410,7 @@ class SeldonBackend:
                         f"there are no traffic numbers of model {model!r}: no Prometheus is set",
                         hint=f"set prometheus to the URL of the one that scrapes {self._scraped}",
                     )
-                from windtunnel.serving.prometheus import PrometheusTraffic
+                from windtunnel.serving.traffic.prometheus import PrometheusTraffic
 
                 names = self._names.only(self.client.namespace, self.seldon.prometheus_labels)
                 token = self.seldon.prometheus_token_file

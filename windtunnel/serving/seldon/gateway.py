@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from windtunnel.errors import ServingError, UnavailableError
 from windtunnel.kube.client import Client
 from windtunnel.serving.desired import State
+from windtunnel.serving.local.servers import tensors
 from windtunnel.serving.seldon import split, status
 from windtunnel.serving.seldon.objects import Fence, Objects
 from windtunnel.serving.seldon.settings import Seldon
-from windtunnel.serving.servers import tensors
 
 #: How long ``soon`` waits for the gateway's answers to follow; what was written will be followed anyway.
 _ACKNOWLEDGED_S = 2.0

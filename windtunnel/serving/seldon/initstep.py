@@ -30,10 +30,11 @@ from windtunnel.evidence.manifest import Manifest
 from windtunnel.home import Home
 from windtunnel.safety import signature
 from windtunnel.safety.keys import KeyRing
-from windtunnel.serving import artifacts, serverfiles
+from windtunnel.serving import artifacts
 from windtunnel.serving.artifacts import Folder
 from windtunnel.serving.backend import Arm
 from windtunnel.serving.collector import sending
+from windtunnel.serving.modelserver import serverfiles
 from windtunnel.serving.seldon import collecting
 from windtunnel.spec.serving import Serving
 

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from windtunnel import canonical
 from windtunnel.errors import FencedError, ServingError
-from windtunnel.serving import intent
 from windtunnel.serving.desired import State
-from windtunnel.serving.ending import ENDS
-from windtunnel.serving.intent import PROMOTING, Intent
+from windtunnel.serving.release import intent
+from windtunnel.serving.release.ending import ENDS
+from windtunnel.serving.release.intent import PROMOTING, Intent
 from windtunnel.serving.seldon import record
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Holder(Protocol):
 
 
 class Archive(Protocol):
-    """Where all looks go, so that a decision can be made again (``windtunnel.serving.archive``)."""
+    """Where all looks go, so that a decision can be made again (``windtunnel.serving.release.archive``)."""
 
     def put(self, model: str, rollout_id: str, number: int, look: Mapping[str, Any]) -> None: ...
 

@@ -270,7 +270,7 @@ def pod(model: str, version: str, server: Server, seldon: Seldon) -> dict[str, A
             {
                 "name": model,
                 "image": image,
-                "command": ["python", "-m", "windtunnel.serving.launch", MODELS],
+                "command": ["python", "-m", "windtunnel.serving.modelserver.launch", MODELS],
                 "env": [
                     {"name": "WINDTUNNEL_KEYS", "value": KEYS},
                     {"name": "HOME", "value": "/tmp"},

@@ -18,10 +18,10 @@ from windtunnel.kube.client import Client
 from windtunnel.kube.kinds import POD
 from windtunnel.serving.backend import Arm
 from windtunnel.serving.desired import Server, State
+from windtunnel.serving.local.servers import tensors
 from windtunnel.serving.seldon import manifest, record, split, status
 from windtunnel.serving.seldon.objects import Fence, Objects
 from windtunnel.serving.seldon.settings import Seldon
-from windtunnel.serving.servers import tensors
 
 #: An object of the API.
 Live = Mapping[str, Any]

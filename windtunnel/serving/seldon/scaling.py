@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from windtunnel.serving.promnames import SELDON
 from windtunnel.serving.seldon.settings import Seldon
+from windtunnel.serving.traffic.promnames import SELDON
 from windtunnel.spec.serving import Scale, Serving
 
 #: Window of rates and quantiles: two scrapes of the usual 30 s must lie in it.

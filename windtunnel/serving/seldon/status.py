@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from windtunnel.serving.desired import Server
-from windtunnel.serving.launch import GAVE_UP, OUT_OF_MEMORY
+from windtunnel.serving.modelserver.launch import GAVE_UP, OUT_OF_MEMORY
 from windtunnel.serving.seldon import manifest
 
 #: Why an image cannot be had; tried again by Kubernetes, but not by waiting.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import WindtunnelError
 from windtunnel.kube.client import Client
-from windtunnel.serving.promnames import SELDON, SELDON_CORE2
+from windtunnel.serving.traffic.promnames import SELDON, SELDON_CORE2
 from windtunnel.stack.clusterdoctor.looking import Cluster
 from windtunnel.stack.finding import Finding
 
