@@ -223,7 +223,7 @@ _METER = """
 import sys, threading
 from pathlib import Path
 from windtunnel.home import Home
-from windtunnel.serving import meter
+from windtunnel.serving.traffic import meter
 meter.POLL_S, meter.PUBLISH_S = 0.01, 0.05
 print("ready", flush=True)
 real = meter.Meter
