@@ -20,6 +20,7 @@ from seldonsky import SDEP, ClusterSky, agree, canary, fly
 from waiting import until
 
 from windtunnel.serving.release.abort import abort_release
+from windtunnel.serving.release.settling import HEED_EVERY_S
 from windtunnel.serving.seldon import record
 
 
@@ -109,6 +110,30 @@ def test_the_guard_alone_takes_back_what_nobody_watches(skies: Any, dag: Any) ->
         sky.registry.down = False  # type: ignore[attr-defined]
         flight.wait(60)
     assert [one.state for one in sky.registry.rollouts_] == ["promoted", "rolled_back"] and agree(sky) == []
+
+
+def test_a_release_that_began_while_the_guard_asked_the_registry_keeps_its_traffic(skies: Any, dag: Any) -> None:
+    """The guard asked when there was no release, and was held up until there was one."""
+    sky = canary(skies(), dag)
+    asked = sky.registry.champion
+    with hooked(lambda: sky):
+        flight = Flight(sky, dag, guarded=False)
+
+        def late(model: str) -> Any:
+            sky.registry.champion = asked  # type: ignore[method-assign]
+            found = asked(model)
+            while not flight.run.watches:
+                flight._task(flight.run.ready(sky.now())[0])
+            return found
+
+        sky.registry.champion = late  # type: ignore[method-assign]
+        flight.wait(2 * HEED_EVERY_S)
+        sky.guard.tend()
+        assert flight.run.watches and sky.weights() == {"1": 90, "2": 10}
+        flight.guarded = True
+        flight.fly()
+        flight.quiet(20.0)
+    assert flight.run.states["outcome"] == "success" and agree(sky) == [], flight.run.why
 
 
 def test_a_person_ends_it_with_one_write(skies: Any, dag: Any) -> None:

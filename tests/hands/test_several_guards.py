@@ -30,6 +30,12 @@ _spec.loader.exec_module(core2)
 
 quiet = core2.quiet
 FEW, MANY = 25, 20_000
+#: Worlds in which something was wrong once, and how many guards there were.
+ONCE = (
+    (1539, 3),  # two judged the same rollout, each in its own words; the first one's word counts, so they are one
+    (4318, 2),  # one asked for the champion before a release, woke up within it, and took its candidates away
+    (12554, 2),  # one finished a first release by the registry's word of before it was withdrawn, and it kept serving
+)
 
 
 def test_no_invariant_breaks() -> None:
@@ -37,8 +43,8 @@ def test_no_invariant_breaks() -> None:
     with flying() as dag:
         for seed in range(FEW):
             simulate(seed, dag, guards=2 + seed % 2)
-        # Two judged the same rollout, each in its own words; the first one's word counts, so they are one.
-        simulate(1539, dag, guards=3)
+        for seed, guards in ONCE:
+            simulate(seed, dag, guards=guards)
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from windtunnel.errors import FencedError, UnavailableError
 from windtunnel.serving import desired
 from windtunnel.serving.backend import Arm, Release
 from windtunnel.serving.release.following import follow, followed
+from windtunnel.serving.release.intent import Intent
 from windtunnel.serving.release.settling import HEED_EVERY_S, Settler
 
 MODEL = "visits"
@@ -105,9 +107,10 @@ class Backend:
 
 def test_nothing_served_here_is_left_alone() -> None:
     champion = SimpleNamespace(version="1", digest="sha256:1")
-    assert not follow(Backend(None), MODEL, champion)
-    assert not follow(Backend(AFTER), MODEL, None)
-    assert follow(backend := Backend(AFTER), MODEL, champion) and not follow(backend, MODEL, champion)
+    backend = Backend(AFTER)
+    assert not follow(backend, None, champion)
+    assert not follow(backend, AFTER, None)
+    assert follow(backend, AFTER, champion) and not follow(backend, backend.release, champion)
 
 
 class Sky:
@@ -117,10 +120,12 @@ class Sky:
         self.backend, self.champion_, self.state = Backend(release), champion, state
         self.now, self.asked, self.down = 0.0, 0, False
         self.acts: list[str] = []
+        self.intent: Intent | None = None
+        self.meanwhile: Callable[[], None] = lambda: None  # what happens before the registry's answer arrives
         looks = SimpleNamespace(read=lambda rollout: [], tail=lambda rollout: [])
         self.settler = Settler(
             self.backend,  # type: ignore[arg-type]
-            SimpleNamespace(read=lambda model: None, clear=lambda *_: None),  # type: ignore[arg-type]
+            SimpleNamespace(read=lambda model: self.intent, clear=lambda *_: setattr(self, "intent", None)),  # type: ignore[arg-type]
             lambda model: looks,  # type: ignore[arg-type, return-value]
             lambda: self,  # type: ignore[arg-type, return-value]
             act=lambda model, action, reason: self.acts.append(action),
@@ -136,7 +141,12 @@ class Sky:
         return SimpleNamespace(state=self.state, token=7, champion="1")
 
     def champion(self, model: str) -> Any:
+        self.meanwhile()
         return self.champion_ and SimpleNamespace(version=self.champion_, digest=f"sha256:{self.champion_}")
+
+    def promoting(self, champion: str | None) -> None:
+        """Version 2 was on its way to champion, and its holder is gone."""
+        self.intent = Intent(MODEL, "r7", 7, "2", champion, "running", 0.0)
 
     def tend(self, after: float = HEED_EVERY_S) -> None:
         self.now += after
@@ -172,3 +182,49 @@ def test_without_a_word_of_the_registry_nothing_moves() -> None:
     sky.down = False
     sky.tend()
     assert sky.acts == ["follow"]
+
+
+NEXT = replace(AFTER, champion=arm("2", 90), candidates=(arm("3", 10),), token=8, rollout_id="r8", stage=2)
+
+
+def test_a_release_that_began_while_the_registry_was_asked_keeps_its_traffic() -> None:
+    """The guard asked when there was no release, and the answer came when there was one."""
+    sky = Sky(AFTER, "2")
+    sky.meanwhile = lambda: setattr(sky.backend, "release", NEXT)
+    sky.tend()
+    assert (sky.acts, sky.backend.applied) == ([], [])
+    sky = Sky(AFTER, "1")  # somebody has changed the champion, too
+    sky.meanwhile = lambda: setattr(sky.backend, "release", NEXT)
+    with pytest.raises(FencedError):
+        sky.tend()
+    assert (sky.acts, sky.backend.applied) == ([], [])
+
+
+def test_what_is_finished_is_the_rollout_that_was_asked_about() -> None:
+    """A promotion whose holder died is finished; the next release began before the registry's answer arrived."""
+    begun = replace(AFTER, champion=arm("1", 0), candidates=(arm("2", 100),), lease_until=1.0)
+    sky = Sky(begun, "2")
+    sky.promoting("1")
+    sky.meanwhile = lambda: setattr(sky.backend, "release", NEXT)
+    with pytest.raises(FencedError):
+        sky.settler.tend(MODEL, "the lease ended")
+    assert sky.backend.applied == [], "the candidate of the next one keeps its traffic"
+
+
+def test_a_first_release_that_was_withdrawn_while_it_was_finished_serves_nobody() -> None:
+    """DEMAND ROL-10: the guard had the registry's word of before, and the release died after it had withdrawn."""
+    begun = replace(AFTER, champion=None, candidates=(arm("2", 100),), lease_until=1.0)
+    sky = Sky(begun, "2")
+    sky.promoting(None)
+    apply = sky.backend.apply
+
+    def late(release: Release) -> Any:
+        sky.state, sky.champion_ = "withdrawn", None
+        return apply(release)
+
+    sky.backend.apply = late  # type: ignore[method-assign]
+    sky.settler.tend(MODEL, "the lease ended")
+    assert sky.backend.applied[-1].champion == arm("2", 100) and sky.intent is not None
+    sky.backend.abort = lambda *_, **__: None  # type: ignore[attr-defined]
+    sky.settler.tend(MODEL, "the lease ended")
+    assert sky.backend.applied[-1].champion is None and sky.intent is None

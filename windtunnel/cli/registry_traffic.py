@@ -25,8 +25,9 @@ def bring_along(home: Home, registry: RegistryClient, model: str, reason: str) -
         release = backend.desired(model)
         if release is not None and release.exposed:
             backend.abort(model, reason, "rollback")
+            release = backend.desired(model)
         champion = registry.champion(model)
-        moved = follow(backend, model, champion)
+        moved = follow(backend, release, champion)
     except WindtunnelError as error:
         return f"the traffic could not be moved now, the guard goes on trying: {error.message}"
     if champion is None:

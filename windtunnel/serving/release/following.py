@@ -15,8 +15,6 @@ from windtunnel.serving.backend import Arm, Observed, Release
 class Backend(Protocol):
     """What following needs of the place where traffic flows (``LocalBackend``)."""
 
-    def desired(self, model: str) -> Release | None: ...
-
     def apply(self, release: Release) -> Observed: ...
 
 
@@ -43,19 +41,21 @@ def followed(release: Release, version: str, digest: str) -> Release | None:
     )
 
 
-def follow(backend: Backend, model: str, champion: Any) -> bool:
-    """Give the traffic of ``model`` to the registry's champion.
+def follow(backend: Backend, release: Release | None, champion: Any) -> bool:
+    """Give the traffic of a model to the registry's champion.
 
     Args:
+        release: what was wanted before the registry was asked. The answer may come late: a release that has begun
+            meanwhile moves its own traffic, and refuses this write by its token.
         champion: the registry's record: ``version``, ``digest``.
 
     Returns:
         False when it has it already, or when nothing of the model is served here.
 
     Raises:
-        ServingError, FencedError, IntegrityError: of the backend.
+        FencedError: another release has begun meanwhile, or somebody else has gone further with this one.
+        ServingError, IntegrityError: of the backend.
     """
-    release = backend.desired(model)
     if release is None or champion is None or champion.digest is None:
         return False
     final = followed(release, str(champion.version), str(champion.digest))

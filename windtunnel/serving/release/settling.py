@@ -212,11 +212,11 @@ class Settler:
         self._catch_up(model, release)
         case = case_of(model, self._intents.read(model), release)
         if case is None and release is not None:
-            return self._condemned(model, release) and self._heed(model, release)
+            return self._condemned(model, release) and self._heed(model)
         if case is None or (self._told.get(model) == case and not case.intent):
             self._since.pop(model, None)
             self._deaf.discard(model)
-            return release is None or self._heed(model, release)
+            return release is None or self._heed(model)
         now = self._monotonic()
         if self._since.get(model, (None, 0.0))[0] != case:
             self._since[model] = (case, now)
@@ -233,17 +233,23 @@ class Settler:
             self._intents.clear(model, case.token)
             self._act(model, "drop", f"intent of rollout {case.rollout_id}: {observed.rollout_id} has the traffic")
         elif action == "finish":
-            self._finish(case, standing)
+            self._finish(case, standing, release)
         elif action == "undo":
             self._undo(case, observed, record, standing, overdue)
         if action != "wait":
             self._told[model] = case
         return standing is not None or not due
 
-    def _finish(self, case: Case, standing: Standing | None) -> None:
+    def _finish(self, case: Case, standing: Standing | None, release: Release | None) -> None:
+        """``release``: as it was before the registry was asked; whoever has begun another one since is left alone."""
         assert standing is not None
-        if self._follow(case.model, standing.champion):
+        if self._follow(case.model, release, standing.champion):
             self._act(case.model, "finish", f"the registry has promoted version {case.candidate}")
+            # A first release may have been withdrawn since the registry was asked, which was not there to be refused.
+            # While the intent is kept, the next round settles it by the newer word.
+            _, now = self._ask(case)
+            if now is None or now.rollout != standing.rollout:
+                return
         self._intents.clear(case.model, case.token)
 
     def _undo(
@@ -273,8 +279,9 @@ class Settler:
         if observed.aborted is None:
             self._backend.abort(case.model, why, BY, token=case.token)
         release = self._backend.desired(case.model)
-        if release is not None and release.champion is not None and release.champion.version == case.candidate:
-            self._follow(case.model, standing.champion)
+        mine = release is not None and release.rollout_id in (None, case.rollout_id)
+        if mine and release and release.champion is not None and release.champion.version == case.candidate:
+            self._follow(case.model, release, standing.champion)
         if standing.rollout not in _CLOSED or observed.aborted is not None:
             self._witness(case, record, why, release)
         self._intents.clear(case.model, case.token)
@@ -336,10 +343,13 @@ class Settler:
         self._backend.apply(replace(final, keep_warm_s=0.0))
         return True
 
-    def _heed(self, model: str, release: Release) -> bool:
-        """Outside a release the traffic is the registry's champion's, whoever made it champion there (REG-6)."""
-        now = self._monotonic()
-        if release.exposed or now - self._heeded.get(model, -HEED_EVERY_S) < HEED_EVERY_S:
+    def _heed(self, model: str) -> bool:
+        """Outside a release the traffic is the registry's champion's, whoever made it champion there (REG-6).
+
+        What is wanted is read before the registry is asked, and never after: between the two a release may have begun.
+        """
+        now, release = self._monotonic(), self._backend.desired(model)
+        if release is None or release.exposed or now - self._heeded.get(model, -HEED_EVERY_S) < HEED_EVERY_S:
             return True
         self._heeded[model] = now
         try:
@@ -352,13 +362,12 @@ class Settler:
             return True
         if champion is None or (release.champion is None and not release.candidates):
             return True
-        if follow(self._backend, model, champion):
+        if follow(self._backend, release, champion):
             self._act(model, "follow", f"the registry has version {champion.version} as champion")
         return True
 
-    def _follow(self, model: str, champion: str | None) -> bool:
-        """Give the traffic to the registry's champion; False when it has it already."""
-        release = self._backend.desired(model)
+    def _follow(self, model: str, release: Release | None, champion: str | None) -> bool:
+        """Give the traffic of ``release`` to the registry's champion; False when it has it already."""
         if release is None and champion is None:
             return False  # nothing serves, and nothing should
         final = None if release is None else lawful(release, champion)
