@@ -186,6 +186,11 @@ class ServingBackendConformance:
             with pytest.raises(FencedError):
                 kit.backend.renew(kit.model, token, 3000.0)
         assert kit.backend.observe(kit.model).lease_until == 2000.0
+        # A gate that goes on when the guard has given the champion everything: nobody is exposed, nothing is leased.
+        same = {"token": asked.token, "rollout_id": asked.rollout_id}
+        kit.backend.apply(release(kit, 100, **same, stage=asked.stage + 1))
+        kit.backend.renew(kit.model, asked.token, 3000.0)
+        assert kit.backend.observe(kit.model).lease_until is None
 
     @pytest.mark.parametrize(("champion", "candidate"), [(90, 5), (100, 5), (105, -5), (0, 99)])
     def test_weights_that_cannot_be_are_refused(self, kit: Any, start: Release, champion: int, candidate: int) -> None:

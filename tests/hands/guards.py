@@ -70,7 +70,8 @@ class Guards:
         if thread and drawn < KILLED:
             self.killed += 1
             for mine in [one for one in {*going, *self._late} if one[0] == key[0]]:  # both its threads
-                self._end(going.pop(mine, None) or self._late.pop(mine)[0])
+                # Not "or": a greenlet that has not begun is false.
+                self._end(going.pop(mine) if mine in going else self._late.pop(mine)[0])
             self._guards[key[0]] = self._new(key[0])
         elif thread and drawn < KILLED + HELD and len(self._late) + 1 < len(self._guards):
             self.held += 1

@@ -86,6 +86,8 @@ def agree(sky: Sky) -> list[str]:
         wrong.append(f"traffic {weights}, champion {champion}")
     if sky.intents_.found:
         wrong.append(f"an intent is left: {sky.intents_.found}")
+    if MODEL in sky.serving.states and sky.serving.states[MODEL].release.lease_until is not None:
+        wrong.append(f"a lease is left: {sky.serving.states[MODEL].release}")
     if not all(one.ended for one in sky.registry.rollouts_):
         wrong.append(f"a rollout is open: {sky.registry.rollouts_}")
     if len(sky.registry.commits) > len(set(sky.registry.commits)):

@@ -185,7 +185,7 @@ class ServingBackend(Protocol):
         """Read back what is; a model never deployed has no arms and token 0."""
 
     def renew(self, model: str, token: int, until: float) -> None:
-        """Extend the lease of the running rollout.
+        """Extend the lease of the running rollout; nothing happens while no candidate is exposed.
 
         Raises:
             FencedError: the token is not the current one, or the rollout was aborted.

@@ -248,7 +248,8 @@ def lagging(state: State) -> bool:
 
 
 def renew(state: State, token: int, until: float) -> State:
-    """The lease now ends at ``until``.
+    """The lease now ends at ``until``; the same state where no request reaches a candidate, and so nothing is leased: a
+    gate that goes on after the guard has brought the traffic to the registry's champion leaves no lease behind.
 
     Raises:
         FencedError: ``token`` is not the current one, or the rollout was aborted.
@@ -260,6 +261,8 @@ def renew(state: State, token: int, until: float) -> State:
         )
     if state.aborted:
         raise FencedError(f"{state.model}: the rollout was aborted by {state.aborted['by']}: {state.aborted['reason']}")
+    if not state.release.exposed:
+        return state
     return replace(state, release=replace(state.release, lease_until=until))
 
 
