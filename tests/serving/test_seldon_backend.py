@@ -454,6 +454,7 @@ def test_two_hundred_rollouts_are_looked_at_by_one_list_and_one_watch(world: Wor
     with backend.following():
         for _ in range(5):
             assert all(backend.observe(name).arms["2"].weight == 25 for name in names)
+        until(lambda: len(world.cluster.asked(began)) == 2, every_s=0.01)  # the watch follows the list
         assert [line.split()[0] for line in world.cluster.asked(began)] == ["GET", "GET"]
         assert world.cluster.requests[-1].query["watch"] == "1"
         # Its own writes are seen at once, others' as they happen.

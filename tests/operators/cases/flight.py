@@ -415,7 +415,7 @@ def asset_events() -> list[dict[str, Any]]:
 
 def main() -> dict[str, Any]:
     sys.path.insert(0, str(CASES))
-    import windtunnel.serving.local.backend as local
+    import windtunnel.serving.local as local
 
     local.LocalBackend = FakeBackend  # type: ignore[misc,assignment]
     from windtunnel.registry import connect
