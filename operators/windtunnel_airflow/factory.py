@@ -53,7 +53,8 @@ def lifecycle(
     Args:
         model: a ``windtunnel.Model``, its plain values, or the path of a YAML file.
         windtunnel_conn_id: connection to the MLflow server with the governed registry.
-        deferrable: gates and policy wait in the triggerer; False holds a worker slot each.
+        deferrable: gates, policy and servers that come up in a cluster are waited for in the triggerer; False holds a
+            worker slot each.
         dag_args: further arguments of every ``DAG``, e.g. ``is_paused_upon_creation``, ``access_control``.
 
     Returns:
@@ -290,7 +291,7 @@ def release_dag(
             **{**quick, "retries": 20},
             **given,
         )
-        deploy = DeployOperator(task_id="deploy", **given)
+        deploy = DeployOperator(task_id="deploy", deferrable=deferrable, **given)
         steps = model.rollout.exposures(model.serving.replicas)
         # A plan without steps (all at once) goes straight to promotion.
         onward = f"{steps[0].name}.set_weight" if steps else "promote"

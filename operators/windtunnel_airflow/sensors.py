@@ -157,7 +157,7 @@ class GateSensor(WindtunnelSensor):
         if event["status"] == "fenced":
             raise AirflowFailException(f"this release was taken over: {event['message']}")
         if event["status"] == "error":
-            raise _as_exception(event)
+            raise as_exception(event)
         return self.end(Answer.from_dict(event["answer"]), context)
 
     def end(self, answer: Answer, context: Any) -> dict[str, Any]:
@@ -200,6 +200,7 @@ class GateSensor(WindtunnelSensor):
         return answer.to_dict()
 
 
-def _as_exception(event: dict[str, Any]) -> Exception:
+def as_exception(event: dict[str, Any]) -> Exception:
+    """What a trigger's event of status ``error`` ends the task with: another try, or none."""
     message = str(event["message"])
     return TransientError(message) if event.get("transient") else AirflowFailException(message)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -129,6 +129,79 @@ class GateTrigger(BaseTrigger):
             await asyncio.to_thread(shorten)
         except Exception as error:
             self.log.warning("The lease of %s was not shortened: %s", self.watch["model"], error)
+
+
+class DeployTrigger(BaseTrigger):
+    """Wait until the versions of a release in a cluster have answered for themselves.
+
+    Events: ``{"status": "over", "began"}`` when they have, when they never will, when somebody else took over or when
+    the time is up: the task's own ``apply`` finds which, and takes back what was begun; ``{"status": "error",
+    "message", "transient"}``.
+
+    Args:
+        model, token: whose versions, and by which holder they were asked for.
+        began: when they were asked for, seconds since the epoch.
+        within_s: end so many seconds later.
+        windtunnel_conn_id, seldon_conn_id: connections to the registry and the cluster; their credentials are read in
+            the triggerer, never stored.
+        poll: seconds between two looks; each is one request to the API at most.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        token: int,
+        began: float,
+        within_s: float,
+        windtunnel_conn_id: str,
+        seldon_conn_id: str,
+        poll: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.token = token
+        self.began = began
+        self.within_s = within_s
+        self.windtunnel_conn_id = windtunnel_conn_id
+        self.seldon_conn_id = seldon_conn_id
+        self.poll = poll
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        names = ("model", "token", "began", "within_s", "windtunnel_conn_id", "seldon_conn_id", "poll")
+        return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
+
+    def backend(self) -> Any:
+        """The serving backend, fed by one watch for all triggers of this process."""
+        from windtunnel_airflow.places import cluster
+
+        return cluster(self.windtunnel_conn_id, self.seldon_conn_id, follow=True).backend
+
+    def look(self) -> str | None:
+        """Why it is not over yet; blocking, called in a thread."""
+        try:
+            return cast("str | None", self.backend().unready(self.model, self.token))
+        except UnavailableError as error:  # an API that is away answers later
+            return error.message
+        except WindtunnelError as error:
+            self.log.info("Nothing more to wait for: %s", error.message)
+            return None
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        told: str | None = None
+        until = self.began + self.within_s
+        while True:
+            try:
+                why = await _in_thread(self.look)
+            except Exception as error:
+                yield TriggerEvent(_error(error))
+                return
+            if why is None or time.time() >= until:
+                yield TriggerEvent({"status": "over", "began": self.began})
+                return
+            if why != told:
+                self.log.info("Waits: %s", why)
+                told = why
+            await asyncio.sleep(max(0.05, min(self.poll, until - time.time())))
 
 
 class PolicyTrigger(BaseTrigger):

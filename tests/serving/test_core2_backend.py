@@ -171,6 +171,22 @@ def test_a_candidate_that_crashes_takes_no_request_of_the_champion(world: World)
     until(lambda: world.served() == {"visits-v1": 100}, every_s=0.02)
 
 
+def test_versions_come_up_while_nobody_waits_for_them(world: World) -> None:
+    """DEMAND SRV-2: begun by a task, looked at by the triggerer, finished by another process; each has seen nothing."""
+    world.backend().apply(release(100))
+    world.fates["visits-v2"] = "slow"
+    asked = release(100, arm(2), token=2)
+    assert world.backend().begin(asked) == ["2"]
+    assert world.names("models") == ["visits-v1", "visits-v2"]
+    triggerer = world.backend()
+    with triggerer.following():
+        until(lambda: str(triggerer.unready("visits", 2)).startswith("version 2: "), every_s=0.02)
+        world.fates["visits-v2"] = "ready"
+        until(lambda: triggerer.unready("visits", 2) is None, every_s=0.02)
+    assert world.backend().apply(asked, since=time.time() - 3600).arms["2"].ready
+    assert world.candidates() == {"visits-v1": 100}
+
+
 def test_what_has_no_traffic_is_no_candidate(world: World) -> None:
     """A version at 0 that is not available would take the route of all others with it."""
     backend = world.backend()

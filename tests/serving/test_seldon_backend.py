@@ -246,6 +246,38 @@ def test_what_is_not_there_in_time_is_not_ready(world: World) -> None:
     assert world.predictors() == {"v1": 100}
 
 
+def test_versions_come_up_while_nobody_waits_for_them(world: World) -> None:
+    """DEMAND SRV-2: begun by a task, looked at by the triggerer, finished by another process; each has seen nothing."""
+    world.backend().apply(release(100))
+    world.fates["v2"] = "slow"
+    asked = release(100, arm(2), token=2)
+    assert world.backend().begin(asked) == ["2"]
+    assert world.predictors() == {"v1": 100, "v2": 0}
+    triggerer = world.backend()
+    assert str(triggerer.unready("visits", 2)).startswith("version 2: ")
+    assert "has not told" in str(triggerer.unready("visits", 3))
+    with pytest.raises(FencedError, match="no longer holds"):
+        triggerer.unready("visits", 1)
+    assert world.backend().begin(asked) == ["2"]  # another try of the task
+    world.fates["v2"] = "ready"
+    until(lambda: triggerer.unready("visits", 2) is None, every_s=0.02)
+    seen = world.backend().apply(asked, since=time.time() - 3600)
+    assert seen.arms["2"].ready
+    assert world.backend().begin(asked) == []
+
+
+def test_time_that_was_waited_counts(world: World) -> None:
+    world.backend().apply(release(100))
+    world.fates["v2"] = "slow"
+    asked, began = release(100, arm(2), token=2), time.time() - 4.9
+    world.backend().begin(asked)
+    with pytest.raises(NotReadyError, match="was not ready within 5 s"):
+        world.backend().apply(asked, since=began)
+    assert time.time() - began < 9.9, "it waited all of its 5 s again"
+    world.backend().abort("visits", "not ready", "task", token=2)
+    assert world.predictors() == {"v1": 100}
+
+
 def test_changed_bytes_are_told_by_the_first_step(world: World) -> None:
     backend = world.backend()
     backend.apply(release(100))

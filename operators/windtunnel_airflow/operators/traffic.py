@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from airflow.sdk import BaseBranchOperator
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
 from windtunnel.errors import FencedError, RefusedError, TransientError, UnavailableError
@@ -41,7 +42,7 @@ class TrafficOperator(WindtunnelOperator):
         hook = self.hook
         return settings_for(hook.home, self.description, claim, store=hook.object_store)
 
-    def apply(self, release: Any) -> Any:
+    def apply(self, release: Any, **waited: float) -> Any:
         """Bring traffic to ``release``; a fenced write ends the task for good.
 
         Unless it is another try of this very release that has gone further, or the guard: then what is wanted here is
@@ -49,7 +50,7 @@ class TrafficOperator(WindtunnelOperator):
         """
         backend = self.hook.backend()
         try:
-            observed = backend.apply(release)
+            observed = backend.apply(release, **waited)
         except FencedError as error:
             observed = backend.observe(release.model)
             mine = (observed.token, observed.rollout_id) == (release.token, release.rollout_id)
@@ -76,7 +77,21 @@ class TrafficOperator(WindtunnelOperator):
 
 
 class DeployOperator(TrafficOperator):
-    """Bring the candidate up with no traffic: verified, loaded, warmed with real rows, ready (SRV-2)."""
+    """Bring the candidate up with no traffic: verified, loaded, warmed with real rows, ready (SRV-2).
+
+    Args:
+        deferrable: wait for servers in a cluster in the triggerer (``operators.default_deferrable`` unless told); those
+            of this machine are started by the task itself, and waited for.
+    """
+
+    def __init__(
+        self,
+        *,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.deferrable = deferrable
 
     def execute(self, context: Any) -> dict[str, Any]:
         from windtunnel.serving.local.servers import ignored
@@ -84,9 +99,46 @@ class DeployOperator(TrafficOperator):
         claim = self.start(context)
         if self.served_at == "local" and (names := ignored(self.description.serving)):
             self.log.warning("Servers on this machine do not follow %s", ", ".join(names))
-        observed = self.apply(
-            desired(claim, 0, self.settings(claim), now=self.hook.now(), stage=stage_of(claim, "deploy"))
-        )
+        hook = self.hook
+        began = hook.now()
+        if self.deferrable and self.served_at == "kubernetes" and self._begun(claim):
+            from windtunnel_airflow.triggers import DeployTrigger
+
+            trigger = DeployTrigger(
+                claim["model"],
+                claim["token"],
+                began,
+                self.description.serving.ready_within.total_seconds(),
+                self.windtunnel_conn_id,
+                hook.seldon_conn_id,
+            )
+            self.defer(trigger=trigger, method_name="deployed")
+        return self._deploy(claim)
+
+    def deployed(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
+        """Go on when the versions have answered, or never will. ``began`` of the event is when they were asked for."""
+        claim = self.start(context)
+        if event["status"] == "error":
+            from windtunnel_airflow.sensors import as_exception
+
+            raise as_exception(event)
+        return self._deploy(claim, since=float(event["began"]))
+
+    def _release(self, claim: Any) -> Any:
+        return desired(claim, 0, self.settings(claim), now=self.hook.now(), stage=stage_of(claim, "deploy"))
+
+    def _begun(self, claim: Any) -> bool:
+        """Whether versions were asked for that have to be waited for."""
+        try:
+            waits = self.hook.backend().begin(self._release(claim))
+        except FencedError:  # perhaps another try of this very release: ``apply`` tells the two apart
+            return False
+        if waits:
+            self.log.info("Versions %s of %s come up; the triggerer waits for them", ", ".join(waits), claim["model"])
+        return bool(waits)
+
+    def _deploy(self, claim: Any, **waited: float) -> dict[str, Any]:
+        observed = self.apply(self._release(claim), **waited)
         self._need_way_back(claim)
         self.tell_registry(claim, state="running", weight=0)
         return {"ready": {version: status.ready for version, status in observed.arms.items()}}

@@ -86,26 +86,20 @@ class SeldonBackend:
 
         return release_refusals(None, release, self._read_mlmodel)
 
-    def apply(self, release: Release) -> Observed:
-        """See ``ServingBackend.apply``."""
-        check(release)
-        self._check(release)
-        before = self._objects.state(release.model, self._objects.read(release.model))
-        limits.check_api(release, before.servers, self.seldon)
-        desired.accept(before, release)
-        steps.check_same(before, release)
+    def apply(self, release: Release, since: float | None = None) -> Observed:
+        """See ``ServingBackend.apply``.
+
+        Args:
+            since: when ``begin`` wrote this release (seconds since the epoch): ``Serving.ready_within`` counts from
+                then. None: from now.
+        """
+        before, state = self._begin(release)
+        spent = 0.0 if since is None else max(0.0, self._clock() - since)
         fence = Fence(release.token)
-
-        def begin(state: State) -> State:
-            wanted = steps.deployed(desired.accept(state, release))
-            return wanted if steps.waited_for(wanted) else self._routed(wanted)
-
-        state = self._objects.change(release.model, begin, recent=True)
         try:
-            self._follow(state)
             waiting = steps.waited_for(state)
             for arm in waiting:
-                self._readiness.wait(release.model, arm, state.servers[arm.version], fence)
+                self._readiness.wait(release.model, arm, state.servers[arm.version], fence, spent)
 
             def route(now: State) -> State:
                 fence.check(now)
@@ -124,6 +118,62 @@ class SeldonBackend:
             raise
         self._tidy(release.model)
         return self.observe(release.model)
+
+    def begin(self, release: Release) -> list[str]:
+        """The first part of ``apply``, which waits for nobody: what is asked is written, and versions that are new come
+        up without traffic. ``apply`` of the same release goes on from there, in any process.
+
+        Returns:
+            Versions that must answer before traffic moves (``unready`` tells when); none: all of it is done already, or
+            ``apply`` does the rest without waiting for a version.
+
+        Raises: as ``apply``.
+        """
+        return [arm.version for arm in steps.waited_for(self._begin(release)[1])]
+
+    def unready(self, model: str, token: int) -> str | None:
+        """Why a version that ``begin`` has asked for has not answered a real inference yet; None when all have. One
+        look: by the watch while ``following``, and one request for pods while one is not available.
+
+        Raises:
+            FencedError: somebody else took over, or aborted.
+            IntegrityError, NotReadyError: it never will; ``apply`` says the same, and takes back what was begun.
+            UnavailableError: the API does not answer.
+        """
+        owner = self._objects.look(model)
+        state = self._objects.state(model, owner)
+        if state.release.token < token:
+            return "the cluster's watch has not told of the release yet"
+        Fence(token).check(state)
+        for arm in steps.waited_for(state):
+            why = self._readiness.look(state, owner, arm.version, state.servers[arm.version])
+            if why is not None:
+                return f"version {arm.version}: {why}"
+        return None
+
+    def _begin(self, release: Release) -> tuple[State, State]:
+        """Write down what is asked; the state before, and as it was written."""
+        check(release)
+        self._check(release)
+        before = self._objects.state(release.model, self._objects.read(release.model))
+        limits.check_api(release, before.servers, self.seldon)
+        desired.accept(before, release)
+        steps.check_same(before, release)
+
+        def begin(state: State) -> State:
+            wanted = steps.deployed(desired.accept(state, release))
+            return wanted if steps.waited_for(wanted) else self._routed(wanted)
+
+        state = self._objects.change(release.model, begin, recent=True)
+        try:
+            self._follow(state)
+        except FencedError:
+            raise
+        except WindtunnelError as error:
+            self._give_up(before, release, error)
+            self._tidy(release.model)
+            raise
+        return before, state
 
     def observe(self, model: str) -> Observed:
         """See ``ServingBackend.observe``. One request to the API; none while ``following``."""

@@ -58,8 +58,11 @@ class Readiness:
     def __init__(self, seldon: Seldon, client: Client, objects: Objects, monotonic: Callable[[], float]) -> None:
         self._seldon, self._client, self._objects, self._monotonic = seldon, client, objects, monotonic
 
-    def wait(self, model: str, arm: Arm, server: Server, fence: Fence) -> None:
+    def wait(self, model: str, arm: Arm, server: Server, fence: Fence, spent_s: float = 0.0) -> None:
         """Return when the version has answered a real inference.
+
+        Args:
+            spent_s: seconds that somebody has waited for it already.
 
         Raises:
             IntegrityError: its first step found other bytes than the sealed ones.
@@ -67,32 +70,44 @@ class Readiness:
             FencedError: somebody else took over meanwhile.
         """
         limit = server.serving.ready_within.total_seconds()
-        deadline, name = self._monotonic() + limit, f"{model} version {arm.version}"
-        why = f"its {self.part} not available yet"
+        deadline = self._monotonic() + limit - spent_s
         while True:
             owner = self._objects.read(model)
             state = self._objects.state(model, owner)
             fence.check(state)
-            live = self.speaker(model, arm.version, owner)
-            if self.available(live, model, arm.version, server):
-                try:
-                    return self.infer(model, arm.version, server)
-                except UnavailableError as error:  # its routes may still be on their way
-                    why = error.message
-            else:
-                if live is None and owner is not None:
-                    self.missing(state, owner)
-                found = self.trouble(model, arm.version, live)
-                if found and found.integrity:
-                    raise IntegrityError(f"{name}: {found.message}")
-                if found and found.final:
-                    raise NotReadyError(f"{name} cannot be loaded: {found.message}")
-                why = (found.message if found else self.told(live)) or why
+            why = self.look(state, owner, arm.version, server)
+            if why is None:
+                return
             if self._monotonic() > deadline:
                 raise NotReadyError(
-                    f"{name} was not ready within {limit:g} s: {why}", hint="raise serving.ready_within"
+                    f"{model} version {arm.version} was not ready within {limit:g} s: {why}",
+                    hint="raise serving.ready_within",
                 )
             time.sleep(self._seldon.poll_s)
+
+    def look(self, state: State, owner: Live | None, version: str, server: Server) -> str | None:
+        """Why a version has not answered a real inference yet, by one look; None when it has, just now.
+
+        Raises:
+            IntegrityError: its first step found other bytes than the sealed ones.
+            NotReadyError: it cannot be loaded, or its answer is none.
+        """
+        model, name = state.model, f"{state.model} version {version}"
+        live = self.speaker(model, version, owner)
+        if self.available(live, model, version, server):
+            try:
+                self.infer(model, version, server)
+            except UnavailableError as error:  # its routes may still be on their way
+                return error.message
+            return None
+        if live is None and owner is not None:
+            self.missing(state, owner)
+        found = self.trouble(model, version, live)
+        if found and found.integrity:
+            raise IntegrityError(f"{name}: {found.message}")
+        if found and found.final:
+            raise NotReadyError(f"{name} cannot be loaded: {found.message}")
+        return (found.message if found else self.told(live)) or f"its {self.part} not available yet"
 
     def unavailable(self, model: str, version: str, server: Server, live: Live) -> str | None:
         """Why the version's servers are not there, as a sentence; None when they are."""
