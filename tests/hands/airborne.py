@@ -144,7 +144,6 @@ class Sky:
     # -- the hook's side
 
     object_store = None
-    seldon_conn_id = "windtunnel_seldon"
 
     def backend(self) -> FakeServing:
         return self.serving

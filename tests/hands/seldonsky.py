@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import fakeseldon
-from airborne import MODEL, Flight, Sky, hooked
+from airborne import MODEL, Flight, Sky, description, hooked
 
 from windtunnel.data.objects import FolderObjects
 from windtunnel.home import Home
@@ -175,3 +176,39 @@ def agree(sky: ClusterSky) -> list[str]:
     elif looks and disagreements(Plan.from_dict(looks[0]["plan"]), looks):
         wrong.append("looks do not follow from their evidence")
     return wrong
+
+
+def cluster_dag() -> Any:
+    """The release DAG of a model that is served in a cluster."""
+    from windtunnel import Model
+    from windtunnel_airflow import release_dag
+
+    plain = description().to_dict()
+    plain["target"], plain["training"]["target"] = "kubernetes", "local"
+    return release_dag(Model.model_validate(plain))
+
+
+def core1_world(folder: Path, running: ExitStack) -> ClusterSky:
+    """A world with Seldon Core 1, which ends with ``running``."""
+    cluster = running.enter_context(fakeseldon.cluster())
+    seldon = running.enter_context(fakeseldon.Seldon(cluster, after_s=0.0))
+    return ClusterSky(folder, cluster, seldon, running)
+
+
+@contextmanager
+def worlds_of(root: Path, world: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Worlds below ``root``, one after the other; the former one ends with the next.
+
+    Args:
+        world: makes one in a folder and a stack of what ends with it, by the arguments of the call.
+    """
+    count = iter(range(1000))
+    with ExitStack() as running:
+
+        def make(*args: Any) -> Any:
+            running.close()
+            folder = root / str(next(count))
+            folder.mkdir()
+            return world(folder, running, *args)
+
+        yield make

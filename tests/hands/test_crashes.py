@@ -6,11 +6,10 @@ dies: before the call (nothing done), and after it (done, the answer lost). Airf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import structlog
 from airborne import LEASE_S, MODEL, Flight, Sky, end_of, hooked, release_dag, whole
 
 from windtunnel.spec.policy import Policy
@@ -19,15 +18,6 @@ from windtunnel.spec.policy import Policy
 @pytest.fixture(scope="module")
 def dag() -> Any:
     return release_dag()
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Nobody reads thousands of flights' lines."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
-    yield
-    structlog.configure(**before)
 
 
 def canary(errors: float = 0.0, **more: Any) -> Sky:

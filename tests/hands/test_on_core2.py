@@ -13,6 +13,7 @@ from typing import Any
 import fakecore2
 import pytest
 from airborne import LEASE_S, MODEL, Flight, description, hooked
+from seldonsky import worlds_of
 from waiting import until
 
 from windtunnel.serving.core2 import Core2, manifest
@@ -24,7 +25,7 @@ assert _spec is not None and _spec.loader is not None
 core1 = importlib.util.module_from_spec(_spec)
 sys.modules.setdefault(_spec.name, core1)
 _spec.loader.exec_module(core1)
-dag, quiet = core1.dag, core1.quiet
+dag = core1.dag
 EXPERIMENT = f"/experiments/{MODEL}"
 
 
@@ -76,20 +77,14 @@ class Core2Sky(core1.ClusterSky):  # type: ignore[misc, name-defined]
         return manifest.weights(self.live())
 
 
+def core2_world(folder: Path, running: ExitStack) -> Core2Sky:
+    cluster = running.enter_context(fakecore2.cluster())
+    return Core2Sky(folder, cluster, running.enter_context(Mesh(cluster, after_s=0.0)), running)
+
+
 @pytest.fixture
 def skies(tmp_path: Path) -> Iterator[Callable[[], Core2Sky]]:
-    """Worlds, one after the other; the former one ends with the next."""
-    made = ExitStack()
-    count = iter(range(1000))
-
-    def make() -> Core2Sky:
-        made.close()
-        folder = tmp_path / str(next(count))
-        folder.mkdir()
-        cluster = made.enter_context(fakecore2.cluster())
-        return Core2Sky(folder, cluster, made.enter_context(Mesh(cluster, after_s=0.0)), made)
-
-    with made:
+    with worlds_of(tmp_path, core2_world) as make:
         yield make
 
 

@@ -8,15 +8,12 @@ nothing, and has no file of another one's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import fakeseldon
 import pytest
-import structlog
-from airborne import LEASE_S, MODEL, Flight, description, hooked
-from seldonsky import SDEP, ClusterSky, agree, canary, fly
+from airborne import LEASE_S, MODEL, Flight, hooked
+from seldonsky import SDEP, ClusterSky, agree, canary, cluster_dag, core1_world, fly, worlds_of
 from waiting import until
 
 from windtunnel.serving.release.abort import abort_release
@@ -26,37 +23,12 @@ from windtunnel.serving.seldon import record
 
 @pytest.fixture(scope="module")
 def dag() -> Any:
-    from windtunnel import Model
-    from windtunnel_airflow import release_dag
-
-    plain = description().to_dict()
-    plain["target"], plain["training"]["target"] = "kubernetes", "local"
-    return release_dag(Model.model_validate(plain))
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
-    yield
-    structlog.configure(**before)
+    return cluster_dag()
 
 
 @pytest.fixture
 def skies(tmp_path: Path) -> Iterator[Callable[[], ClusterSky]]:
-    """Worlds, one after the other; the former one ends with the next."""
-    made = ExitStack()
-    count = iter(range(1000))
-
-    def make() -> ClusterSky:
-        made.close()
-        folder = tmp_path / str(next(count))
-        folder.mkdir()
-        cluster = made.enter_context(fakeseldon.cluster())
-        seldon = made.enter_context(fakeseldon.Seldon(cluster, after_s=0.0))
-        return ClusterSky(folder, cluster, seldon, made)
-
-    with made:
+    with worlds_of(tmp_path, core1_world) as make:
         yield make
 
 

@@ -7,15 +7,12 @@ the next version can be released.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import fakeseldon
 import pytest
-import structlog
-from airborne import LEASE_S, MODEL, Died, Flight, attempt, description, hooked
-from seldonsky import ClusterSky, agree, canary
+from airborne import LEASE_S, MODEL, Died, Flight, attempt, hooked
+from seldonsky import ClusterSky, agree, canary, cluster_dag, core1_world, worlds_of
 
 #: The last that happened before the holder died (``!``: it was done), and the champion in the end: the candidate where
 #: the registry has committed, else the one of before.
@@ -28,36 +25,12 @@ AROUND = {
 
 @pytest.fixture(scope="module")
 def dag() -> Any:
-    from windtunnel import Model
-    from windtunnel_airflow import release_dag
-
-    plain = description().to_dict()
-    plain["target"], plain["training"]["target"] = "kubernetes", "local"
-    return release_dag(Model.model_validate(plain))
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
-    yield
-    structlog.configure(**before)
+    return cluster_dag()
 
 
 @pytest.fixture
 def worlds(tmp_path: Path) -> Iterator[Callable[[], ClusterSky]]:
-    """Worlds, one after the other; the former one ends with the next."""
-    made, count = ExitStack(), iter(range(1000))
-
-    def make() -> ClusterSky:
-        made.close()
-        folder = tmp_path / str(next(count))
-        folder.mkdir()
-        cluster = made.enter_context(fakeseldon.cluster())
-        seldon = made.enter_context(fakeseldon.Seldon(cluster, after_s=0.0))
-        return ClusterSky(folder, cluster, seldon, made)
-
-    with made:
+    with worlds_of(tmp_path, core1_world) as make:
         yield make
 
 

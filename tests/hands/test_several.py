@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 from airborne import LEASE_S, MODEL, Flight, Sky, end_of, hooked, release_dag, whole
 from brain import scripted
 
@@ -22,12 +21,9 @@ AB = {
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
+def scripts() -> Iterator[None]:
     with scripted():
         yield
-    structlog.configure(**before)
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import fakecore2
-import fakeseldon
 import pytest
-from airborne import LEASE_S, Flight, description, hooked
+from airborne import LEASE_S, Flight, hooked
 from guards import Guards
-from seldonsky import ClusterSky, agree, canary
+from seldonsky import ClusterSky, agree, canary, cluster_dag, core1_world, worlds_of
 from simulator import flying, simulate
 from waiting import until
 
@@ -28,7 +26,7 @@ core2 = importlib.util.module_from_spec(_spec)
 sys.modules.setdefault(_spec.name, core2)
 _spec.loader.exec_module(core2)
 
-quiet = core2.quiet
+
 FEW, MANY = 25, 20_000
 #: Worlds in which something was wrong once, and how many guards there were.
 ONCE = (
@@ -60,35 +58,19 @@ def test_no_invariant_breaks_in_many_worlds() -> None:
 
 @pytest.fixture(scope="module")
 def dag() -> Any:
-    from windtunnel import Model
-    from windtunnel_airflow import release_dag
-
-    plain = description().to_dict()
-    plain["target"], plain["training"]["target"] = "kubernetes", "local"
-    return release_dag(Model.model_validate(plain))
+    return cluster_dag()
 
 
 @pytest.fixture
 def skies(tmp_path: Path) -> Iterator[Callable[[str, int], ClusterSky]]:
     """Worlds by API and seed, one after the other."""
-    made = ExitStack()
-    count = iter(range(1000))
 
-    def make(api: str, seed: int) -> ClusterSky:
-        made.close()
-        folder = tmp_path / str(next(count))
-        folder.mkdir()
-        sky: ClusterSky
-        if api == "core2":
-            cluster = made.enter_context(fakecore2.cluster())
-            sky = core2.Core2Sky(folder, cluster, made.enter_context(core2.Mesh(cluster, after_s=0.0)), made)
-        else:
-            cluster = made.enter_context(fakeseldon.cluster())
-            sky = ClusterSky(folder, cluster, made.enter_context(fakeseldon.Seldon(cluster, after_s=0.0)), made)
+    def world(folder: Path, running: ExitStack, api: str, seed: int) -> ClusterSky:
+        sky: ClusterSky = (core2.core2_world if api == "core2" else core1_world)(folder, running)
         sky.guard = Guards(sky, 2 + seed % 2, seed)  # type: ignore[assignment]
         return sky
 
-    with made:
+    with worlds_of(tmp_path, world) as make:
         yield make
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 from airborne import MODEL, Flight, Sky, end_of, hooked, release_dag, whole
 from brain import scripted
 
@@ -37,12 +36,9 @@ STRATEGIES: dict[str, tuple[dict[str, Any], list[tuple[int, int]]]] = {
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
+def scripts() -> Iterator[None]:
     with scripted():
         yield
-    structlog.configure(**before)
 
 
 def world(*, errors: float = 0.0) -> Sky:
