@@ -70,7 +70,10 @@ class Stubs(threading.Thread):
 
         async def start() -> None:
             for stub in self.all:
-                server = await asyncio.start_server(lambda r, w, stub=stub: serve(stub, r, w), "127.0.0.1", 0)
+                # Hundreds of copies open a connection each at once: the usual backlog of 100 would lose some for a second.
+                server = await asyncio.start_server(
+                    lambda r, w, stub=stub: serve(stub, r, w), "127.0.0.1", 0, backlog=4096
+                )
                 stub.port = server.sockets[0].getsockname()[1]
             self.up.set()
 

@@ -84,9 +84,11 @@ def test_what_copies_meet_is_nobodys_but_the_candidates(front: Front, counted: C
     elif harm == "full":
         front.stub(2).delay, limits = 0.3, {"max_concurrency": 2, "queue": 2}
     front.upstreams(**(limits or {"max_concurrency": 1024, "queue": 1024}))
+    # What is only slow ends well however slow this machine is; what never answers need not be waited for.
+    timeout_s = 20.0 if harm == "slow" else 1.5
     took = {}
     for percent in (0, 100):
-        front.route({"1": 100, candidate: 0}, 1.5, mirror=(candidate, percent) if percent else None)
+        front.route({"1": 100, candidate: 0}, timeout_s, mirror=(candidate, percent) if percent else None)
         front.send([""] * 50)
         each = []
         for _ in range(requests):
@@ -95,7 +97,7 @@ def test_what_copies_meet_is_nobodys_but_the_candidates(front: Front, counted: C
             each.append(time.perf_counter() - began)
         took[percent] = each
     found = counted.settled("arms", 2 * (requests + 50))
-    found = counted.settled("shadow", requests + 50, limit_s=8)
+    found = counted.settled("shadow", requests + 50, limit_s=30)
     assert found["arms", "1"] == (2 * (requests + 50), 0), "users meet no error"
     copies, errors = found["shadow", candidate]
     print(harm, {k: f"{statistics.median(v) * 1000:.2f} ms" for k, v in took.items()}, copies, errors)
