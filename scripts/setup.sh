@@ -66,7 +66,8 @@ environment() {
       "$python" -m venv "$folder"
     fi
     # The lock is complete, so nothing is resolved; older pips do not see that a lock's pandas is also pandas[parquet].
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$lock"
+    # Not compiled, as uv does: most of what is installed is never imported, and what is compiles itself, once.
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r "$lock"
     flock scripts "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
   fi
   printf '%s' "$wanted" > "$stamp"
