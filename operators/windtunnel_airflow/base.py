@@ -17,6 +17,7 @@ from windtunnel_airflow.story import Story, story_of
 if TYPE_CHECKING:
     from windtunnel.evidence import Verdict
     from windtunnel.home import Home
+    from windtunnel_airflow.handing import Handing
 
 #: A data set's name and the version of it, None where it has none.
 Used = tuple[str, str | None]
@@ -85,6 +86,13 @@ class Windtunnel:
     @property
     def home(self) -> Home:
         return self.hook.home
+
+    @property
+    def handing(self) -> Handing:
+        """Step data, from and to workers with other disks."""
+        from windtunnel_airflow.handing import Handing
+
+        return Handing(self.hook, self.description)
 
     def begin(self, context: Mapping[str, Any], story: Story | None = None) -> Story:
         """Call first in ``execute``: finds the story and puts it on every log line of the task (OPS-7)."""

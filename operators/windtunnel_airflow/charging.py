@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from windtunnel.spec import Model, Prices
     from windtunnel.tracking.cost import Cost, Spell
     from windtunnel.tracking.pods.depot import Depot
+    from windtunnel.tracking.server import Tracking
 
 
 def prices_of(hook: Any, model: Model) -> Prices | None:
@@ -61,22 +62,39 @@ def spells(depot: Depot, attempts: int, nodes: int, *, spot: bool, now: float | 
     return out
 
 
-def charge(hook: Any, model: Model, depot: Depot, attempts: int) -> Cost | None:
-    """Put what a run has cost so far on its MLflow run; None where there are no prices.
+def bill_of(hook: Any, model: Model) -> dict[str, Any] | None:
+    """By what a run of this model in pods is charged, as plain values: for whoever has no description; None: no prices.
 
     Raises:
-        WindtunnelError: the store or the server does not answer, or there is no such table.
+        DescriptionError: the connection's is no table of prices.
     """
-    from windtunnel.tracking.cost import METRIC, cost
-    from windtunnel.tracking.server import MetricPoint, connect
-
     prices = prices_of(hook, model)
     if prices is None:
         return None
     training = model.training
-    spot = training.pod is not None and training.pod.spot is not None
-    resources = training.resources.model_dump(mode="json")
-    found = cost(prices, resources, spells(depot, attempts, training.nodes, spot=spot))
+    return {
+        "prices": prices.model_dump(mode="json"),
+        "resources": training.resources.model_dump(mode="json"),
+        "nodes": training.nodes,
+        "spot": training.pod is not None and training.pod.spot is not None,
+    }
+
+
+def charge(tracking: Tracking, bill: Mapping[str, Any], depot: Depot, attempts: int) -> Cost:
+    """Put what a run has cost so far on its MLflow run.
+
+    Args:
+        bill: as ``bill_of`` says.
+
+    Raises:
+        WindtunnelError: the store or the server does not answer.
+    """
+    from windtunnel.spec import Prices
+    from windtunnel.tracking.cost import METRIC, cost
+    from windtunnel.tracking.server import MetricPoint
+
+    counted = spells(depot, attempts, int(bill["nodes"]), spot=bool(bill["spot"]))
+    found = cost(Prices.model_validate(bill["prices"]), bill["resources"], counted)
     points = [] if found.amount is None else [MetricPoint(METRIC, found.amount, int(time.time() * 1000), attempts)]
-    connect(hook.url, timeout=hook.timeout).log_batch(depot.run_id, points, {}, found.tags())
+    tracking.log_batch(depot.run_id, points, {}, found.tags())
     return found

@@ -223,8 +223,8 @@ class GangFlight:
         found: dict[str, Any] = evidence["gang"]
         return None if time.time() - since >= self.start_within else found
 
-    def remove(self, grace: int | None = None) -> None:
-        """Delete the set and with it its pods; what is gone does not matter.
+    def remove(self, grace: int | None = None) -> list[dict[str, Any]]:
+        """Delete the set and with it its pods; with ``grace``, how these were then. What is gone does not matter.
 
         Args:
             grace: seconds that each pod is left, instead of its own.
@@ -233,14 +233,16 @@ class GangFlight:
 
         self.client.delete(self.kind, self.name)
         if grace is None:
-            return
-        for pod in self.client.list(POD, labels=self.labels).get("items") or []:
+            return []
+        pods = list(self.client.list(POD, labels=self.labels).get("items") or [])
+        for pod in pods:
             self.client.delete(POD, str(pod["metadata"]["name"]), grace_s=grace)
 
     # -- inside
     def _absent(self, error: Exception) -> TrainingError:
         text = f"set {self.namespace}/{self.name}: the cluster knows no {self.kind.name}s: {error}"
         return TrainingError(text, hint=INSTALL[self.kind.name])
+        return pods
 
     def _look_at_runtime(self) -> None:
         """What a TrainJob cannot say its runtime must; what is less than usual is told (0018).

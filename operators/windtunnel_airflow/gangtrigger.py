@@ -119,17 +119,17 @@ class GangTrigger(BaseTrigger):
         # The pods read the word when they are told to stop; a store that hangs does not keep them alive.
         await asyncio.wait({told}, timeout=CANCEL_S / 3)
         try:
-            await asyncio.wait_for(asyncio.to_thread(_Wait(self).remove), CANCEL_S / 3)
+            pods = await asyncio.wait_for(asyncio.to_thread(_Wait(self).remove), CANCEL_S / 3)
             self.log.info("A person ended the task: set %s/%s is removed", self.namespace, self.name)
         except (TimeoutError, WindtunnelError) as error:
             self.log.error("Set %s/%s was not removed: %s", self.namespace, self.name, error)
-        await asyncio.wait({asyncio.create_task(self._tell(podcancel.close))}, timeout=CANCEL_S / 3)
+        await asyncio.wait({asyncio.create_task(self._tell(podcancel.close, pods=pods))}, timeout=CANCEL_S / 3)
 
-    async def _tell(self, what: Any) -> None:
+    async def _tell(self, what: Any, **more: Any) -> None:
         if not self.run_of:
             return
         try:
-            await asyncio.to_thread(what, **self.run_of)
+            await asyncio.to_thread(what, **self.run_of, **more)
         except Exception as error:  # the pods are removed all the same
             self.log.warning("%s: %s", what.__name__, error)
 
@@ -147,6 +147,7 @@ class _Wait:
         self.open: float | None = None
         self.runs = False
         self.first: str | None = None  # the pod of node 0
+        pods: list[dict[str, Any]] = []
         self.container = CONTAINER
         self.said: str | None = None
 
@@ -177,12 +178,13 @@ class _Wait:
             self._log()
         return None
 
-    def remove(self) -> None:
-        """The set and its pods, within a person's patience."""
+    def remove(self) -> list[dict[str, Any]]:
+        """The set and its pods, within a person's patience; how these were."""
         from windtunnel.kube.kinds import POD
 
         self.client.delete(self.kind, self.trigger.name)
-        for pod in self.client.list(POD, labels=self.trigger.labels).get("items") or []:
+        pods = list(self.client.list(POD, labels=self.trigger.labels).get("items") or [])
+        for pod in pods:
             self.client.delete(POD, str(pod["metadata"]["name"]), grace_s=self.trigger.grace)
 
     def _starting(self, found: Mapping[str, Any], pods: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -213,6 +215,7 @@ class _Wait:
         from windtunnel.kube.kinds import EVENT
 
         try:
+        return pods
             found = self.client.list(EVENT, fields=f"involvedObject.name={self.trigger.name}").get("items") or []
         except WindtunnelError:  # may not be read
             return ""

@@ -69,6 +69,13 @@ class WindtunnelHook(MlflowHook):
         return str(self._extra("cluster_url") or self.url).rstrip("/")
 
     @property
+    def cluster_authorities(self) -> dict[str, str]:
+        """Variable of a training pod -> Secret beside it with ``ca.crt``: whose certificates it believes of the MLflow
+        server, and of the object store."""
+        named = {"MLFLOW_TRACKING_SERVER_CERT_PATH": "cluster_ca", "AWS_CA_BUNDLE": "cluster_store_ca"}
+        return {variable: str(found) for variable, key in named.items() if (found := self._extra(key))}
+
+    @property
     def objects(self) -> Objects:
         """The object store where workers and pods meet.
 

@@ -207,12 +207,12 @@ class PodFlight:
             return None
         return self.client.read_namespaced_pod(self.name, self.namespace)
 
-    def remove(self, grace: int | None = None) -> None:
-        """Delete the pod; one that is gone does not matter."""
+    def remove(self, grace: int | None = None) -> list[dict[str, Any]]:
+        """Delete the pod; how it was then. One that is gone does not matter."""
         from kubernetes.client.exceptions import ApiException
 
         try:
-            self.client.delete_namespaced_pod(self.name, self.namespace, grace_period_seconds=grace)
+            gone = self.client.delete_namespaced_pod(self.name, self.namespace, grace_period_seconds=grace)
         except ApiException as error:
             if error.status != 404:
                 raise
@@ -221,6 +221,8 @@ class PodFlight:
         plain: dict[str, Any] = self.client.api_client.sanitize_for_serialization(found)
         return plain
 
+            return []
+        return [self._plain(gone)]
     def _events(self) -> list[dict[str, Any]] | None:
         """Those of the pod; None where they cannot be read."""
         from kubernetes.client.exceptions import ApiException

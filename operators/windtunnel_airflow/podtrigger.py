@@ -56,7 +56,8 @@ class TrainingPodTrigger(BaseTrigger):
         start_within: seconds from there until its container must run.
         log_every: seconds between two readings of its log.
         grace: seconds that a person's cancel leaves it.
-        run: whose run it is: ``{"windtunnel_conn_id", "run_id", "attempt"}``; for a person's cancel.
+        run: whose run it is: ``{"windtunnel_conn_id", "run_id", "attempt"}``, with prices ``"bill"``; for a person's
+            cancel.
         more: goes into the event as it is.
         until: when the task's ``execution_timeout`` is over (seconds since the epoch); None: it has none.
     """
@@ -155,17 +156,19 @@ class TrainingPodTrigger(BaseTrigger):
             # The pod reads the word when it is told to stop; a store that hangs does not keep it alive.
             await asyncio.wait({told}, timeout=CANCEL_S / 3)
             try:
-                await asyncio.wait_for(watch.door.remove(self.pod_name, self.grace), CANCEL_S / 3)
+                gone = await asyncio.wait_for(watch.door.remove(self.pod_name, self.grace), CANCEL_S / 3)
                 self.log.info("A person ended the task: pod %s/%s is removed", self.pod_namespace, self.pod_name)
             except (Refusal, Cut, TimeoutError, WindtunnelError) as error:
                 self.log.error("Pod %s/%s was not removed: %s", self.pod_namespace, self.pod_name, error)
-            await asyncio.wait({asyncio.create_task(self._tell(podcancel.close))}, timeout=CANCEL_S / 3)
+            closed = asyncio.create_task(self._tell(podcancel.close, pods=[gone] if gone is not None else []))
+            await asyncio.wait({closed}, timeout=CANCEL_S / 3)
 
-    async def _tell(self, what: Any) -> None:
+    async def _tell(self, what: Any, **more: Any) -> None:
         if not self.run_of:
             return
         try:
-            await asyncio.to_thread(what, **self.run_of)
+            await asyncio.to_thread(what, **self.run_of, **more)
+            gone: dict[str, Any] | None = None
         except Exception as error:  # the pod is removed all the same
             self.log.warning("%s: %s", what.__name__, error)
 

@@ -143,17 +143,22 @@ class Door:
         more = {} if since_s is None else {"since_seconds": since_s}
         return await self._ask("read_namespaced_pod_log", name=name, container=container, timestamps=True, **more)
 
-    async def remove(self, name: str, grace: int) -> None:
-        """Delete a pod; one that is gone does not matter. Insists for as long as the caller lets it."""
+    async def annotate(self, name: str, annotations: Mapping[str, str]) -> None:
+        """Write annotations on a pod."""
+        body = {"metadata": {"annotations": dict(annotations)}}
+        await self._ask("patch_namespaced_pod", name=name, body=body, _content_type="application/merge-patch+json")
+
+    async def remove(self, name: str, grace: int) -> dict[str, Any] | None:
+        """Delete a pod; how it was then, None where it is gone. Insists for as long as the caller lets it."""
         tried = 0
         while True:
             tried += 1
             try:
-                await self._ask("delete_namespaced_pod", name=name, grace_period_seconds=grace)
-                return
+                found = json.loads(await self._ask("delete_namespaced_pod", name=name, grace_period_seconds=grace))
+                return dict(found) if found.get("kind", "Pod") == "Pod" else None  # a Status: it is gone already
             except Refusal as refusal:
                 if refusal.answer.status == 404:
-                    return
+                    return None
                 if refusal.answer.status == 401 and tried == 1:
                     await self.renew()
                     continue

@@ -91,6 +91,21 @@ def get_provider_info() -> dict[str, Any]:
                         "description": "Where it differs from the host workers talk to",
                         "schema": {"type": ["string", "null"]},
                     },
+                    "ca": {
+                        "label": "File of certificates (PEM) on workers",
+                        "description": "Checks MLflow's certificate; empty: the system's",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "cluster_ca": {
+                        "label": "Secret with ca.crt beside training pods",
+                        "description": "Checks MLflow's certificate there; empty: the image's own",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "cluster_store_ca": {
+                        "label": "The same for the object store",
+                        "description": "Where the store's certificate is of an authority of the house",
+                        "schema": {"type": ["string", "null"]},
+                    },
                     "seldon_conn_id": {
                         "label": "Connection (windtunnel_seldon) to the cluster that serves",
                         "description": "Of models with target kubernetes; empty: windtunnel_seldon",

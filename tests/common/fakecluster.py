@@ -195,7 +195,9 @@ class Cluster:
         said = request.data if isinstance(request.data, dict) else {}
         grace = request.params.get("gracePeriodSeconds") or said.get("gracePeriodSeconds")
         self.removed.append((name, int(grace) if grace else None))
-        return self.pods.pop(name)
+        was = self._whole(name)
+        del self.pods[name]
+        return was
 
     def _patch(self, request: Any) -> Any:
         name = self._name(request)

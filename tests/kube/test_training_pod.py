@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,24 @@ def test_kubernetes_knows_every_field(name: str) -> None:
 
     known = client.sanitize_for_serialization(client.deserialize(Answer(), "V1Pod"))
     assert known == made, "the client's models drop what they do not know"
+
+
+def test_a_pod_is_told_whose_certificates_to_believe() -> None:
+    """DEMAND OPS-10: of the MLflow server and the object store, by Secrets; one that both name is there once."""
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    for store, there in (("store-ca", ["store-ca", "windtunnel-ca"]), ("windtunnel-ca", ["windtunnel-ca"])):
+        named = {"MLFLOW_TRACKING_SERVER_CERT_PATH": "windtunnel-ca", "AWS_CA_BUNDLE": store}
+        made = training_pod(run(), Pod(image=IMAGE), replace(PLACE, authorities=named))
+        kubernetes_validate.validate(made, "1.31", strict=True)
+        [container] = made["spec"]["containers"]
+        files = {one["name"]: one["value"] for one in container["env"] if one["name"] in named}
+        mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
+        volumes = {one["name"]: one["secret"] for one in made["spec"]["volumes"] if "secret" in one}
+        found = {name: volumes[mounts[path.removesuffix("/ca.crt")]]["secretName"] for name, path in files.items()}
+        assert found == named
+        assert sorted(one["secretName"] for one in volumes.values()) == there
+        only = [{"key": "ca.crt", "path": "ca.crt"}]
+        assert all(one["items"] == only for one in volumes.values()), "no key of a server's"
 
 
 @pytest.mark.parametrize("name", GOLDEN)

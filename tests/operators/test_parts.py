@@ -233,6 +233,37 @@ def test_benchmark_bounds(numbers: dict[str, Any], bounds: dict[str, Any], outco
     assert word in reason
 
 
+@pytest.mark.parametrize(
+    ("target", "benchmark", "stack", "goes_without"),
+    [
+        ("kubernetes", {}, False, True),
+        ("kubernetes", {}, True, False),
+        ("local", {}, False, False),
+        ("kubernetes", {"p99_ms": 50}, False, None),
+    ],
+)
+def test_a_worker_of_a_cluster_has_no_model_servers_to_measure(
+    target: str, benchmark: dict[str, Any], stack: bool, goes_without: bool | None, describe: Callable[..., Any],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The description's own default must not end the first training on a cluster; a bound is not passed over."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from windtunnel_airflow import EvaluateOperator
+
+    extra = {"conn_type": "windtunnel", "host": "http://127.0.0.1:9", "extra": {"home": str(tmp_path)}}
+    monkeypatch.setenv("AIRFLOW_CONN_WINDTUNNEL_DEFAULT", json.dumps(extra))
+    if stack:
+        (tmp_path / "stack.json").write_text("{}")
+    model = describe(target=target, evaluation={"metrics": [{"name": "rmse", "maximum": 1.0}], "benchmark": benchmark})
+    task = EvaluateOperator(task_id="evaluate", model=model, data={}, trained={})
+    if goes_without is None:
+        with pytest.raises(AirflowFailException, match="benchmark asks for p99_ms"):
+            task._unmeasurable(model.evaluation.benchmark)
+    else:
+        assert task._unmeasurable(model.evaluation.benchmark) is goes_without
+
+
 # -- small things
 
 

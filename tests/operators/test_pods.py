@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +23,8 @@ from windtunnel.data import steps
 from windtunnel.errors import (
     DataError,
     DescriptionError,
+    ForbiddenError,
+    IntegrityError,
     ResourceError,
     TrainingError,
     TransientError,
@@ -223,6 +227,43 @@ def test_a_training_flies_in_a_pod(
     assert store["windtunnel_pod"]["run_id"] != answer["run_id"], "one that did return it is cleared to train anew"
 
 
+def test_workers_need_no_disk_in_common(
+    train: Callable[..., Any], store: Store, cluster: Cluster, home: Home, tmp_path: Path, mlflow: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """DEMAND PIP-2: each try of each task on a worker with an empty home, as Airflow's KubernetesExecutor has them."""
+    from windtunnel_airflow import DataSnapshotOperator
+    from windtunnel_airflow.operators.evaluate import verified
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
+    frame = pd.DataFrame({"t": range(200), "a": [float(n) for n in range(200)], "y": range(200)})
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    reads = DataSnapshotOperator(task_id="data", model=train().model, source=str(tmp_path / "rows.csv"))
+    data = reads.execute(context(store))
+
+    def elsewhere() -> Any:
+        shutil.rmtree(home.root, ignore_errors=True)
+        operator = train()
+        operator.data = data
+        return operator
+
+    kubelet = Kubelet(cluster, tmp_path / "node", CASES)
+    try:
+        answer = through(elsewhere, store)
+    finally:
+        kubelet.stop()
+    assert not list(home.pipelines.rglob("rows")), "rows go from the store to the pod, not through each worker"
+    handing = elsewhere().handing
+    assert len(pd.read_parquet(handing.take(data, "holdout").path)) == data["holdout_rows"]
+    assert verified(handing.model(answer), answer["digest"]) == Path(answer["model_path"])
+    handing = elsewhere().handing
+    assert steps.verify_input(handing.take(answer, "model")), "for a step of the team's own"
+    [name] = [key for key in elsewhere().hook.objects.sizes("pipelines/") if key.endswith("/holdout/holdout")]
+    elsewhere().hook.objects.delete([name])
+    with pytest.raises(IntegrityError, match="holdout is missing"):
+        elsewhere().handing.take(data, "holdout")
+
+
 def test_the_pod_is_the_manifest_and_nothing_more(train: Callable[..., Any], store: Store, cluster: Cluster) -> None:
     """What the provider adds are labels; nothing of the description gets lost on the way."""
     made: list[dict[str, Any]] = []
@@ -398,17 +439,22 @@ def test_a_pod_somebody_deleted_is_followed_by_another_attempt(
 
 
 def test_a_persons_cancel_ends_the_pod(
-    train: Callable[..., Any], store: Store, cluster: Cluster, mlflow: str, tmp_path: Path
-) -> None:
-    """DEMAND TRN-7: Airflow's triggerer calls the trigger's on_kill for a person's act, and for nothing else."""
+    train: Callable[..., Any], store: Store, cluster: Cluster, mlflow: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """DEMAND TRN-6, TRN-7: Airflow's triggerer calls the trigger's on_kill for a person's act, and for nothing else."""
     from windtunnel.data.objects import FolderObjects
     from windtunnel.tracking.pods.depot import Depot
     from windtunnel_airflow.podtrigger import TrainingPodTrigger
 
-    cluster.script = [RUNNING]
+    said = json.loads(os.environ["AIRFLOW_CONN_WINDTUNNEL_DEFAULT"])
+    said["extra"]["prices"] = {"currency": "EUR", "cpu": 2.0}
+    monkeypatch.setenv("AIRFLOW_CONN_WINDTUNNEL_DEFAULT", json.dumps(said))
+    began = (datetime.now(UTC) - timedelta(minutes=30)).isoformat()
+    cluster.script = [{**RUNNING, "startTime": began}]
     at = deferred(lambda: train().execute(context(store)))
     reopened(store, mlflow)
-    _, arguments = at.trigger.serialize()
+    arguments = json.loads(json.dumps(at.trigger.serialize()[1]))
 
     async def waits(after: str) -> None:
         trigger = TrainingPodTrigger(**arguments)
@@ -433,8 +479,11 @@ def test_a_persons_cancel_ends_the_pod(
     assert not cluster.pods
     run = run_of(store, mlflow)
     assert (run.info.status, run.data.tags["wt.failure"]) == ("KILLED", "cancelled")
-    run_id = store["windtunnel_pod"]["run_id"]
-    assert "a person" in str(Depot(FolderObjects(tmp_path / "store"), run_id).wish(1)), "what its pod is told"
+    assert run.data.metrics["windtunnel.cost"] == pytest.approx(1.0, abs=0.2), "half an hour of one core"
+    objects, run_id = FolderObjects(tmp_path / "store"), store["windtunnel_pod"]["run_id"]
+    assert "a person" in str(Depot(objects, run_id).wish(1)), "what its pod is told"
+    evidence = json.loads(objects.get_bytes(f"runs/{run_id}/attempts/1/evidence.json") or b"{}")
+    assert evidence["kind"] == "cancelled" and evidence["pod"]["status"]["startTime"] == began
 
 
 @pytest.mark.parametrize("person", [True, False], ids=["a person's act", "the triggerer goes down"])

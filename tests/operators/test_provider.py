@@ -51,8 +51,8 @@ def test_airflow_finds_the_connection_type_with_its_form() -> None:
     assert hook.hook_class_name == "windtunnel_airflow.hook.WindtunnelHook"
     declared = {one["connection-type"]: set(one["conn-fields"]) for one in get_provider_info()["connection-types"]}
     assert declared["windtunnel"] == {
-        "home", "public_url", "timeout", "store", "store_conn_id", "cluster_url",
-        "seldon_conn_id",
+        "home", "public_url", "timeout", "store", "store_conn_id", "cluster_url", "ca", "cluster_ca",
+        "cluster_store_ca", "seldon_conn_id",
     }  # fmt: skip
     from windtunnel.serving.seldon import Seldon
 

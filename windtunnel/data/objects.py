@@ -22,7 +22,9 @@ from windtunnel.errors import DataError, UnavailableError
 #: Answers of S3 that another try may change; everything else it says is an answer.
 _LATER = frozenset(
     {"InternalError", "SlowDown", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException",
-     "RequestLimitExceeded", "ConditionalRequestConflict", "500", "502", "503", "504", "429"}
+     "RequestLimitExceeded", "ConditionalRequestConflict", "500", "502", "503", "504", "429",
+     # Of credentials that end: the next try, or the next pod, has others.
+     "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 )  # fmt: skip
 _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 #: What a store says of an object that is there already, and what one that knows no conditions says of them.

@@ -2,20 +2,22 @@
 
 ``RestTracking`` talks to an MLflow server; ``StoreTracking`` goes through ``MlflowClient`` for the other URIs
 (``sqlite:///...``). Credentials come from MLflow's own variables: ``MLFLOW_TRACKING_USERNAME`` with
-``MLFLOW_TRACKING_PASSWORD``, or ``MLFLOW_TRACKING_TOKEN``.
+``MLFLOW_TRACKING_PASSWORD``, or ``MLFLOW_TRACKING_TOKEN``; so does whose certificates are believed
+(``MLFLOW_TRACKING_SERVER_CERT_PATH``, ``MLFLOW_TRACKING_INSECURE_TLS``), else httpx's own ``SSL_CERT_FILE``.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from windtunnel.errors import TrainingError, UnavailableError
+from windtunnel.errors import DescriptionError, TrainingError, UnavailableError
 
 RunState = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -85,6 +87,26 @@ def _number(value: float) -> float | str:
     return value
 
 
+def _verify(env: Mapping[str, str]) -> ssl.SSLContext | bool:
+    """What httpx checks the server's certificate with, as MLflow's own client does it.
+
+    Raises:
+        DescriptionError: the file cannot be used.
+    """
+    if env.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
+        return False
+    named = env.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
+    if not named:
+        return True
+    try:
+        return ssl.create_default_context(cafile=named)
+    except (OSError, ssl.SSLError) as error:
+        raise DescriptionError(
+            f"MLFLOW_TRACKING_SERVER_CERT_PATH: {named} holds no authorities: {error}",
+            hint="expected a PEM file with the authority that signed the MLflow server's certificate",
+        ) from error
+
+
 class RestTracking:
     """MLflow's REST API over httpx."""
 
@@ -99,6 +121,7 @@ class RestTracking:
             timeout=timeout,
             auth=(user, env.get("MLFLOW_TRACKING_PASSWORD", "")) if user and not token else None,
             headers={"Authorization": f"Bearer {token}"} if token else None,
+            verify=_verify(env),
         )
 
     def _call(self, method: str, path: str, **request: Any) -> Any:

@@ -14,7 +14,7 @@ from windtunnel.errors import WindtunnelError
 from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
 from windtunnel_airflow.ending import refuse_unless_pass
 from windtunnel_airflow.links import ReportLink
-from windtunnel_airflow.steps import publish, take
+from windtunnel_airflow.steps import publish
 
 
 class DataSnapshotOperator(WindtunnelOperator):
@@ -47,9 +47,10 @@ class DataSnapshotOperator(WindtunnelOperator):
         work = Path(tempfile.mkdtemp(prefix=".snapshot-", dir=home.pipelines))
         try:
             taken = snapshot(data, work, evaluation=model.evaluation, now=time(), sql_reader=read_sql)
-            outputs = publish(home, where, {"rows": taken.rows_path, "holdout": taken.holdout_path})
+            made = publish(home, where, {"rows": taken.rows_path, "holdout": taken.holdout_path})
         finally:
             shutil.rmtree(work, ignore_errors=True)
+        outputs = self.handing.over(made)
         self.note_lineage(
             [] if data.connection else [(_address(data.source), None)], [(f"{model.name}/data", taken.digest)]
         )
@@ -91,7 +92,7 @@ class DataCheckOperator(WindtunnelOperator):
         from windtunnel.evidence import Kind
 
         story = self.begin(context)
-        rows = take(self.data, "rows")
+        rows = self.handing.take(self.data, "rows")
         where = run_coordinates(context)
         folder = step_folder(self.home, where["dag_id"], where["dag_run_id"], where["task_id"])
         result = checks.check(self.description.data, rows.path, report_dir=folder)

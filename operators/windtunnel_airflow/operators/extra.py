@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
 from windtunnel_airflow.operators.podded import PodOperator
-from windtunnel_airflow.steps import gather, reference, step_name, take
+from windtunnel_airflow.steps import reference, step_name
 
 if TYPE_CHECKING:
     from windtunnel.data.steps import Output
@@ -126,8 +126,9 @@ class ExtraStepOperator(PodOperator):
 
     def _input(self, name: str, result: Any, where: Mapping[str, Any]) -> Output:
         if isinstance(result, Mapping):
-            return take(result, name)
-        return self._folder(name, gather(list(result), name), where)
+            in_pod = self._described is not None and self._described.target == "kubernetes"
+            return self.handing.named(result, name) if in_pod else self.handing.take(result, name)
+        return self._folder(name, self.handing.gather(list(result), name), where)
 
     def _folder(self, name: str, parts: list[Output], where: Mapping[str, Any]) -> Output:
         """Fan-in: one folder with the part of each item, in their order."""
@@ -147,7 +148,7 @@ class ExtraStepOperator(PodOperator):
     def finish(self, result: Any, context: Any) -> dict[str, Any]:
         if result.skipped:
             raise AirflowSkipException(f"skipped: {self.when} answered False")
-        return {"outputs": dict(result.outputs)}
+        return {"outputs": self.handing.over(result.outputs)}
 
 
 def _nothing(result: Any, name: str) -> bool:

@@ -251,6 +251,7 @@ class PodOperator(RunnerOperator):
         except ApiException as error:
             if error.status != 403 or (found := over_quota(said_of(error))) is None:
                 raise
+            authorities=self.hook.cluster_authorities,
             return found
         raise AssertionError("watching always raises")
 
@@ -304,8 +305,8 @@ class PodOperator(RunnerOperator):
 
         whose = self._whose(record)
         self._try(podcancel.tell, whose)
-        flight.remove(CANCEL_GRACE)
-        self._try(podcancel.close, whose)
+        gone = flight.remove(CANCEL_GRACE)
+        self._try(podcancel.close, {**whose, "pods": gone})
 
     def _try(self, what: Callable[..., None], whose: Mapping[str, Any]) -> None:
         """What is worth doing, and no reason to leave the rest undone."""

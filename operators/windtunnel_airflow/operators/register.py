@@ -14,7 +14,6 @@ from windtunnel_airflow.links import MlflowRunLink, ModelVersionLink, dag_run_ur
 from windtunnel_airflow.operators.announcing import announce
 from windtunnel_airflow.operators.evaluate import predictor, verified
 from windtunnel_airflow.samples import keep_sample
-from windtunnel_airflow.steps import take
 
 
 class RegisterOperator(WindtunnelOperator):
@@ -54,11 +53,9 @@ class RegisterOperator(WindtunnelOperator):
     def execute(self, context: Any) -> dict[str, Any]:
         story = self.begin(context)
         model, registry, trained = self.description, self.hook.registry, self.trained
-        holdout, rows = (
-            take(self.data, "holdout"),
-            take(self.data, "rows"),
-        )
-        path = verified(Path(trained["model_path"]), trained["digest"])
+        handing = self.handing
+        holdout, rows = handing.take(self.data, "holdout"), handing.take(self.data, "rows")
+        path = verified(handing.model(trained), trained["digest"])
         policy = model.policy.model_dump(mode="json")
         champion = registry.champion(model.name)
         record = registry.register(

@@ -11,7 +11,6 @@ from windtunnel.errors import DescriptionError
 from windtunnel_airflow.links import MlflowRunLink
 from windtunnel_airflow.operators.gang import GangOperator
 from windtunnel_airflow.plain import plain
-from windtunnel_airflow.steps import take
 
 
 class TrainOperator(GangOperator):
@@ -109,7 +108,9 @@ class TrainOperator(GangOperator):
 
         training, chosen = self.description.training, self.chosen()
         # A pod's hours are not its process's: they are counted where the pod is looked at.
-        prices = None if self.description.training_target == "kubernetes" else prices_of(self.hook, self.description)
+        in_pod = self.description.training_target == "kubernetes"
+        prices = None if in_pod else prices_of(self.hook, self.description)
+        take = self.handing.named if in_pod else self.handing.take
         inputs = {"rows": take(self.data, "rows")}
         inputs |= {name: take(result, name) for name, result in (self.extra or {}).items()}
         return RunSpec(
@@ -161,16 +162,28 @@ class TrainOperator(GangOperator):
     def _settle(
         self, context: Any, flight: Any, depot: Any, record: Mapping[str, Any], status: Any, end: Any
     ) -> dict[str, Any]:
-        from windtunnel_airflow.charging import charge
+        from windtunnel.tracking.server import connect
+        from windtunnel_airflow.charging import bill_of, charge
 
         try:
-            cost = charge(self.hook, self.description, depot, int(record["attempt"]))
-            if cost is not None:
+            hook = self.hook
+            if (bill := bill_of(hook, self.description)) is not None:
+                cost = charge(connect(hook.url, timeout=hook.timeout), bill, depot, int(record["attempt"]))
                 self.log.info("Cost so far: %s", cost.tags()["wt.cost"])
         except Exception as error:  # the bill is not worth a training
             self.log.warning("The run does not say what it cost: %s", error)
         made: dict[str, Any] = super()._settle(context, flight, depot, record, status, end)
         return made
+
+    def _whose(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        from windtunnel_airflow.charging import bill_of
+
+        try:
+            bill = bill_of(self.hook, self.description)
+        except DescriptionError as error:
+            self.log.warning("The run will not say what it cost: %s", error)
+            bill = None
+        return {**super()._whose(record), **({} if bill is None else {"bill": bill})}
 
     def execute(self, context: Any) -> Any:
         with self.hook.mlflow_environment():

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel import canonical, files
-from windtunnel.data import parcels, steps
+from windtunnel.data import handover, parcels, steps
 from windtunnel.data.objects import Objects
 from windtunnel.errors import DataError, IntegrityError
 from windtunnel.home import Home
@@ -57,21 +57,24 @@ class Depot:
         for name, given in spec.inputs.items():
             steps.verify_input(given)
             key = self._input_key(home, name, given.path)
-            sent = parcels.send(self.objects, key, parcels.contents(given.path), {"digest": given.digest})
-            if sum(size for _, size in sent.files.values()) != given.size:
-                raise DataError(
-                    f"input {name!r} of run {self.run_id} changed while it was sent", hint="run its step again"
-                )
-            inputs[name] = {**given.to_dict(), "path": key, "folder": given.path.is_dir(), "file": given.path.name}
+            # What another worker wrote need not come here to go to the pod, which checks every byte.
+            there = None if given.path.exists() else handover.known(self.objects, key, given)
+            folder = handover.is_folder(there or self._send(name, key, given), given)
+            inputs[name] = {**given.to_dict(), "path": key, "folder": folder, "file": given.path.name}
         # Folders and interpreter of this machine mean nothing in the pod: its image holds the code.
         plain = {**replace(spec, inputs={}, python=None, python_path=[], code=None).to_dict(), "inputs": inputs}
         self.objects.put_bytes(f"{self.key}/spec.json", canonical.dumps(plain))
         return canonical.digest(plain)
 
     def _input_key(self, home: Home, name: str, path: Path) -> str:
-        if path.is_relative_to(home.pipelines):
-            return f"pipelines/{path.relative_to(home.pipelines).as_posix()}"
-        return f"{self.key}/inputs/{name}"
+        return handover.key_of(home, path) or f"{self.key}/inputs/{name}"
+
+    def _send(self, name: str, key: str, given: steps.Output) -> parcels.Parcel:
+        steps.verify_input(given)
+        sent = parcels.send(self.objects, key, parcels.contents(given.path), {"digest": given.digest})
+        if sum(size for _, size in sent.files.values()) != given.size:
+            raise DataError(f"input {name!r} of run {self.run_id} changed while it was sent", hint="run its step again")
+        return sent
 
     # -- the pod, before
     def fetch(self, digest: str, folder: Path) -> RunSpec:

@@ -7,6 +7,7 @@ the same manifest.
     /windtunnel   the run's home: inputs, run folder, model      emptyDir on disk
     /tmp          scratch                                         emptyDir on disk
     /dev/shm      shared memory, where the description asks       emptyDir in memory
+    /etc/windtunnel/authorities/NAME/ca.crt    whose certificates are believed, where the place says so
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ WATCH_SECONDS = 900
 GRACE_SECONDS = 60
 
 #: How each platform names its interruptible nodes: (label, value, whether it is also a taint).
+#: Where files of authorities lie, a folder for each Secret.
+_AUTHORITIES = "/etc/windtunnel/authorities"
+
 _SPOT: dict[str, tuple[str, str, bool]] = {
     "eks": ("eks.amazonaws.com/capacityType", "SPOT", False),
     "karpenter": ("karpenter.sh/capacity-type", "spot", False),
@@ -56,6 +60,7 @@ class Place:
         secrets: variable -> ``SECRET/KEY``; the description's own come on top.
     """
 
+        authorities: variable -> Secret with ``ca.crt``: that is mounted, and the variable names the file.
     command: Sequence[str]
     namespace: str = "default"
     attempt: int = 1
@@ -64,6 +69,7 @@ class Place:
 
 
 def training_pod(spec: RunSpec, pod: Pod, place: Place) -> dict[str, Any]:
+    authorities: Mapping[str, str] = field(default_factory=dict)
     """The pod of one attempt at a run, as the Kubernetes API takes it.
 
     Raises:
@@ -88,7 +94,7 @@ def training_pod(spec: RunSpec, pod: Pod, place: Place) -> dict[str, Any]:
         "enableServiceLinks": False,
         "securityContext": _pod_security(pod),
         "containers": [_container(spec, pod, place)],
-        "volumes": _volumes(spec, pod),
+        "volumes": _volumes(spec, pod, place),
         **_where(spec, pod),
     }
     named = {
@@ -195,7 +201,7 @@ def _container(spec: RunSpec, pod: Pod, place: Place) -> dict[str, Any]:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": _mounts(spec, pod),
+        "volumeMounts": _mounts(spec, pod, place),
         "workingDir": HOME,
     }
     if pod.pull is not None:
@@ -226,6 +232,7 @@ def _variables(spec: RunSpec, pod: Pod, place: Place) -> list[dict[str, Any]]:
         "WINDTUNNEL_SEED": str(spec.seed),
     }
     if spec.tracking_uri:
+        **{variable: f"{_AUTHORITIES}/{name}/ca.crt" for variable, name in place.authorities.items()},
         plain |= {"MLFLOW_TRACKING_URI": spec.tracking_uri, "MLFLOW_RUN_ID": spec.run_id}
     out: list[dict[str, Any]] = [{"name": name, "value": plain[name]} for name in sorted(plain)]
     fields = {
@@ -248,7 +255,7 @@ def _variables(spec: RunSpec, pod: Pod, place: Place) -> list[dict[str, Any]]:
     return out
 
 
-def _volumes(spec: RunSpec, pod: Pod) -> list[dict[str, Any]]:
+def _volumes(spec: RunSpec, pod: Pod, place: Place) -> list[dict[str, Any]]:
     limits = resources(spec, pod)
     out: list[dict[str, Any]] = [
         {"name": "windtunnel", "emptyDir": {"sizeLimit": limits["ephemeral-storage"]}},
@@ -270,7 +277,7 @@ def _volumes(spec: RunSpec, pod: Pod) -> list[dict[str, Any]]:
     return out
 
 
-def _mounts(spec: RunSpec, pod: Pod) -> list[dict[str, Any]]:
+def _mounts(spec: RunSpec, pod: Pod, place: Place) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = [
         {"name": "windtunnel", "mountPath": HOME},
         {"name": "tmp", "mountPath": "/tmp"},
@@ -281,6 +288,9 @@ def _mounts(spec: RunSpec, pod: Pod) -> list[dict[str, Any]]:
         mount: dict[str, Any] = {"name": f"volume-{at}", "mountPath": volume.path, "readOnly": volume.read_only}
         if volume.below is not None:
             mount["subPath"] = volume.below
+    only = [{"key": "ca.crt", "path": "ca.crt"}]  # the Secret may be a server's own, with its key
+    for at, name in enumerate(sorted(set(place.authorities.values()))):
+        out.append({"name": f"authority-{at}", "secret": {"secretName": name, "items": only}})
         out.append(mount)
     return out
 
@@ -296,6 +306,8 @@ def _where(spec: RunSpec, pod: Pod) -> dict[str, Any]:
         tolerations.append({"key": pod.gpu_resource, "operator": "Exists", "effect": "NoSchedule"})
     if pod.spot is not None:
         label, value, tainted = _SPOT[pod.spot]
+    for at, name in enumerate(sorted(set(place.authorities.values()))):
+        out.append({"name": f"authority-{at}", "mountPath": f"{_AUTHORITIES}/{name}", "readOnly": True})
         selector[label] = value
         if tainted:
             tolerations.append({"key": label, "operator": "Equal", "value": value, "effect": "NoSchedule"})

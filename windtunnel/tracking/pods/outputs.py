@@ -6,12 +6,10 @@ runs/RUN/outputs.json                            which they are; written when al
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any
 
-from windtunnel import canonical, files
-from windtunnel.data import parcels, steps
+from windtunnel import canonical
+from windtunnel.data import handover, parcels, steps
 from windtunnel.data.objects import Objects
 from windtunnel.errors import DataError, IntegrityError
 from windtunnel.home import Home
@@ -55,26 +53,7 @@ def collect(objects: Objects, key: str, home: Home) -> dict[str, dict[str, Any]]
         parts = str(told["key"]).split("/")
         if parts[0] != "pipelines" or ".." in parts or "" in parts:
             raise IntegrityError(f"{objects.url}/{key}/outputs.json names a place outside: {told['key']!r}")
-        target = home.pipelines.joinpath(*parts[1:])
-        sidecar = target.with_name(target.name + steps.SIDECAR)
-        staging = target.with_name(f".{target.name}.fetched")
-        try:
-            if parcels.receive(objects, told["key"], staging) is None:
-                raise DataError(f"output {name!r} is missing: nothing at {objects.url}/{told['key']}")
-            sidecar.unlink(missing_ok=True)
-            _place(staging if told["folder"] else staging / target.name, target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        found = steps.Output(name, target, str(told["digest"]), int(told["size"]))
-        steps.verify_input(found)
-        files.write_json(sidecar, found.to_dict())
+        found = steps.Output(name, home.pipelines.joinpath(*parts[1:]), str(told["digest"]), int(told["size"]))
+        handover.fetch(objects, str(told["key"]), found)
         out[name] = found.to_dict()
     return out
-
-
-def _place(source: Path, target: Path) -> None:
-    if target.is_dir():
-        shutil.rmtree(target)
-    else:
-        target.unlink(missing_ok=True)
-    source.rename(target)
