@@ -167,7 +167,7 @@ BAD: list[tuple[str, Callable[[Path], Path], dict[str, Any], list[str]]] = [
     ("empty window", edit(lambda f: None), {"since": "1h"}, ["2 rows after since and newest"]),
     ("one time", edit(lambda f: f.assign(t="2026-01-01")), {}, ["same 't'"]),
     ("sql by nobody", lambda folder: Path("SELECT 1"), {"connection": "w"}, ["nothing here can read it"]),
-    ("no such store", lambda folder: Path("S3"), {"source": "s3://bucket/a.parquet"}, ["s3fs"]),
+    ("no such store", lambda folder: Path("S3"), {"source": "gs://bucket/a.parquet"}, ["gcsfs"]),
     ("unknown store", lambda folder: Path("X"), {"source": "nope://bucket/a.parquet"}, ["nope"]),
 ]
 

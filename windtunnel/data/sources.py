@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import glob
 import io
+import re
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -136,7 +139,46 @@ def _around(place: Path) -> str:
     return f"did you mean {folder / near[0]}?" if near else f"in {folder} there is {_some(names, 8)}"
 
 
+def _s3(source: str) -> list[tuple[str, Any]]:
+    """By boto3, which the object store needs as well: who we are there, and where, comes from its own chain."""
+    from windtunnel.data.objects import connect
+
+    bucket, _, key = source.removeprefix("s3://").partition("/")
+    store = connect(f"s3://{bucket}")
+    if key and not key.endswith("/") and not glob.has_magic(key) and (raw := store.get_bytes(key)) is not None:
+        return [(source, io.BytesIO(raw))]
+    if glob.has_magic(key):
+        fixed = re.split(r"[*?\[]", key, maxsplit=1)[0]
+        keys = [name for name in store.sizes(fixed) if matches(name.split("/"), key.split("/"))]
+    else:
+        keys = [name for name in store.sizes(f"{key.rstrip('/')}/" if key else "") if _is_data(name)]
+    if not keys:
+        raise DataError(f"there is nothing at {source!r}", hint="check the path and who may read it")
+    made = []
+    for name in sorted(keys):
+        if (raw := store.get_bytes(name)) is None:
+            raise DataError(f"s3://{bucket}/{name} went while {source!r} was read", hint="run this again")
+        made.append((f"s3://{bucket}/{name}", io.BytesIO(raw)))
+    return made
+
+
+def _is_data(key: str) -> bool:
+    """Whether it is a file that a folder of data is read by: no marker of another program."""
+    return not key.endswith("/") and not key.rpartition("/")[2].startswith((".", "_"))
+
+
+def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a key's parts fit a pattern's: ``*`` and its like within one part, ``**`` for any number of them."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(matches(parts[at:], pattern[1:]) for at in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
+
+
 def _remote(source: str, scheme: str) -> list[tuple[str, Any]]:
+    if scheme == "s3" and find_spec("boto3") is not None:
+        return _s3(source)
     try:
         import fsspec  # type: ignore[import-untyped]
     except ImportError:
