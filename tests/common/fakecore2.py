@@ -89,13 +89,14 @@ class Core2:
             (the model server cannot load it), ``slow`` (it is never loaded). One that was ready may change its fate.
         stuck: the mesh keeps the routes it has.
         after_s: loading takes so long.
+        before_2_9: a Model tells no replicas that are available.
         failing: Models that answer 500.
         wrong: Models to the version they say they are, where it is another than their own.
     """
 
     def __init__(self, of: Cluster, fate: Callable[[str], str] = lambda model: "ready", after_s: float = 0.02) -> None:
         self.cluster, self.fate, self.after_s = of, fate, after_s
-        self.stuck = self.poisoned = False
+        self.stuck = self.poisoned = self.before_2_9 = False
         self.routes: dict[str, Route] = {}  # as the mesh has them
         self.live: set[str] = set()
         self.failing: set[str] = set()
@@ -238,7 +239,10 @@ class Core2:
         status: dict[str, Any] = {"conditions": [condition]}
         if plural == "models":
             spec = thing["spec"]
-            status["availableReplicas"] = (spec.get("replicas") or spec.get("minReplicas") or 1) if good else 0
+            shall = spec.get("replicas") or spec.get("minReplicas") or 1
+            status["replicas"] = shall
+            if good and not self.before_2_9:  # 0 is left out
+                status["availableReplicas"] = shall
 
         def say(now: dict[str, Any]) -> None:
             if now["metadata"]["generation"] == thing["metadata"]["generation"]:

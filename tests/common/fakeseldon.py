@@ -34,7 +34,7 @@ _UNIT: dict[str, Any] = dict.fromkeys(
 _COMPONENT = {
     "metadata": ANY,
     "spec": ANY,
-    "hpaSpec": dict.fromkeys(["minReplicas", "maxReplicas", "metrics"], ANY),
+    "hpaSpec": dict.fromkeys(["minReplicas", "maxReplicas", "metrics", "metricsv2"], ANY),
     "replicas": ANY,
     "kedaSpec": ANY,
     "pdbSpec": dict.fromkeys(["minAvailable", "maxUnavailable"], ANY),
@@ -109,7 +109,8 @@ class Seldon:
 
     Attributes:
         fate: what becomes of a predictor: ``ready``, ``changed`` (its first step finds other bytes), ``broken`` (it
-            ends again and again), ``slow`` (it never becomes available), ``crashed`` (it was, and is no more).
+            ends again and again), ``slow`` (it never becomes available), ``crashed`` (it was, and is no more),
+            ``forbidden`` (no pod may be made).
         stuck: the gateway keeps the routes it has.
         after_s: pods take so long.
     """
@@ -216,7 +217,8 @@ class Seldon:
             return  # deleted meanwhile
 
     def _pod(self, model: str, name: str, one: dict[str, Any], fate: str, up: bool) -> None:
-        if not one.get("replicas", 1):
+        if not one.get("replicas", 1) or fate == "forbidden":
+            self.cluster.remove("pods", f"{model}-{name}-pod")
             return
         init, main = {"name": "verify"}, {"name": model}
         if fate == "changed":

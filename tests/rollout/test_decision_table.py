@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from windtunnel.evidence import Outcome
-from windtunnel.rollout import Counters, Order, QualityNumbers, decide
+from windtunnel.rollout import Counters, Order, QualityNumbers, RolloutState, decide
 from windtunnel.rollout.evidence import ArmCounters
 from windtunnel.rollout.numbers import prediction_numbers, quality_numbers
 from windtunnel.rollout.table import ROWS
 from windtunnel.spec.rollout import Audience, Gate, Hours, Limits, Segments, Step
 
-from .conftest import histogram
+from .conftest import histogram, seconds
 
 GATES = Path(__file__).parents[2] / "docs" / "explanation" / "gates.md"
 
@@ -300,6 +300,28 @@ def test_patience_counts_anew_after_a_clean_look(world) -> None:
         assert w.tick(traffic=None).row == "source-down"
     assert w.tick().row == "watching"
     assert w.tick(traffic=None).action == "hold"
+
+
+def test_a_candidate_without_any_server_goes_back_after_a_minute(world) -> None:
+    """A canary that crashes behind a gateway: nobody counts what fails, and a step's length would be an hour of it."""
+    gone = {"ready": False, "down": True, "candidate": 0}
+    w = world(steps=[Step(weight=weight, hold=seconds(3600), min_requests=50) for weight in (10, 50)])
+    w.look()
+    for _ in range(6):  # a pod that is put on another node: 50 s
+        assert (w.tick(**gone).row, w.state.ended) == ("not-ready", None)
+    assert w.tick().row == "watching"
+    for _ in range(5):
+        assert w.tick(**gone).action == "hold"
+    w.state = RolloutState.from_dict(json.loads(json.dumps(w.state.to_dict())))
+    assert w.tick(ready=None, traffic=None, traffic_error="the API is away").action == "hold"
+    found = w.tick(**gone, paused="by a person")
+    assert (found.action, found.outcome, found.row) == ("roll_back", Outcome.INCONCLUSIVE, "down")
+    assert found.reason == "version 2 has had no server for 60 s or more, and users' requests go to it"
+    alone = world(first=True)
+    alone.look()
+    for _ in range(6):
+        alone.tick(**gone, champion=0)
+    assert alone.tick(**gone, champion=0).action == "withdraw"
 
 
 def test_extend_gives_the_lost_time_back_and_hold_does_not(world) -> None:

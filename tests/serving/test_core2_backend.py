@@ -329,6 +329,18 @@ def test_a_model_of_other_content_is_not_ready(world: World) -> None:
     assert backend.observe("visits").arms["2"].ready
 
 
+def test_before_2_9_a_model_tells_no_available_replicas(world: World) -> None:
+    """Seldon Core 2.8: status has replicas and ModelReady; without another word no version would ever be ready."""
+    world.core.before_2_9 = True
+    backend = world.backend()
+    backend.apply(release(100))
+    backend.apply(release(90, arm(2, 10), stage=1))
+    assert backend.observe("visits").arms["2"].ready
+    backend.apply(release(0, arm(2, 100), stage=2))
+    world.fates["visits-v2"] = "slow"  # all requests are its own: nobody is before it in the route
+    until(lambda: backend.observe("visits").arms["2"].state == "down", every_s=0.02)
+
+
 def test_a_server_that_has_traffic_is_not_started_anew(world: World) -> None:
     """Its pods would end before others are there: a StatefulSet has nobody in their place."""
     world.backend().apply(release(100))

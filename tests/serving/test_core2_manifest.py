@@ -15,7 +15,7 @@ from windtunnel.errors import DescriptionError, ServingError
 from windtunnel.kube import rights
 from windtunnel.serving import desired
 from windtunnel.serving.backend import Arm, Release
-from windtunnel.serving.core2 import Core2, Core2Backend, backend_of, manifest, needed
+from windtunnel.serving.core2 import Core2, Core2Backend, backend_of, manifest, needed, status
 from windtunnel.serving.desired import Server, State
 from windtunnel.serving.seldon import Seldon, SeldonBackend
 
@@ -147,6 +147,30 @@ def test_a_server_is_seldons_with_our_first_step_and_our_model_server() -> None:
     named = {volume["name"] for volume in pod["volumes"]}
     steps = [*pod["initContainers"], *pod["containers"]]
     assert {mount["name"] for one in steps for mount in one["volumeMounts"]} <= named
+
+
+def test_a_servers_pods_have_the_gpu_and_the_nodes_that_are_asked_for() -> None:
+    """DEMAND SRV-9: Core 2 lays a Server's ``podSpec`` over its ServerConfig's; what nobody asks for is not in it."""
+    serving = {"gpu": 1, "gpu_type": "NVIDIA-L4", "pod": {"node_selector": {"team": "sea"}, "runtime_class": "nvidia"}}
+    pod = manifest.server_of(state(100, serving=serving), "1", SETTINGS, OWNER)["spec"]["podSpec"]
+    assert pod["nodeSelector"] == {"team": "sea", "nvidia.com/gpu.product": "NVIDIA-L4"}
+    assert pod["runtimeClassName"] == "nvidia"
+    assert [one["key"] for one in pod["tolerations"]] == ["nvidia.com/gpu"]
+    limits = {one["name"]: one.get("resources", {}).get("limits", {}) for one in pod["containers"]}
+    assert limits["mlserver"]["nvidia.com/gpu"] == "1" and "nvidia.com/gpu" not in limits["rclone"]
+    slices = manifest.server_of(state(100, serving={"gpu": 1, "mig": "1g.10gb"}), "1", SETTINGS, OWNER)
+    (main,) = (one for one in slices["spec"]["podSpec"]["containers"] if one["name"] == "mlserver")
+    assert main["resources"]["limits"]["nvidia.com/mig-1g.10gb"] == "1"
+    plain = manifest.server_of(state(100), "1", SETTINGS, OWNER)["spec"]["podSpec"]
+    assert not plain.keys() & {"nodeSelector", "tolerations", "runtimeClassName"}
+
+
+def test_a_model_that_does_not_go_says_who_holds_it() -> None:
+    metadata = {"name": "visits-v2", "deletionTimestamp": "t", "finalizers": ["seldon.model.finalizer"]}
+    assert "former visits-v2 is still being deleted, and waits for seldon.model.finalizer" in status.told(
+        {"metadata": metadata, "status": {"conditions": []}}
+    )
+    assert status.told({"metadata": {"name": "visits-v2"}}) == ""
 
 
 def test_the_page_names_the_rights_that_a_release_needs() -> None:

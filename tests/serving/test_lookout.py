@@ -105,6 +105,15 @@ def log_rows(home: Home, version: str, count: int, *, at: float = START + 1) -> 
 # -- the router
 
 
+def test_a_candidate_whose_servers_are_all_gone_is_told_where_users_meet_it(home: Home) -> None:
+    backend = Backend()
+    for weight, state, down in ((10, "ready", False), (10, "loading", False), (10, "down", True), (0, "down", False)):
+        arms = {"2": ArmStatus("2", weight, state == "ready", state)}
+        backend.observe = lambda model, arms=arms: replace(Backend().observe(model), arms=arms)  # type: ignore[method-assign,misc]
+        found = gather(home, watch(home), backend)
+        assert (found.down, Evidence.from_dict(json.loads(json.dumps(found.to_dict()))).down) == (down, down)
+
+
 def test_testers_are_counted_apart(home: Home) -> None:
     """DEMAND ROL-10, ROL-14: what testers ask of the candidate is told, and is in neither arm."""
     backend = Backend()

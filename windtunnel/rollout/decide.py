@@ -72,6 +72,7 @@ def decide(plan: Plan, state: RolloutState, evidence: Evidence, now: float) -> D
     troubles: list[Trouble] = []
     state, now, clock = intake.clock(state, now)
     troubles += clock
+    state = intake.gone(state, evidence, now)
     taken = intake.traffic(plan, state, evidence, now)
     state = taken.state
     troubles += taken.troubles
@@ -175,6 +176,7 @@ def _facts(
         frozen=evidence.frozen is not None,
         open=is_open(plan.windows, now),
         stranded=evidence.no_way_back is not None,
+        down=state.down_since is not None and now - state.down_since >= intake.DOWN_S,
     )
 
 

@@ -268,6 +268,8 @@ class Evidence:
         testers: the candidate's requests that the audience's header sent there, as cumulative as ``traffic`` and read
             with it; None where there is no audience.
         no_way_back: why the champion could not take over now, if it was found that it could not.
+        down: users' requests go to the candidate, and it has no server at all. A router may count none of them: then
+            no gate sees that they fail.
     """
 
     traffic: TrafficLike | None = None
@@ -289,6 +291,7 @@ class Evidence:
     order: Order | None = None
     testers: ArmLike | None = None
     no_way_back: str | None = None
+    down: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -312,6 +315,8 @@ class Evidence:
             "order": asdict(self.order) if self.order else None,
             "testers": ArmCounters.of(self.testers).to_dict() if self.testers is not None else None,
             "no_way_back": self.no_way_back,
+            # Absent where it is not so, as in all looks from before it was asked.
+            **({"down": True} if self.down else {}),
         }
 
     @classmethod
@@ -338,4 +343,5 @@ class Evidence:
             order=Order(**plain["order"]) if plain.get("order") else None,
             testers=ArmCounters.from_dict(plain["testers"]) if plain.get("testers") else None,
             no_way_back=plain.get("no_way_back"),
+            down=bool(plain.get("down")),
         )

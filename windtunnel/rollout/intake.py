@@ -21,6 +21,9 @@ CLOCK_TOLERANCE_S = 1.0
 OUTAGE_RATE = 0.05
 #: ... when chance explains it less often than this.
 OUTAGE_CHANCE = 1e-3
+#: A candidate with users' requests and no server is borne for so long: a pod that is put on another node is not its
+#: fault, but a step's length would be an hour of errors.
+DOWN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ def clock(state: RolloutState, now: float) -> tuple[RolloutState, float, list[Tr
         last_look=now,
         entered_at=None if state.entered_at is None else state.entered_at - back,
         inconclusive_since=None if state.inconclusive_since is None else state.inconclusive_since - back,
+        down_since=None if state.down_since is None else state.down_since - back,
     )
     return moved, now, [Trouble("clock-back", f"the clock went back by {back:.1f} s since the last look")]
 
@@ -190,6 +194,14 @@ def outage(plan: Plan, state: RolloutState, block: Block | None) -> list[Trouble
         f"both arms fail: champion {percent(rate_a)} of {a.requests}, candidate {percent(rate_b)} of {b.requests}"
     )
     return [Trouble("both-failing", sentence)]
+
+
+def gone(state: RolloutState, evidence: Evidence, now: float) -> RolloutState:
+    """Since when the candidate has had users' requests and no server; a look that cannot tell changes nothing."""
+    if evidence.ready is None:
+        return state
+    since = (now if state.down_since is None else state.down_since) if evidence.down else None
+    return replace(state, down_since=since)
 
 
 def world(plan: Plan, state: RolloutState, evidence: Evidence) -> list[Trouble]:

@@ -88,6 +88,7 @@ class RolloutState:
         entered_at: when the router was first seen with this step's weight; None until then.
         lost_s: seconds of this step that do not count (plan ``extend``).
         inconclusive_since: since when nothing can be said; None while all is well.
+        down_since: since when the candidate has had users' requests and no server; None while it has one.
         last_look: time of the last look.
         requests, errors: the candidate's, since the rollout's start.
         step_requests, step_champion: requests of candidate and champion since this step was entered.
@@ -108,6 +109,7 @@ class RolloutState:
     lost_s: float = 0.0
     inconclusive_since: float | None = None
     last_look: float | None = None
+    down_since: float | None = None
     requests: int = 0
     errors: int = 0
     step_requests: int = 0
@@ -163,6 +165,7 @@ class RolloutState:
             "last": self.last.to_dict() if self.last else None,
             # Absent where nobody tests, so that histories from before there were testers are decided as they were.
             **({"testers": self.testers.to_dict()} if self.testers else {}),
+            **({"down_since": self.down_since} if self.down_since is not None else {}),
             "gates": {name: gate.to_dict() for name, gate in self.gates.items()},
             "limits": {name: limit.to_dict() for name, limit in self.limits.items()},
             "loss_bound": self.loss_bound,

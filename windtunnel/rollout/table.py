@@ -32,8 +32,8 @@ LACKS = ("no-traffic-candidate", "too-few-requests", "no-traffic-champion", "gat
 
 #: All rows, from the top.
 ROWS = (
-    "aborted", "harm", "limit", "promoted-by-order", "skipped", "paused", *TROUBLES, "watching", "no-way-back", *LACKS,
-    "frozen", "outside-hours", "early", "pass", "pass-last",
+    "aborted", "harm", "limit", "down", "promoted-by-order", "skipped", "paused", *TROUBLES, "watching", "no-way-back",
+    *LACKS, "frozen", "outside-hours", "early", "pass", "pass-last",
 )  # fmt: skip
 ROW = {name: index for index, name in enumerate(ROWS)}
 NO_TROUBLE = -1
@@ -86,6 +86,7 @@ class Facts:
     Attributes:
         aborted: the candidate was taken to 0 by guard or person.
         harm, limit: a gate, an absolute limit shows harm.
+        down: users' requests go to the candidate, and for too long nobody has been there to answer them.
         trouble: index into ``ROWS`` of the first trouble, or ``NO_TROUBLE``.
         there: the router has the step's weight.
         sound: the candidate is what was registered, and ready: an order of a person may be followed.
@@ -112,6 +113,7 @@ class Facts:
     frozen: Any = False
     open: Any = True
     stranded: Any = False
+    down: Any = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,7 @@ def judge(plan: Plan, steps: Steps, before: Progress, facts: Facts, now: float) 
         (facts.aborted, ROW["aborted"]),
         (facts.harm, ROW["harm"]),
         (facts.limit, ROW["limit"]),
+        (facts.down, ROW["down"]),
         (may_order & facts.ordered_promote, ROW["promoted-by-order"]),
         (may_order & facts.ordered_skip, ROW["skipped"]),
         (facts.paused, ROW["paused"]),
@@ -207,7 +210,7 @@ def judge(plan: Plan, steps: Steps, before: Progress, facts: Facts, now: float) 
     goes = _PASSES[row] | (row == ROW["skipped"])
     action = _first(
         step.shape,
-        ((row == ROW["aborted"]) | _FAILS[row], retreat),
+        ((row == ROW["aborted"]) | (row == ROW["down"]) | _FAILS[row], retreat),
         ((row == ROW["promoted-by-order"]) | (goes & last), PROMOTE),
         (goes, ADVANCE),
         (waits & tired, retreat),

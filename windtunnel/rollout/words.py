@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from windtunnel.rollout.evidence import Evidence
 from windtunnel.rollout.gates import Finding
-from windtunnel.rollout.intake import Trouble
+from windtunnel.rollout.intake import DOWN_S, Trouble
 from windtunnel.rollout.plan import Plan
 from windtunnel.rollout.state import RolloutState
 from windtunnel.rollout.table import TROUBLES
@@ -45,6 +45,10 @@ def reason(
             return next(f.sentence for f in findings if f.harm)
         case "limit":
             return next(f.sentence for f in breaches if f.harm)
+        case "down":
+            return (
+                f"version {state.candidate} has had no server for {DOWN_S:.0f} s or more, and users' requests go to it"
+            )
         case "promoted-by-order" | "skipped":
             what = "promoted now" if row == "promoted-by-order" else "this step ends"
             assert evidence.order is not None

@@ -89,7 +89,7 @@ class ArmStatus:
     version: str
     weight: int  # as the router has it, not as we asked
     ready: bool
-    state: str  # loading | ready | warm | failed | absent
+    state: str  # loading | ready | warm | down (it has answered, and none of its servers is left) | failed | absent
     message: str = ""
 
 

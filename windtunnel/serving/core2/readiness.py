@@ -34,6 +34,10 @@ class Readiness(readiness.Readiness):
     def available(self, live: Live | None, model: str, version: str, server: Server) -> bool:
         return status.available(live, server)
 
+    def gone(self, live: Live, model: str, version: str, weight: int) -> bool:
+        """Only where it has everything: else the scheduler gives its share to those before it."""
+        return weight == 100 and not status.replicas(live)
+
     def told(self, live: Live | None) -> str:
         return status.told(live)
 

@@ -24,13 +24,22 @@ def available(live: Mapping[str, Any] | None, server: Server) -> bool:
         return False
     if (live["metadata"].get("annotations") or {}).get(record.DIGEST) != server.digest:
         return False
+    return _ready(live) and replicas(live) >= server.serving.least
+
+
+def replicas(live: Mapping[str, Any]) -> int:
+    """How many replicas of a Model serve. Before 2.9 Seldon tells only how many there shall be, and whether all do."""
     status = live.get("status") or {}
-    ready = any(one.get("type") == "ModelReady" and one.get("status") == "True" for one in _conditions(live))
-    return ready and int(status.get("availableReplicas") or 0) >= server.serving.least
+    return int(status.get("availableReplicas", status.get("replicas") if _ready(live) else 0) or 0)
 
 
 def told(live: Mapping[str, Any] | None) -> str:
     """What the operator says against an object, for a message; empty where it says nothing."""
+    metadata = (live or {}).get("metadata") or {}
+    if metadata.get("deletionTimestamp"):
+        held = ", ".join(metadata.get("finalizers") or []) or "nobody"
+        gone = f"a former {metadata.get('name')} is still being deleted, and waits for {held}"
+        return f"{gone}: is Seldon's scheduler there?"
     found = [one for one in _conditions(live) if one.get("status") == "False" and one.get("type") != "Ready"]
     texts = [": ".join(filter(None, (one.get("reason"), one.get("message")))) or str(one.get("type")) for one in found]
     return "; ".join(dict.fromkeys(text.strip() for text in texts))
@@ -42,6 +51,10 @@ def trouble(live: Mapping[str, Any] | None) -> Trouble | None:
         if one.get("type") == "ModelReady" and one.get("status") == "False" and one.get("reason") == _FAILED:
             return Trouble(str(one.get("message") or "the model server could not load it"))
     return None
+
+
+def _ready(live: Mapping[str, Any]) -> bool:
+    return any(one.get("type") == "ModelReady" and one.get("status") == "True" for one in _conditions(live))
 
 
 def _conditions(live: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

@@ -110,6 +110,7 @@ def gather(home: Home, watch: Watch, backend: ServingBackend, state: RolloutStat
         found["observed_weight"] = arm.weight if arm else 0
         found["observed_mirror"] = observed.mirror
         found["ready"] = arm.ready if arm else False
+        found["down"] = arm is not None and arm.weight > 0 and arm.state == "down"
         found["aborted"] = observed.aborted
         if watch.champion is not None:
             found["no_way_back"] = wayback.known(home, backend, watch.model, watch.rollout_id)

@@ -448,7 +448,8 @@ class SeldonBackend:
         if server is None or live is None:
             return ArmStatus(version, weight, False, "absent")
         if not self._readiness.available(live, state.model, version, server):
-            return ArmStatus(version, weight, False, "loading", self._readiness.told(live))
+            gone = server.proven and self._readiness.gone(live, state.model, version, weight)
+            return ArmStatus(version, weight, False, "down" if gone else "loading", self._readiness.told(live))
         needed = any(arm.version == version for arm in state.needed())
         return ArmStatus(version, weight, server.proven, "ready" if needed else "warm")
 

@@ -150,6 +150,11 @@ class Readiness:
         """Whether the version has its servers, as that object says."""
         return live is not None and status.available(live, model, version, server)
 
+    def gone(self, live: Live, model: str, version: str, weight: int) -> bool:
+        """Whether the version has no server left, so that its ``weight`` of the requests is nobody's. No executor
+        counts them: a pod whose model server is away is out of its Service, and the gateway itself answers 503."""
+        return status.replicas(live, model, version) == 0
+
     def told(self, live: Live | None) -> str:
         """What the operator says against that object; empty where it says nothing."""
         return status.told(live or {})
@@ -160,7 +165,18 @@ class Readiness:
             pods = self._client.list(POD, labels=f"{record.MODEL}={model},{record.VERSION}={version}")
         except ClusterError as error:  # then only the operator's word is left
             return self.against(live) or status.Trouble(error.message, final=False)
-        return status.trouble(pods.get("items") or []) or self.against(live)
+        items = pods.get("items") or []
+        return status.trouble(items) or self.against(live) or (None if items else self._nobody(model, version, live))
+
+    def _nobody(self, model: str, version: str, live: Live | None) -> status.Trouble:
+        """No pod is there. Why none is made is told to nobody whom we may ask: the API refuses the Deployment's
+        (on Core 2 the StatefulSet's) controller, not us and not Seldon's operator."""
+        said = self.told(live)
+        return status.Trouble(
+            f"no pod of it is there{f' ({said})' if said else ''}; where that stays so, a quota, a LimitRange or an "
+            f"admission policy may refuse them: 'kubectl -n {self._client.namespace} get events' tells",
+            final=False,
+        )
 
     def against(self, live: Live | None) -> status.Trouble | None:
         """What the object says that waiting does not mend; None when it says nothing such."""

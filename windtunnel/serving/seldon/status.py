@@ -39,9 +39,13 @@ class Trouble:
 
 def available(live: Mapping[str, Any], model: str, version: str, server: Server) -> bool:
     """As many replicas as it shall have at least are available."""
+    return replicas(live, model, version) >= server.serving.least
+
+
+def replicas(live: Mapping[str, Any], model: str, version: str) -> int:
+    """How many of a version's replicas are available."""
     told = (live.get("status") or {}).get("deploymentStatus") or {}
-    now = int((told.get(manifest.deployment_name(model, version)) or {}).get("availableReplicas") or 0)
-    return now >= server.serving.least
+    return int((told.get(manifest.deployment_name(model, version)) or {}).get("availableReplicas") or 0)
 
 
 def told(live: Mapping[str, Any]) -> str:
