@@ -195,6 +195,20 @@ def test_one_connection_that_is_cut_takes_no_step_back(world: World, monkeypatch
     assert world.predictors() == {"v1": 75, "v2": 25}
 
 
+def test_a_gateway_that_no_version_answers_at_proves_nothing(world: World) -> None:
+    """A wrong path, or one that wants credentials, answers each request, and says nothing of the weights."""
+    world.backend().apply(release(100, arm(2)))
+    wrong = world.backend(gateway=f"{world.seldon.url}/elsewhere/{{model}}", route_within_s=0.1)
+    with pytest.raises(UnavailableError, match=r"no version answers at .*/elsewhere/visits/.*: 40 times 404") as told:
+        wrong.apply(release(75, arm(2, 25), stage=1))
+    assert "without credentials" in str(told.value.hint)
+    assert world.predictors() == {"v1": 100, "v2": 0}
+    world.backend().apply(release(75, arm(2, 25), stage=1))
+    world.seldon.failing |= {"v1", "v2"}  # all versions fail: that is no reason to keep traffic with a candidate
+    world.backend().apply(release(100, token=2))
+    assert world.predictors()["v1"] == 100
+
+
 def test_what_the_api_says_for_the_moment_is_no_answer_of_the_version(world: World) -> None:
     """It has too much to do, it is restarted, the token was renewed: the version is asked again."""
     backend = world.backend(gateway=None)

@@ -17,6 +17,9 @@ from windtunnel.serving.routing import PROBE_HEADER
 
 #: Headers of requests that are nobody's predictions: our server logs none of them, nor does Seldon's executor.
 PROBE = {PROBE_HEADER: "1", "Seldon-Skip-Logging": "true"}
+#: What gateways say themselves: moved elsewhere, who are you, no such route. No version answers so, nor with 200 and no
+#: prediction; what fails (500, 503, also 400) may be one.
+_NOBODYS = frozenset({200, 301, 302, 303, 307, 308, 401, 403, 404, 405})
 #: How seldom a split that is right may be taken for a wrong one, for each version.
 ALPHA = 1e-4
 
@@ -60,11 +63,12 @@ def count(
         route: headers that the gateway tells the model's requests by, where it does not by their path.
 
     Raises:
-        UnavailableError: nobody answers there.
+        UnavailableError: nobody answers there, or none of the answers is by a version: then nothing is known of any.
     """
     import httpx
 
     found: Counter[str] = Counter()
+    unknown: Counter[int] = Counter()
     url = f"{base.rstrip('/')}/v2/models/{model}/infer"
     headers = {"Content-Type": "application/json", **PROBE, **(route or {})}
     # Reading the authorities takes longer than most counts; plain http has no use for them.
@@ -77,7 +81,17 @@ def count(
                 raise UnavailableError(
                     f"the gateway at {base} does not answer: {error!r}", hint="is the address the one callers use?"
                 ) from error
-            found[version_of(answer.status_code, answer.content)] += 1
+            version = version_of(answer.status_code, answer.content)
+            found[version] += 1
+            if not version:
+                unknown[answer.status_code] += 1
+    if requests and sum(unknown.values()) == requests and unknown.keys() <= _NOBODYS:
+        told = ", ".join(f"{number} times {status}" for status, number in unknown.most_common())
+        raise UnavailableError(
+            f"no version answers at {url}: {told}",
+            hint="is the gateway's address the one callers use? It is asked without credentials; where it wants some, "
+            "leave gateway out: weights are then believed as they were written",
+        )
     return found
 
 
