@@ -76,7 +76,7 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "artifacts": {
                 "store": "s3",
                 "destination": "s3://bucket/p",
-                "s3": {"endpointUrl": "http://minio.store:9000"},
+                "s3": {"endpointUrl": "http://minio.store:9000", "secretName": "keys", "caSecretName": "authority"},
             }
         },
         {
@@ -99,7 +99,15 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "rest": (
         {
-            "oidc": {"issuer": "https://id.example.org", "audience": "wt", "roles": {"ml": "ml_engineer"}},
+            "oidc": {
+                "issuer": "https://id.example.org",
+                "audience": "wt",
+                "roles": {"ml": "ml_engineer"},
+                "caSecretName": "people",
+            },
+            "listen": "::",
+            "migration": {"hook": False},
+            "database": {"replicaSecretName": "replica"},
             "airflow": {"url": "http://airflow-api-server:8080", "secretName": "asks"},
             "secret": {"revision": "2"},
             "commonLabels": {"team": "ml"},
@@ -120,7 +128,14 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
                 "claim": "predictions",
                 "openEvents": True,
                 "plain": True,
-                "s3": {"endpointUrl": "http://minio.store:9000", "region": "eu-west-1", "secretName": "keys"},
+                "s3": {
+                    "endpointUrl": "http://minio.store:9000",
+                    "region": "eu-west-1",
+                    "secretName": "keys",
+                    "caSecretName": "authority",
+                },
+                "env": {"HTTPS_PROXY": "http://proxy:3128"},
+                "nodeSelector": {"disk": "ssd"},
             },
         },
     ),
@@ -241,11 +256,22 @@ def test_who_asks_the_registry_is_let_in(helpers: Any) -> None:
     assert named(small) == []
     given = {
         "networkPolicy": {"fromNamespaces": ["monitoring", "trainings"]},
-        "training": {"enabled": True, "namespace": "trainings", "airflowNamespace": "flows"},
+        "training": {
+            "enabled": True,
+            "namespace": "trainings",
+            "moreNamespaces": ["tides", "trainings"],
+            "airflowNamespace": "flows",
+        },
         "releases": {"enabled": True, "namespace": "models", "airflowNamespace": "flows"},
         "guard": {"enabled": True, "namespace": "others", "modelServer": "model-server:0.1.0"},
     }
-    assert named(helpers.merged(small, given)) == ["monitoring", "trainings", "flows", "models", "others"]
+    assert named(helpers.merged(small, given)) == ["monitoring", "trainings", "flows", "tides", "models", "others"]
+    ours = [
+        one for one in helpers.render(helpers.merged(small, given)) if one["metadata"]["name"].endswith("-training")
+    ]
+    for namespace in ("trainings", "tides"):  # what descriptions name has the same rights, each once
+        there = sorted(one["kind"] for one in ours if one["metadata"].get("namespace") == namespace)
+        assert there == ["Role", "RoleBinding", "ServiceAccount"], there
     database = helpers.merged(helpers.preset("production"), {"networkPolicy": {"databaseNamespaces": ["postgres"]}})
     there = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "postgres"}}}
     assert there in next(one for one in rule(database)["egress"] if one["ports"][0]["port"] == 5432)["to"]

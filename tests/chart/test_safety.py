@@ -86,9 +86,9 @@ def test_every_running_part_is_behind_a_network_policy(name: str, rendered: Rend
         if one["kind"] == "NetworkPolicy"
     ]
     parts = {
-        one["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]
+        (one if one["kind"] == "Pod" else one["spec"]["template"])["metadata"]["labels"]["app.kubernetes.io/component"]
         for one in objects
-        if "template" in one.get("spec", {})
+        if one["kind"] == "Pod" or "template" in one.get("spec", {})
     }
     assert parts == set(chosen)
     for one in objects:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import os
 import secrets
@@ -20,6 +21,7 @@ import httpx
 import podlike
 import pytest
 import waiting
+from mlflow import environment_variables
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
@@ -33,7 +35,7 @@ from windtunnel.safety import keysecret
 from windtunnel.safety.keys import KeyRing
 from windtunnel_mlflow import migrate
 from windtunnel_mlflow.api import metrics
-from windtunnel_mlflow.cluster import election, mounted, schema
+from windtunnel_mlflow.cluster import doors, election, mounted, schema
 
 #: Of this file alone: all S3 servers of a process share what is in them.
 BUCKET = "registry-in-a-pod"
@@ -527,6 +529,41 @@ def _ready(pod: Pod) -> None:
         time.sleep(0.2)
 
 
+def test_requests_are_passed_on_to_a_server_by_a_new_authority(tmp_path: Path) -> None:
+    """DEMAND OPS-10: an authority is renewed as certificates are; a server that stands by needs no restart for it."""
+    certificate(tmp_path)
+    forward = doors.Forward(tmp_path, "localhost")
+
+    async def asked() -> int:
+        """The status that another server's answer has, over TLS by the pair of this moment."""
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+            writer.close()
+
+        other = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls.context(tmp_path))
+        told: list[Any] = []
+
+        async def send(message: Any) -> None:
+            told.append(message)
+
+        async def receive() -> Any:
+            return {"type": "http.request"}
+
+        scope = {"type": "http", "method": "GET", "path": "/x", "query_string": b"", "headers": []}
+        async with other:
+            await forward(f"127.0.0.1:{other.sockets[0].getsockname()[1]}", scope, receive, send)
+        return int(told[0]["status"])
+
+    async def twice() -> list[int]:
+        first = await asked()
+        certificate(tmp_path)
+        return [first, await asked()]
+
+    assert asyncio.run(twice()) == [204, 204]
+
+
 def _serial(context: ssl.SSLContext) -> int:
     """Serial number of the certificate that a client of this context gets now."""
     from cryptography import x509
@@ -596,6 +633,23 @@ def test_another_database_is_refused_without_telling_its_password(
     with pytest.raises(StackError, match="names no PostgreSQL database") as refused:
         mounted.database_url()
     assert "hidden" not in str(refused.value)
+
+
+def test_a_replica_is_a_secret_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's own variable has a password: in a cluster it comes as a file, as the primary's does."""
+    monkeypatch.setattr(os, "environ", {**os.environ, mounted.ENV_SECRETS: str(tmp_path)})
+    for name in launch.SECRETS:
+        (tmp_path / name).write_text("x")
+    (tmp_path / mounted.DATABASE_URL).write_text("postgresql://u:p@primary/d")
+    mounted.prepare(Home(tmp_path / "without"), 0)
+    assert mounted.ENV_REPLICA not in os.environ
+    (tmp_path / mounted.REPLICA_URL).write_text("postgresql://u:hidden@replica")
+    with pytest.raises(StackError, match="the secret 'database-replica-url' names no PostgreSQL database"):
+        mounted.prepare(Home(tmp_path / "wrong"), 0)
+    (tmp_path / mounted.REPLICA_URL).write_text("postgresql://u:p@replica/d\n")
+    mounted.prepare(Home(tmp_path / "with"), 0)
+    assert os.environ[mounted.ENV_REPLICA] == "postgresql+psycopg2://u:p@replica/d"
+    assert environment_variables.MLFLOW_READ_REPLICA_BACKEND_STORE_URI.name == mounted.ENV_REPLICA
 
 
 def test_what_a_volumes_group_was_let_into_is_closed_again(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ app.kubernetes.io/component: {{ .component }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: windtunnel
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | quote }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | quote }}
 {{- with .root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
@@ -50,6 +50,11 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
+{{/* Where an alert is explained; arguments: root, alert. A heading's anchor is the heading in small letters. */}}
+{{- define "windtunnel.runbook" -}}
+{{- printf "%s#%s" (default "docs/how-to/answer-an-alert.md" .root.Values.monitoring.rules.runbookUrl) (lower .alert) | quote -}}
+{{- end -}}
+
 {{/* Of a pod of ours: the restricted level of the Pod Security Standards. */}}
 {{- define "windtunnel.podSecurity" -}}
 runAsNonRoot: true
@@ -72,6 +77,49 @@ capabilities:
 privileged: false
 readOnlyRootFilesystem: true
 runAsNonRoot: true
+{{- end -}}
+
+{{/* Where a pod may run. Arguments: place (nodeSelector, tolerations, priorityClassName); lost, seconds after which a node
+that is out of reach is given up: Kubernetes itself waits five minutes. */}}
+{{- define "windtunnel.placement" -}}
+{{- with .place.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .place.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if or .lost .place.tolerations }}
+tolerations:
+  {{- with .lost }}
+  - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: {{ . }}}
+  - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: {{ . }}}
+  {{- end }}
+  {{- with .place.tolerations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Authorities of somebody else's servers: a secret with ca.crt, mounted at /etc/windtunnel/NAME. Arguments: name, secret. */}}
+{{- define "windtunnel.caVolume" -}}
+{{- if .secret }}
+- name: {{ .name }}
+  secret:
+    secretName: {{ .secret }}
+    defaultMode: 0444
+    items:
+      - key: ca.crt
+        path: ca.crt
+{{- end }}
+{{- end -}}
+
+{{- define "windtunnel.caMount" -}}
+{{- if .secret }}
+- name: {{ .name }}
+  mountPath: /etc/windtunnel/{{ .name }}
+  readOnly: true
+{{- end }}
 {{- end -}}
 
 {{- define "windtunnel.scheme" -}}
@@ -104,31 +152,21 @@ runAsNonRoot: true
           items:
             - key: database-url
               path: database-url
-{{- end -}}
-
-{{- define "windtunnel.databaseCaVolume" -}}
-{{- with .Values.database.caSecretName }}
-- name: database-ca
-  secret:
-    secretName: {{ . }}
-    defaultMode: 0444
-    items:
-      - key: ca.crt
-        path: ca.crt
-{{- end }}
-{{- end -}}
-
-{{- define "windtunnel.databaseCaMount" -}}
-{{- if .Values.database.caSecretName }}
-- name: database-ca
-  mountPath: /etc/windtunnel/database-ca
-  readOnly: true
-{{- end }}
+      {{- with .replica }}
+      - secret:
+          name: {{ . }}
+          items:
+            - key: database-url
+              path: database-replica-url
+      {{- end }}
 {{- end -}}
 
 {{/* What a schema cannot say in words that help. */}}
 {{- define "windtunnel.check" -}}
 {{- $v := .Values -}}
+{{- if not (regexMatch "^[a-z][-a-z0-9]*$" (include "windtunnel.fullname" .)) -}}
+{{- fail (printf "fullnameOverride: empty, and the release's name %q cannot be that of a Service; expected letters, digits and '-', a letter first" .Release.Name) -}}
+{{- end -}}
 {{- if and (eq $v.artifacts.store "s3") (not $v.artifacts.destination) -}}
 {{- fail "artifacts.destination: empty, expected s3://BUCKET/PREFIX (or artifacts.store=volume)" -}}
 {{- end -}}
@@ -183,7 +221,7 @@ runAsNonRoot: true
 {{- if and $v.airflow.url (not $v.airflow.secretName) -}}
 {{- fail "airflow.secretName: empty, expected a secret with the keys username and password" -}}
 {{- end -}}
-{{- if and $v.postgresql.enabled $v.migration.enabled $v.migration.beforeInstall -}}
+{{- if and $v.postgresql.enabled $v.migration.enabled $v.migration.hook $v.migration.beforeInstall -}}
 {{- fail "migration.beforeInstall: true, but the database of postgresql.enabled is not there before the installation; expected false" -}}
 {{- end -}}
 {{- if and $v.database.serverRole (not $v.database.ownerSecretName) -}}
@@ -238,12 +276,32 @@ runAsNonRoot: true
     {{- end }}
 {{- end -}}
 
+{{/* The world outside: object store, identity provider, proxy. */}}
+{{- define "windtunnel.outside" -}}
+- to:
+    {{- range .Values.networkPolicy.toCidrs }}
+    - ipBlock:
+        cidr: {{ . }}
+        {{- if eq . "0.0.0.0/0" }}
+        # The cloud's metadata, which would give out the node's own role.
+        except: [169.254.169.254/32]
+        {{- else if eq . "::/0" }}
+        except: ["fd00:ec2::254/128"]
+        {{- end }}
+    {{- end }}
+  ports:
+    {{- range .Values.networkPolicy.toPorts }}
+    - port: {{ . }}
+      protocol: TCP
+    {{- end }}
+{{- end -}}
+
 {{/* Namespaces whose pods ask the registry, as a JSON list: those that are named, and those that the chart's own parts
 are for. Model servers fetch what was sealed before they start. */}}
 {{- define "windtunnel.visitors" -}}
 {{- $v := .Values -}}
 {{- $found := $v.networkPolicy.fromNamespaces -}}
-{{- if $v.training.enabled }}{{ $found = concat $found (list $v.training.namespace $v.training.airflowNamespace) }}{{ end -}}
+{{- if $v.training.enabled }}{{ $found = concat $found (list $v.training.namespace $v.training.airflowNamespace) (default (list) $v.training.moreNamespaces) }}{{ end -}}
 {{- if $v.releases.enabled }}{{ $found = concat $found (list $v.releases.namespace $v.releases.airflowNamespace) }}{{ end -}}
 {{- if $v.guard.enabled }}{{ $found = append $found $v.guard.namespace }}{{ end -}}
 {{- without ($found | uniq) "" | toJson -}}

@@ -48,13 +48,17 @@ class Forward:
     def __init__(self, tls: Path | None, name: str | None, own: str | None = None) -> None:
         self._tls, self._name, self._own = tls, name, own
         self._client: Any = None
+        self._believed: tuple[int, ...] = ()
 
     def _http(self) -> Any:
         import ssl
 
         import httpx
 
-        if self._client is None:
+        # An authority is renewed under the process, as the pair is. The former client ends with its last request.
+        seen = self._authority()
+        if self._client is None or self._believed != seen:
+            self._believed = seen
             verify: ssl.SSLContext | bool = False
             if self._tls is not None:
                 ca = self._tls / "ca.crt"
@@ -65,6 +69,14 @@ class Forward:
                 timeout=httpx.Timeout(1200, connect=3),
             )  # fmt: skip
         return self._client
+
+    def _authority(self) -> tuple[int, ...]:
+        """Another one when the file with the authority is."""
+        try:
+            found = (self._tls / "ca.crt").stat() if self._tls is not None else None
+        except OSError:
+            found = None
+        return (found.st_mtime_ns, found.st_ino, found.st_size) if found else ()
 
     async def __call__(self, address: str, scope: Any, receive: Receive, send: Send) -> None:
         """Raises ``httpx.TransportError`` where nothing was answered yet."""

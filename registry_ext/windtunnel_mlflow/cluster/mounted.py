@@ -21,6 +21,8 @@ from windtunnel.safety.keys import KeyRing
 #: Folder of the mounted secrets, one file each; beside ``launch.SECRETS`` the database's URL.
 ENV_SECRETS, FOLDER = "WINDTUNNEL_SECRETS", "/etc/windtunnel/secrets"
 DATABASE_URL = "database-url"
+#: Its replica's, which may be absent: MLflow's own gets and searches go there. See ``replicas``.
+REPLICA_URL, ENV_REPLICA = "database-replica-url", "MLFLOW_READ_REPLICA_BACKEND_STORE_URI"
 #: Folder of a mounted secret with the keys that sign; unset: they are made in the home, which is a volume then.
 ENV_KEYS = "WINDTUNNEL_KEYS_SECRET"
 #: Where artifacts are: an object store, or a folder. Read by MLflow.
@@ -51,13 +53,16 @@ def secret(name: str) -> str:
     return found
 
 
-def database_url() -> str:
+def database_url(key: str = DATABASE_URL) -> str:
     """SQLAlchemy URL of the registry's PostgreSQL database.
+
+    Args:
+        key: name of the secret; that of the replica is another.
 
     Raises:
         StackError: the secret is missing or names something else. The message never repeats the URL.
     """
-    found = secret(DATABASE_URL)
+    found = secret(key)
     try:
         parts = urlsplit(found)
         host, name = parts.hostname, parts.path.strip("/")
@@ -65,7 +70,7 @@ def database_url() -> str:
         host, name, parts = None, "", urlsplit("")
     if parts.scheme.split("+")[0] not in ("postgresql", "postgres") or not host or not name:
         raise StackError(
-            f"the secret {DATABASE_URL!r} names no PostgreSQL database",
+            f"the secret {key!r} names no PostgreSQL database",
             hint="expected postgresql://USER:PASSWORD@HOST:PORT/NAME; a password's special characters as %XX",
         )
     # Under SQLAlchemy 2.1 a bare postgresql:// means another driver than the one that is installed.
@@ -79,6 +84,8 @@ def prepare(home: Home, port: int) -> None:
         StackError: a secret is missing, or what has to stay has no place that does.
     """
     plan = launch.prepare(home, port, database_url=database_url())
+    if (folder() / REPLICA_URL).exists():
+        os.environ[ENV_REPLICA] = database_url(REPLICA_URL)
     given = {name: secret(name) for name in launch.SECRETS}
     for path in (home.secrets, *plan.folders):
         path.mkdir(parents=True, exist_ok=True)
