@@ -27,9 +27,10 @@ LAST_WORDS = 10.0
 
 def create_app() -> Any:
     """Build the app. Heavy imports are in here: ``mlflow server`` imports this module in its parent process too."""
-    from windtunnel_mlflow.access import users
+    from windtunnel_mlflow.access import people, users
 
     users.prepare_environment()
+    people.default()
     _die_with_parent()
 
     from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
@@ -71,6 +72,7 @@ def create_app() -> Any:
 
     refusals.audit_registry_routes(flask_app, store)
     refusals.refuse_writes_around_the_proxy(flask_app, store)
+    refusals.refuse_changes_of_viewers(flask_app, store)
     publisher = checkpoints.start(lambda: store.ManagedSessionMaker(read_only=False))
     flask_app.wsgi_app = DispatcherMiddleware(flask_app.wsgi_app, {PREFIX: create_api(Service(store), publisher)})
     if served is not flask_app:
@@ -116,6 +118,7 @@ def _carry_identity(served: Any, store: Any) -> None:
     from starlette.middleware import Middleware
 
     from windtunnel_mlflow.access import identity
+    from windtunnel_mlflow.access.viewers import ViewersOnlyRead
     from windtunnel_mlflow.refusals import NoteRefusals
 
     class CarryIdentity:
@@ -132,6 +135,7 @@ def _carry_identity(served: Any, store: Any) -> None:
 
     # Last in the list is innermost: after the permission middleware has verified the credential.
     served.user_middleware.append(Middleware(CarryIdentity))
+    served.user_middleware.append(Middleware(ViewersOnlyRead, store=store))
     # And first is outermost: it sees what everything inside answers.
     served.user_middleware.insert(0, Middleware(NoteRefusals, store=store))
 

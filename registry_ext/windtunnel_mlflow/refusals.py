@@ -138,6 +138,19 @@ def audit_registry_routes(flask_app: Any, store: Any) -> None:
     flask_app.after_request(note)
 
 
+def refuse_changes_of_viewers(flask_app: Any, store: Any) -> None:
+    """After MLflow's own permissions, before any of its routes."""
+    from mlflow.server.handlers import catch_mlflow_exception
+
+    from windtunnel_mlflow.access import viewers
+
+    @catch_mlflow_exception  # type: ignore[untyped-decorator]
+    def check() -> None:
+        viewers.check(store)
+
+    flask_app.before_request(check)
+
+
 def refuse_writes_around_the_proxy(flask_app: Any, store: Any) -> None:
     """The UI's upload writes straight to disk for an experiment with a local folder, which could be a sealed one."""
     from flask import request

@@ -36,6 +36,25 @@ def test_alerts_ask_for_what_there_is(rendered: Callable[[str], list[dict[str, A
     assert len(used) >= 5
 
 
+def test_every_alert_is_explained_and_nothing_else_is(helpers: Any) -> None:
+    """DEMAND OPS-2: each alert leads to a section of the page, in the same order; each section is an alert's."""
+    page = "docs/how-to/answer-an-alert.md"
+    sections = (helpers.ROOT / page).read_text(encoding="utf-8").split("\n## ")[1:]
+    for told in sections:
+        assert {"**It means**", "**If nobody does**"} <= set(re.findall(r"\*\*[^*]+\*\*", told)), told.partition("\n")[
+            0
+        ]
+    every = helpers.merged(helpers.preset("production+guard"), {"registry": {"volume": {"enabled": True}}})
+    every = helpers.merged(every, {"registry": {"volume": {"accessMode": "ReadWriteMany"}}})
+    for base in ("", "https://git.example.org/windtunnel/answer-an-alert.html"):
+        given = helpers.merged(every, {"monitoring": {"rules": {"runbookUrl": base}}})
+        (group,) = helpers.of(helpers.render(given), "PrometheusRule")["spec"]["groups"]
+        assert [one["alert"] for one in group["rules"]] == [told.partition("\n")[0] for told in sections]
+        assert [one["annotations"]["runbook_url"] for one in group["rules"]] == [
+            f"{base or page}#{one['alert'].lower()}" for one in group["rules"]
+        ]
+
+
 def test_the_dashboard_asks_for_what_there_is(rendered: Callable[[str], list[dict[str, Any]]], helpers: Any) -> None:
     text = helpers.of(rendered("production"), "ConfigMap", "wt-registry-dashboard")["data"]["windtunnel-registry.json"]
     dashboard = json.loads(text)

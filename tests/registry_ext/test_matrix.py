@@ -6,33 +6,37 @@ from pathlib import Path
 
 import pytest
 
-from windtunnel_mlflow.access import matrix
+from windtunnel.errors import StackError
+from windtunnel.home import Home
+from windtunnel.registry import launch
+from windtunnel.stack import settings
+from windtunnel_mlflow.access import matrix, people
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "roles.md"
 
-#: One letter for each of data_scientist, ml_engineer, approver, admin, service: y(es), n(o), p(olicy).
+#: One letter for each of viewer, data_scientist, ml_engineer, approver, admin, service: y(es), n(o), p(olicy).
 EXPECTED = {
-    "read": "yyyyy",
-    "register": "yynyy",
-    "describe": "yyyyy",
-    "card": "yynyy",
-    "comment": "yyyyy",
-    "delete": "yynyy",
-    "stage": "yyyyy",
-    "promote": "nynyy",
-    "approve": "npppn",
-    "rollback": "npppn",
-    "review": "nyyyn",
-    "withdraw": "nnnyy",
-    "verdict": "nnnyy",
-    "rollout": "nnnyy",
-    "describe-policy": "nnnny",
-    "set-policy": "nnnyn",
-    "people": "nnnyn",
-    "adopt": "nnnyn",
-    "restore": "yynyy",
-    "clean": "nnnyy",
-    "exchange": "nnnyn",
+    "read": "yyyyyy",
+    "register": "nyynyy",
+    "describe": "nyyyyy",
+    "card": "nyynyy",
+    "comment": "nyyyyy",
+    "delete": "nyynyy",
+    "stage": "nyyyyy",
+    "promote": "nnynyy",
+    "approve": "nnpppn",
+    "rollback": "nnpppn",
+    "review": "nnyyyn",
+    "withdraw": "nnnnyy",
+    "verdict": "nnnnyy",
+    "rollout": "nnnnyy",
+    "describe-policy": "nnnnny",
+    "set-policy": "nnnnyn",
+    "people": "nnnnyn",
+    "adopt": "nnnnyn",
+    "restore": "nyynyy",
+    "clean": "nnnnyy",
+    "exchange": "nnnnyn",
 }
 CELLS = [(role, action, EXPECTED[action][i]) for action in matrix.MATRIX for i, role in enumerate(matrix.ROLES)]
 
@@ -54,6 +58,23 @@ def test_several_roles_add_up() -> None:
     assert matrix.may({"approver", "ml_engineer"}, "promote")
     assert matrix.may({"data_scientist", "approver"}, "approve", ["approver"])
     assert not matrix.may(set(), "read")
+    assert matrix.only_reads({"viewer"}) and not matrix.only_reads({"viewer", "approver"})
+
+
+def test_who_was_given_no_role_has_what_the_setting_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def held(told: str | None) -> frozenset[str]:
+        env = launch.prepare(Home(tmp_path), 1, default_role=told).env
+        monkeypatch.setenv(launch.ENV_DEFAULT_ROLE, env.get(launch.ENV_DEFAULT_ROLE, ""))
+        return people._held(set(), False)
+
+    assert held(None) == {"data_scientist"}
+    assert held(settings.parse({"people": {"default_role": "viewer"}}, "x").default_role) == {"viewer"}
+    assert people._held({"approver"}, False) == {"approver"} and people._held(set(), True) == {"admin"}
+    for plain in ({"default_role": "approver"}, {"default_role": "viewer", "roles": 1}, {"role": "viewer"}):
+        with pytest.raises(StackError, match="people"):
+            settings.parse({"people": plain}, "windtunnel.toml")
+    with pytest.raises(StackError, match="approver"):
+        held("approver")
 
 
 def test_the_page_shows_the_matrix() -> None:

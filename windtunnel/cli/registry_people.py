@@ -14,12 +14,9 @@ from windtunnel.cli.options import HomeOption, JsonOption, the_home
 app = typer.Typer(help="Users and their roles.", no_args_is_help=True, rich_markup_mode=None)
 
 NameArgument = Annotated[str, typer.Argument(help="Name of the user.")]
-RoleOption = Annotated[
-    list[str], typer.Option("--role", help="data_scientist, ml_engineer, approver, admin; repeatable.")
-]
-RolesOption = Annotated[
-    list[str] | None, typer.Option("--role", help="data_scientist, ml_engineer, approver, admin; repeatable.")
-]
+_ROLES = "viewer, data_scientist, ml_engineer, approver, admin; repeatable."
+RoleOption = Annotated[list[str], typer.Option("--role", help=_ROLES)]
+RolesOption = Annotated[list[str] | None, typer.Option("--role", help=_ROLES)]
 
 #: Password of a new user, where nobody can be asked.
 ENV_NEW = "WINDTUNNEL_NEW_PASSWORD"

@@ -21,6 +21,10 @@ SECRETS = ("mlflow-admin", "mlflow-service", "mlflow-flask-key")
 #: For the server: a second place for the audit's checkpoints (a folder or an fsspec URL), and seconds between two.
 ENV_AUDIT_PLACE, ENV_AUDIT_EVERY = "WINDTUNNEL_AUDIT_PUBLISH", "WINDTUNNEL_AUDIT_EVERY_S"
 
+#: For the server: the role of a user who was given none, and which it may be: no role that decides over others' work.
+ENV_DEFAULT_ROLE = "WINDTUNNEL_DEFAULT_ROLE"
+DEFAULT_ROLES = ("viewer", "data_scientist")
+
 #: Prefix of a registry store URI that asks MLflow for the governed store.
 SCHEME = "windtunnel+"
 
@@ -108,7 +112,13 @@ def server_command(port: int, *, python: str | None = None) -> list[str]:
 
 
 def prepare(
-    home: Home, port: int, *, database_url: str | None = None, python: str | None = None, oidc: SignIn | None = None
+    home: Home,
+    port: int,
+    *,
+    database_url: str | None = None,
+    python: str | None = None,
+    oidc: SignIn | None = None,
+    default_role: str | None = None,
 ) -> Launch:
     """Everything needed to start the MLflow server of ``home`` on ``port``.
 
@@ -118,10 +128,16 @@ def prepare(
         database_url: SQLAlchemy URL of a PostgreSQL database (``postgresql+psycopg2://...``); SQLite when None.
         python: interpreter of the main environment; this one when None.
         oidc: the identity provider whose tokens are taken; None: MLflow's own users and passwords alone.
+        default_role: of ``DEFAULT_ROLES``, of a user who was given none; the server's own choice when None.
     """
+    env = server_environment(home, database_url)
+    if oidc is not None:
+        env[ENV_OIDC] = oidc.model_dump_json()
+    if default_role is not None:
+        env[ENV_DEFAULT_ROLE] = default_role
     return Launch(
         argv=tuple(server_command(port, python=python)),
-        env=server_environment(home, database_url) | ({} if oidc is None else {ENV_OIDC: oidc.model_dump_json()}),
+        env=env,
         files=(LaunchFile(home.mlflow / "auth.ini", auth_ini(home, database_url, oidc=oidc is not None)),),
         folders=(home.mlflow, home.mlflow / "artifacts"),
     )

@@ -19,7 +19,7 @@ ENV_OIDC = "WINDTUNNEL_OIDC"
 #: Users that no token can be: the stack's own, and whoever holds the machine.
 RESERVED = frozenset({"service", "admin", "windtunnel"})
 #: Roles that a group may bring. Of an administrator, too: who may change the identity provider's groups decides then.
-Given = Literal["data_scientist", "ml_engineer", "approver", "admin"]
+Given = Literal["viewer", "data_scientist", "ml_engineer", "approver", "admin"]
 #: Seconds two clocks may be apart.
 LEEWAY = 60.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

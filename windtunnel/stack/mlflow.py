@@ -22,7 +22,7 @@ def program(home: Home, databases: Databases, port: int) -> Program:
     """
     told = settings.read(home)
     database = None if databases.kind == "sqlite" else databases.mlflow
-    prepared = launch.prepare(home, port, database_url=database, oidc=told.oidc)
+    prepared = launch.prepare(home, port, database_url=database, oidc=told.oidc, default_role=told.default_role)
     for folder in prepared.folders:
         files.folder(folder)
     for file in prepared.files:

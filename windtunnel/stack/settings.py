@@ -11,6 +11,8 @@ paths = ["/path/to/our/dags"]
 [audit]
 publish = "s3://kept/audit"  # a second place for the audit's checkpoints: a folder or an fsspec URL
 every_s = 60              # seconds between two
+[people]
+default_role = "viewer"   # of a registry's user who was given none; else data_scientist
 [oidc]                    # tokens of an identity provider; windtunnel.registry.signin.SignIn has every key
 issuer = "https://login.example.org"
 audience = "windtunnel"
@@ -28,6 +30,7 @@ from typing import Any
 from windtunnel.errors import StackError
 from windtunnel.home import Home
 from windtunnel.registry import signin
+from windtunnel.registry.launch import DEFAULT_ROLES
 from windtunnel.registry.signin import SignIn
 
 SERVERS = ("airflow", "mlflow", "envoy")
@@ -46,6 +49,7 @@ class Settings:
     audit_publish: str | None = None
     audit_every_s: int = 60
     oidc: SignIn | None = None
+    default_role: str | None = None
 
 
 def path_of(home: Home) -> Path:
@@ -79,9 +83,10 @@ def parse(plain: dict[str, Any], name: str) -> Settings:
         return StackError(f"{name}: {what}", hint=f"expected {expected}")
 
     for section in plain:
-        if section not in ("ports", "limits", "dags", "audit", "oidc", "airflow"):
+        if section not in ("ports", "limits", "dags", "audit", "people", "oidc", "airflow"):
             raise wrong(
-                f"unknown section [{section}]", "[ports], [limits], [dags], [audit], [oidc] or [airflow.SECTION]"
+                f"unknown section [{section}]",
+                "[ports], [limits], [dags], [audit], [people], [oidc] or [airflow.SECTION]",
             )
         if not isinstance(plain[section], dict):
             raise wrong(f"{section} is not a section", f"[{section}]")
@@ -107,6 +112,10 @@ def parse(plain: dict[str, Any], name: str) -> Settings:
         raise wrong("[audit] is not understood", 'publish = "a folder or an fsspec URL" and every_s = seconds')
     if not isinstance(every, int) or isinstance(every, bool) or every < 1:
         raise wrong(f"[audit] every_s = {every!r}", "a number of seconds from 1 on")
+    people = plain.get("people", {})
+    role = people.get("default_role")
+    if set(people) - {"default_role"} or (people and role not in DEFAULT_ROLES):
+        raise wrong("[people] is not understood", f"default_role = {' or '.join(map(repr, DEFAULT_ROLES))}")
     airflow: dict[str, dict[str, str]] = {}
     for section, options in plain.get("airflow", {}).items():
         if not isinstance(options, dict):
@@ -119,5 +128,6 @@ def parse(plain: dict[str, Any], name: str) -> Settings:
         audit_publish=publish,
         audit_every_s=every,
         oidc=signin.settings(plain["oidc"], f"{name}: [oidc]") if "oidc" in plain else None,
+        default_role=role,
         **limits,
     )

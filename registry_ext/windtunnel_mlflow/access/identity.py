@@ -31,11 +31,38 @@ class Actor:
 
     Attributes:
         name: MLflow user; ``os:NAME`` where the store is opened directly, without a server.
-        trusted: the service or an administrator. Roles arrive with a later issue; this is their seam.
+        trusted: the service or an administrator.
     """
 
     name: str
     trusted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What MLflow's auth has of a user.
+
+    Attributes:
+        name: the user.
+        admin: an administrator of MLflow's.
+        roles: ours; the default one where none was given.
+    """
+
+    name: str
+    admin: bool
+    roles: frozenset[str]
+
+
+def remember(known: Known) -> None:
+    """Ask no more about this user while the present request is answered."""
+    if has_request_context():
+        g.windtunnel_known = known
+
+
+def remembered(name: str) -> Known | None:
+    """What ``remember`` was told in this request."""
+    found = getattr(g, "windtunnel_known", None) if has_request_context() else None
+    return found if isinstance(found, Known) and found.name == name else None
 
 
 def actor() -> Actor:
@@ -50,6 +77,9 @@ def actor() -> Actor:
 
 
 def _is_admin(name: str) -> bool:
+    found = remembered(name)
+    if found is not None:
+        return found.admin
     from mlflow.server.auth import store as auth_store
 
     return bool(auth_store.has_user(name) and auth_store.get_user(name).is_admin)

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-Role = Literal["data_scientist", "ml_engineer", "approver", "admin", "service"]
-ROLES: tuple[Role, ...] = ("data_scientist", "ml_engineer", "approver", "admin", "service")
+Role = Literal["viewer", "data_scientist", "ml_engineer", "approver", "admin", "service"]
+ROLES: tuple[Role, ...] = ("viewer", "data_scientist", "ml_engineer", "approver", "admin", "service")
+#: All but who only reads.
+WRITERS: tuple[Role, ...] = ROLES[1:]
 
 #: What each role is for; the description of the role in MLflow.
 MEANING: dict[str, str] = {
+    "viewer": "reads, and changes nothing",
     "data_scientist": "trains and registers models",
     "ml_engineer": "releases models and takes them back",
     "approver": "approves and rejects what others made",
@@ -21,7 +24,7 @@ MEANING: dict[str, str] = {
     "service": "the stack's own programs",
 }
 
-#: A user who has none of the five.
+#: A user who has none of the six, unless the server is told another of ``launch.DEFAULT_ROLES``.
 DEFAULT: Role = "data_scientist"
 
 Cell = Literal["yes", "no", "policy"]
@@ -54,11 +57,11 @@ Action = Literal[
 MATRIX: dict[Action, tuple[str, tuple[Role, ...], tuple[Role, ...]]] = {
     "read": ("see versions, verdicts, policies, the audit", ROLES, ()),
     "register": ("register a version", ("data_scientist", "ml_engineer", "admin", "service"), ()),
-    "describe": ("describe and tag models and versions", ROLES, ()),
+    "describe": ("describe and tag models and versions", WRITERS, ()),
     "card": ("write the card of a model or a version", ("data_scientist", "ml_engineer", "admin", "service"), ()),
-    "comment": ("comment on versions", ROLES, ()),
+    "comment": ("comment on versions", WRITERS, ()),
     "delete": ("delete a version or a model", ("data_scientist", "ml_engineer", "admin", "service"), ()),
-    "stage": ("bring to Staging, Development, Archived; alias `challenger`", ROLES, ()),
+    "stage": ("bring to Staging, Development, Archived; alias `challenger`", WRITERS, ()),
     "promote": ("make a version champion by hand, where policy allows it", ("ml_engineer", "admin", "service"), ()),
     "approve": ("approve and reject", (), ("ml_engineer", "approver", "admin")),
     "rollback": ("emergency rollback", (), ("ml_engineer", "approver", "admin")),
@@ -95,6 +98,11 @@ def may(roles: Iterable[str], action: Action, named: Iterable[str] = ()) -> bool
     _, always, policy = MATRIX[action]
     held = set(roles)
     return bool(held & set(always)) or bool(held & set(policy) & set(named))
+
+
+def only_reads(roles: Iterable[str]) -> bool:
+    """Whether somebody with these roles may change nothing, through any door."""
+    return not set(roles) & set(WRITERS)
 
 
 def who(action: Action, named: Iterable[str] | None = None) -> list[str]:

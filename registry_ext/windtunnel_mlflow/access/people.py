@@ -1,31 +1,56 @@
-"""Our five roles as roles of MLflow's own auth: who holds which, seeded at start, given by an administrator."""
+"""Our roles as roles of MLflow's own auth: who holds which, seeded at start, given by an administrator."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from mlflow.exceptions import MlflowException
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 from sqlalchemy import and_, select
 
+from windtunnel.errors import StackError
+from windtunnel.registry.launch import DEFAULT_ROLES, ENV_DEFAULT_ROLE
 from windtunnel_mlflow.access import identity, matrix
 from windtunnel_mlflow.refusal import Refusal
 
 
+def default() -> matrix.Role:
+    """The role of a user who was given none: ``WINDTUNNEL_DEFAULT_ROLE``, else ``matrix.DEFAULT``.
+
+    Raises:
+        StackError: it is none that everybody may have.
+    """
+    told = os.environ.get(ENV_DEFAULT_ROLE) or matrix.DEFAULT
+    if told not in DEFAULT_ROLES:
+        raise StackError(
+            f"{ENV_DEFAULT_ROLE} is {told!r}",
+            hint=f"expected one that everybody may have: {' or '.join(DEFAULT_ROLES)}",
+        )
+    return cast("matrix.Role", told)
+
+
 def roles_of(actor: identity.Actor) -> frozenset[str]:
-    """The roles of an actor; one that has none of ours is a data scientist.
+    """The roles of an actor; one that has none of ours has the default one.
 
     Only the stack's own user is ``service``, whatever roles somebody was given in MLflow.
     """
     if actor.name == identity.SERVICE_USER or (actor.name == identity.SERVER and actor.trusted):
         return frozenset({"service"})
-    held = held_by(actor.name)
-    return (held or frozenset()) | ({"admin"} if actor.trusted else frozenset()) or frozenset({matrix.DEFAULT})
+    found = identity.remembered(actor.name) or known(actor.name)
+    held = frozenset() if found is None else found.roles
+    return held | ({"admin"} if actor.trusted else frozenset()) or frozenset({default()})
 
 
 def held_by(name: str) -> frozenset[str] | None:
     """The roles of a user, ``admin`` for MLflow's administrators; None for somebody whom MLflow does not know."""
+    found = known(name)
+    return None if found is None else found.roles
+
+
+def known(name: str) -> identity.Known | None:
+    """What MLflow's auth has of a user now; None for somebody whom it does not know."""
     store = _store()
     if store is None:
         return None
@@ -43,9 +68,9 @@ def held_by(name: str) -> frozenset[str] | None:
         found = session.execute(asked).all()
     if not found:
         return None
-    if name == identity.SERVICE_USER:
-        return frozenset({"service"})
-    return _held({role for _, role in found}, bool(found[0][0]))
+    admin = bool(found[0][0])
+    roles = frozenset({"service"}) if name == identity.SERVICE_USER else _held({role for _, role in found}, admin)
+    return identity.Known(name, admin, roles)
 
 
 def given(name: str) -> frozenset[str]:
@@ -122,7 +147,7 @@ def _named(store: Any, user: Any) -> set[str]:
 
 def _held(named: set[str], admin: bool) -> frozenset[str]:
     held = (named & set(matrix.ROLES)) - {"service"}
-    return frozenset(held | ({"admin"} if admin else set()) or {matrix.DEFAULT})
+    return frozenset(held | ({"admin"} if admin else set()) or {default()})
 
 
 def _person(store: Any, user: Any) -> dict[str, Any]:

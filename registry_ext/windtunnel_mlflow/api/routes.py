@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from windtunnel.errors import DescriptionError
 from windtunnel.names import check_model_name
-from windtunnel_mlflow.access import identity
+from windtunnel_mlflow.access import identity, viewers
 from windtunnel_mlflow.api import (
     auditroutes,
     cardroutes,
@@ -48,6 +48,7 @@ def create_api(service: Service, publisher: Publisher | None = None) -> Flask:
     api = Flask("windtunnel")
     api.url_map.converters["int"] = web.Number
     api.before_request(_authenticate)
+    api.before_request(lambda: viewers.check(service.store))
     api.before_request(web.refuse_unwritable)
     orders = Orders(service, web.may_edit_known)
     api.register_blueprint(_blueprint(service, orders))
