@@ -261,6 +261,18 @@ def test_what_is_not_there_in_time_is_not_ready(world: World) -> None:
     assert world.predictors() == {"v1": 100}
 
 
+def test_pods_that_nobody_may_make_are_told_apart_from_slow_ones(world: World) -> None:
+    """A quota or a LimitRange refuses the ReplicaSet's controller: neither a pod nor Seldon's operator says so."""
+    world.backend().apply(release(100))
+    world.fates["v2"] = "slow"
+    world.backend().begin(release(100, arm(2), token=2))
+    until(lambda: world.cluster.get("pods", "visits-v2-pod") is not None, every_s=0.02)
+    assert "no pod of it" not in str(world.backend().unready("visits", 2))
+    world.fates["v2"] = "forbidden"
+    until(lambda: "no pod of it is there" in str(world.backend().unready("visits", 2)), every_s=0.02)
+    assert "'kubectl -n models get events' tells" in str(world.backend().unready("visits", 2))
+
+
 def test_versions_come_up_while_nobody_waits_for_them(world: World) -> None:
     """DEMAND SRV-2: begun by a task, looked at by the triggerer, finished by another process; each has seen nothing."""
     world.backend().apply(release(100))
@@ -275,18 +287,6 @@ def test_versions_come_up_while_nobody_waits_for_them(world: World) -> None:
         triggerer.unready("visits", 1)
     assert world.backend().begin(asked) == ["2"]  # another try of the task
     world.fates["v2"] = "ready"
-def test_pods_that_nobody_may_make_are_told_apart_from_slow_ones(world: World) -> None:
-    """A quota or a LimitRange refuses the ReplicaSet's controller: neither a pod nor Seldon's operator says so."""
-    world.backend().apply(release(100))
-    world.fates["v2"] = "slow"
-    world.backend().begin(release(100, arm(2), token=2))
-    until(lambda: world.cluster.get("pods", "visits-v2-pod") is not None, every_s=0.02)
-    assert "no pod of it" not in str(world.backend().unready("visits", 2))
-    world.fates["v2"] = "forbidden"
-    until(lambda: "no pod of it is there" in str(world.backend().unready("visits", 2)), every_s=0.02)
-    assert "'kubectl -n models get events' tells" in str(world.backend().unready("visits", 2))
-
-
     until(lambda: triggerer.unready("visits", 2) is None, every_s=0.02)
     seen = world.backend().apply(asked, since=time.time() - 3600)
     assert seen.arms["2"].ready
