@@ -584,3 +584,38 @@ def test_a_stopped_scrape_is_a_dead_source(prometheus: Prometheus, pods: Pods) -
         return False
 
     wait_for(stale, "staleness")
+
+
+def test_the_doctor_asks_each_query_of_a_real_prometheus(prometheus: Prometheus, pods: Pods) -> None:
+    """DEMAND OPS-4: what yields nothing, is of a wrong type, has no such label, or is no query, is told before a gate
+    asks."""
+    from functools import partial
+
+    from windtunnel.serving.traffic.promsettings import names_of
+    from windtunnel.stack.clusterdoctor import around, queries
+
+    pod = pods("1")
+    pod.serve(10)
+    appear(pod)
+    scraped(prometheus, pods.model, SELDON, 10)
+    asking = queries.Http(partial(around._ask, prometheus.url, None))
+    wait_for(lambda: asking.type_of(SELDON.buckets.removesuffix("_bucket")) == "histogram", "types of metrics")
+
+    def told(names: Names, namespace: str = NAMESPACES[pods.place(pod) % 2]) -> dict[str, tuple[str, str]]:
+        models = {pods.model: names.only(namespace)}
+        return {one.name: (one.result, one.found) for one in queries.judge(asking, names, models, "executors are")}
+
+    mine = f"query of {pods.model}"
+    assert {name: result for name, (result, _) in told(SELDON).items()} == {"metrics": "ok", mine: "ok"}
+    assert told(SELDON)[mine][1] == "versions 1"
+    assert told(names_of({"requests": "nothing_total"}, SELDON))["metrics"][0] == "warn"
+    assert "no label predictor" in told(names_of({"version_label": "predictor"}, SELDON))["metrics"][1]
+    assert "no label le" in told(names_of({"buckets": "process_start_time_seconds"}, SELDON))["metrics"][1]
+    result, words = told(names_of({"version": "x([0-9]+)"}, SELDON))[mine]
+    assert result == "fail" and "predictor_name is v1" in words
+    result, words = told(SELDON, "elsewhere")[mine]
+    assert result == "fail" and "yields nothing here" in words
+    result, words = told(names_of({"start": "sum("}, SELDON))["metrics"]
+    assert result == "fail" and "prometheus_names.start" in words and "parse error" in words
+    with pytest.raises(UnavailableError, match="matrix"):
+        asking.vector("up[1m]")

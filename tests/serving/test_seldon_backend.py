@@ -557,6 +557,10 @@ def test_prometheus_is_asked_for_this_namespace_alone(world: World) -> None:
     source = told._source("visits")
     assert source.names.select("visits").endswith(f',cluster="a\\"b\\\\c",ns="{here}"')
     assert source._token_file == Path("token")
+    istio = world.backend(prometheus_names={"requests": "istio_requests_total", "unit": "ms", "start": ""})
+    names = istio._source("visits").names
+    assert (names.requests, names.unit, names.start) == ("istio_requests_total", "ms", None)
+    assert 'deployment_name="visits"' in names.query("visits") and "istio_requests_total" in names.query("visits")
 
 
 def test_no_prometheus_is_no_answer(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,15 @@ def test_settings_come_from_plain_values() -> None:
     assert (found.access.namespace, found.pull_secrets, found.poll_s) == ("models", ("a",), 1)
 
 
+def test_the_names_of_the_page_are_settings() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "prometheus.md").read_text()
+    plain = tomllib.loads(page.split("```toml")[1].split("```")[0])
+    found = Seldon.of({"image": "i", "registry": "r", **plain})
+    assert found.names.version_of({"destination_service_name": "visits-v3"}, "visits") == "3"
+    assert found.names.start is None and found.names.instance == ("instance", "pod")
+    assert 'destination_service_namespace="models"' in found.names.only("models", found.prometheus_labels).matchers
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
@@ -330,6 +340,21 @@ def test_settings_come_from_plain_values() -> None:
         ({"image": None}, "expected text"),
         ({"poll_s": 0}, "above 0"),
         ({"prometheus_labels": {"a-b": "c"}}, "a table of Prometheus' labels"),
+        ({"prometheus_names": "x"}, "prometheus_names is 'x'"),
+        ({"prometheus_names": {"counts": "x"}}, "prometheus_names has unknown counts"),
+        ({"prometheus_names": {"requests": "sum(x)"}}, r"prometheus_names\.requests is 'sum\(x\)'"),
+        ({"prometheus_names": {"buckets": 1}}, r"prometheus_names\.buckets is 1"),
+        ({"prometheus_names": {"matchers": '{a="{model}"}'}}, r"prometheus_names\.matchers is"),
+        ({"prometheus_names": {"matchers": 'a="b"'}}, "prometheus_names.matchers is 'a=\"b\"'"),
+        ({"prometheus_names": {"version_label": "a-b"}}, r"prometheus_names\.version_label is 'a-b'"),
+        ({"prometheus_names": {"version": r"v\w+"}}, r"prometheus_names\.version is"),
+        ({"prometheus_names": {"version": "v("}}, r"prometheus_names\.version is 'v\('"),
+        ({"prometheus_names": {"code": None}}, r"prometheus_names\.code is None"),
+        ({"prometheus_names": {"unit": "us"}}, r"prometheus_names\.unit is 'us'"),
+        ({"prometheus_names": {"instance": "pod"}}, r"prometheus_names\.instance is 'pod'"),
+        ({"prometheus_names": {"start": 5}}, r"prometheus_names\.start is 5"),
+        ({"prometheus_names": {"codes": {"x": "bad"}}}, r"prometheus_names\.codes is"),
+        ({"api": "core2", "prometheus_names": {"unit": "us"}}, r"prometheus_names\.unit is 'us'"),
         ({"labels": {"a": 1}}, "table of strings"),
         ({"pull_secrets": "a"}, "list of names"),
         ({"logger_mode": "some"}, "all, request or response"),

@@ -50,7 +50,16 @@ def test_queue_rate_and_latency_by_keda() -> None:
     assert queue["threshold"] == "8" and f'_waiting{{model="visits",version="3",{here}}}' in queue["query"]
     assert f'predictor_name="v3",service="predictions",{here}}}' in triggers["rate"]["metadata"]["query"]
     bare = made(replace(KEDA, prometheus_labels={}), maximum=9, scale={"rate": 50})["kedaSpec"]["triggers"][0]
-    assert 'service="predictions"}' in bare["metadata"]["query"]
+    assert 'predictor_name="v3"}' in bare["metadata"]["query"]
+    istio = {
+        "requests": "istio_requests_total", "buckets": "istio_ms_bucket", "unit": "ms",
+        "matchers": 'service=~"{model}-v[0-9]+"', "version_label": "service", "version": r"{model}-v(\w+)",
+    }  # fmt: skip
+    other = made(replace(KEDA, prometheus_names=istio), maximum=9, scale={"rate": 50, "latency": "200ms"})
+    rate, latency = (one["metadata"] for one in other["kedaSpec"]["triggers"])
+    selected = f'service=~"visits-v[0-9]+",service=~"visits-v(3)",{here}'
+    assert rate["query"] == f"sum(rate(istio_requests_total{{{selected}}}[2m]))"
+    assert "istio_ms_bucket" in latency["query"] and latency["threshold"] == "200"
     # KEDA divides a total by the threshold; a latency is no total.
     assert [triggers[n]["metricType"] for n in ("queue", "rate", "latency")] == [
         "AverageValue",

@@ -263,6 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
         query = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["query"][0]
         metrics = self.server.metrics
         rows = [[0, str(value)] for name, value in (metrics or {}).items() if name in query]
+        labels = {"predictor_name": "v1", "server": "visits-v1", "code": "200", "le": "0.1"}
         body = b"<html>" if metrics is None else json.dumps(
             {"status": "success", "data": {"result": [{"metric": {}, "value": row} for row in rows]}}
         ).encode()  # fmt: skip

@@ -33,7 +33,6 @@ from windtunnel.serving.seldon.feed import Feed
 from windtunnel.serving.seldon.gateway import Gateway
 from windtunnel.serving.seldon.objects import Transition
 from windtunnel.serving.seldon.readiness import Live
-from windtunnel.serving.traffic.promnames import SELDON_CORE2
 
 if TYPE_CHECKING:
     from windtunnel.serving.traffic.prometheus import PrometheusTraffic
@@ -43,7 +42,7 @@ class Core2Backend(SeldonBackend):
     """``ServingBackend`` of one namespace of one cluster; its arguments are those of ``SeldonBackend``."""
 
     capabilities: frozenset[Capability] = manifest.CAPABILITIES
-    _names, _scraped = SELDON_CORE2, "the agents of Seldon's Servers"
+    _scraped = "the agents of Seldon's Servers"
     _kinds = (EXPERIMENT, MODEL, SERVER)
 
     def __init__(

@@ -36,7 +36,6 @@ from windtunnel.serving.seldon.objects import Decision, Fence, Objects, Transiti
 from windtunnel.serving.seldon.readiness import Live, Readiness
 from windtunnel.serving.seldon.settings import Seldon
 from windtunnel.serving.target import rollback_target
-from windtunnel.serving.traffic.promnames import SELDON
 
 if TYPE_CHECKING:
     from windtunnel.home import Home
@@ -55,8 +54,8 @@ class SeldonBackend:
     """
 
     capabilities: frozenset[Capability] = manifest.CAPABILITIES
-    #: What Prometheus calls requests there, and whom it scrapes.
-    _names, _scraped = SELDON, "Seldon's executors"
+    #: Whom Prometheus scrapes there.
+    _scraped = "Seldon's executors"
     _kinds: tuple[Kind, ...] = (SELDON_DEPLOYMENT,)
 
     def __init__(
@@ -463,7 +462,7 @@ class SeldonBackend:
                     )
                 from windtunnel.serving.traffic.prometheus import PrometheusTraffic
 
-                names = self._names.only(self.client.namespace, self.seldon.prometheus_labels)
+                names = self.seldon.names.only(self.client.namespace, self.seldon.prometheus_labels)
                 token = self.seldon.prometheus_token_file
                 self._traffic = PrometheusTraffic(
                     self.seldon.prometheus,

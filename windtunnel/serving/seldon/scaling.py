@@ -72,7 +72,10 @@ def _keda(
 ) -> dict[str, Any]:
     scale = serving.scale or Scale()
     here = replace(SELDON, matchers="").only(namespace, seldon.prometheus_labels).matchers
-    executor = f'deployment_name="{model}",predictor_name="{predictor}",service="predictions"{here}'
+    names = seldon.names
+    executor = f'{SELDON.select(model)},predictor_name="{predictor}"{here}'
+    if seldon.prometheus_names is not None:
+        executor = f"{names.select(model)},{names.of_version(version, model)}{here}"
     server = f'model="{model}",version="{version}"{here}'
     triggers: list[dict[str, Any]] = []
     if scale.cpu is not None or not scale.measured:
@@ -81,13 +84,14 @@ def _keda(
         query = f"sum(windtunnel_server_running{{{server}}}) + sum(windtunnel_server_waiting{{{server}}})"
         triggers.append(_prometheus("queue", query, scale.queue, "AverageValue", seldon))
     if scale.rate is not None:
-        query = f"sum(rate({SELDON.requests}{{{executor}}}[{_WINDOW}]))"
+        query = f"sum(rate({names.requests}{{{executor}}}[{_WINDOW}]))"
         triggers.append(_prometheus("rate", query, scale.rate, "AverageValue", seldon))
     if scale.latency is not None:
-        quantile = f"histogram_quantile(0.95, sum by (le) (rate({SELDON.buckets}{{{executor}}}[{_WINDOW}])))"
+        quantile = f"histogram_quantile(0.95, sum by (le) (rate({names.buckets}{{{executor}}}[{_WINDOW}])))"
+        latency = scale.latency.total_seconds() * (1000 if names.unit == "ms" else 1)
         # Without requests it is no number: then it asks for nothing.
         query = f"({quantile} > 0) or vector(0)"
-        triggers.append(_prometheus("latency", query, scale.latency.total_seconds(), "Value", seldon))
+        triggers.append(_prometheus("latency", query, latency, "Value", seldon))
     calm = {"scaleDown": {"stabilizationWindowSeconds": _CALM_S}}
     return {
         "pollingInterval": _POLL_S,

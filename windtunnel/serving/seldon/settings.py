@@ -11,7 +11,11 @@ from typing import Any, ClassVar, Literal
 
 from windtunnel.errors import DescriptionError, ServingError
 from windtunnel.kube.access import Access
+from windtunnel.serving.traffic.promnames import SELDON, SELDON_CORE2, Names
+from windtunnel.serving.traffic.promsettings import names_of
 from windtunnel.spec.serving import SeldonApi
+
+_NAMES: dict[SeldonApi, Names] = {"core1": SELDON, "core2": SELDON_CORE2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,7 @@ class Seldon:
         prometheus: URL of the Prometheus that scrapes Seldon's executors. None: there are no traffic numbers.
         prometheus_labels: labels that tell the series of this namespace from those of others, ``{namespace}`` stands
             for itself. None: ``namespace`` or ``kubernetes_namespace``, where series have them.
+        prometheus_names: what the numbers are called there, where not as Seldon calls them: keys of ``Names``.
         prometheus_token_file: file with a bearer token for it, as whoever releases reads it, at each query.
         prometheus_ca: file with the authority of its certificate, as whoever releases reads it.
         autoscaler: who scales: ``hpa``, Kubernetes' own, by CPU; ``keda`` where KEDA is installed, and Seldon's
@@ -67,6 +72,7 @@ class Seldon:
     split_requests: int = 200
     prometheus: str | None = None
     prometheus_labels: Mapping[str, str] | None = None
+    prometheus_names: Mapping[str, Any] | None = None
     prometheus_token_file: str | None = None
     prometheus_ca: str | None = None
     autoscaler: Literal["hpa", "keda"] = "hpa"
@@ -98,6 +104,16 @@ class Seldon:
                 hint=f"images in the settings of Seldon; it has {', '.join(sorted(self.images)) or 'none'}",
             )
         return self.images[environment]
+
+    @property
+    def names(self) -> Names:
+        """What the numbers are called in ``prometheus``, of every namespace.
+
+        Raises:
+            DescriptionError: ``prometheus_names`` says what cannot be.
+        """
+        usual = _NAMES[self.api]
+        return usual if self.prometheus_names is None else names_of(self.prometheus_names, usual)
 
     @classmethod
     def read(cls, path: Path) -> Seldon:
@@ -152,6 +168,8 @@ class Seldon:
             raise DescriptionError("seldon: collector and logger are set", hint="one of them: rows would come twice")
         if "pull_secrets" in given:
             given["pull_secrets"] = tuple(given["pull_secrets"])
+        if given.get("prometheus_names") is not None:
+            names_of(given["prometheus_names"], _NAMES[cls.api])
         return cls(access=access, **given)
 
 
@@ -164,6 +182,8 @@ def _check_type(name: str, value: Any) -> None:
             isinstance(v, str) and re.fullmatch(r"[a-zA-Z_]\w*", str(k), re.ASCII) for k, v in value.items()
         )
         expected = "a table of Prometheus' labels and their values"
+    elif name == "prometheus_names":
+        right, expected = True, "told by its own check"
     elif name in ("labels", "images"):
         right = isinstance(value, Mapping) and all(isinstance(v, str) for v in value.values())
         expected = "a table of strings"

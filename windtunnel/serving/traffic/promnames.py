@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,6 +29,27 @@ _NAMESPACE_LABELS = ("namespace", "kubernetes_namespace")
 def _quoted(value: str) -> str:
     """A string of PromQL."""
     return '"' + value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n") + '"'
+
+
+def _parentheses(pattern: str) -> Iterator[tuple[int, str]]:
+    """Where a regular expression has parentheses that group: neither escaped nor in a class of characters."""
+    inside = escaped = False
+    for at, sign in enumerate(pattern):
+        if escaped:
+            escaped = False
+        elif sign == "\\":
+            escaped = True
+        elif sign in "[]":
+            inside = sign == "["
+        elif sign in "()" and not inside:
+            yield at, sign
+
+
+def _groups(pattern: str) -> Iterator[tuple[int, str]]:
+    """The opening ones that capture."""
+    for at, sign in _parentheses(pattern):
+        if sign == "(" and (pattern[at + 1 : at + 2] != "?" or pattern[at + 1 : at + 3] == "?P"):
+            yield at, sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +129,19 @@ class Names:
         """The version a series is of; None when it is of none of the model's."""
         found = re.fullmatch(self.version.replace("{model}", re.escape(model)), labels.get(self.version_label, ""))
         return found[1] if found else None
+
+    def of_version(self, version: str, model: str) -> str:
+        """The label matcher of one version's series: ``version`` with its group replaced by what it shall be."""
+        pattern = self.version.replace("{model}", re.escape(model))
+        begin = next(at for at, _ in _groups(pattern))
+        depth, end = 0, begin
+        for at, sign in _parentheses(pattern):
+            if at >= begin:
+                depth += 1 if sign == "(" else -1
+                if depth == 0:
+                    end = at
+                    break
+        return f"{self.version_label}=~{_quoted(pattern[: begin + 1] + re.escape(version) + pattern[end:])}"
 
     def answer(self, code: str) -> Answer | None:
         """Whose fault an answer was; None for a value nobody knows."""

@@ -10,6 +10,7 @@ queues     queues of Kueue that models name
 secrets    what pods of model servers are given: the registry's user, keys, authorities
 machines   nodes with GPUs, storage classes
 around     object store, Prometheus, gateway
+queries    what Prometheus makes of the queries of gates
 collecting the collector of predictions
 
 Nothing is changed in the cluster; in the object store one small object is written and removed.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.errors import WindtunnelError
+from windtunnel.errors import UnavailableError, WindtunnelError
 from windtunnel.kube.client import Client
-from windtunnel.serving.traffic.promnames import SELDON, SELDON_CORE2
+from windtunnel.serving.traffic.promnames import SELDON, Names
 from windtunnel.stack.clusterdoctor.looking import Cluster
 from windtunnel.stack.finding import Finding
 
@@ -52,37 +54,41 @@ def object_store(cluster: Cluster, client: Client) -> Iterator[Finding]:
 
 
 def prometheus(cluster: Cluster, client: Client) -> Iterator[Finding]:
-    """It answers, scrapes somebody, and knows the metrics that our queries ask for."""
+    """It answers, scrapes somebody, and yields to our queries what they are for."""
+    from windtunnel.stack.clusterdoctor import queries
+
     name, url = "prometheus", cluster.prometheus
     if url is None:
         yield Finding(name, "warn", "not looked at", "name it: --prometheus URL, or prometheus in --seldon's file")
         return
-    url = url.rstrip("/")
-    up = _ask(url, "count(up == 1)", cluster.seldon)
-    if isinstance(up, str):
-        yield Finding(name, "fail", up, "is this Prometheus' own address, and reachable from here?")
+    asking = queries.Http(partial(_ask, url.rstrip("/"), cluster.seldon))
+    try:
+        rows = asking.vector("count(up == 1)")
+    except UnavailableError as error:
+        yield Finding(name, "fail", error.message, "is this Prometheus' own address, and reachable from here?")
         return
-    if not up:
+    if not rows or not rows[0].value:
         yield Finding(name, "fail", f"{url} scrapes nobody", "see its targets page: nothing is up")
         return
-    yield Finding(name, "ok", f"{url}: {up:.0f} targets are up")
-    names, scraped = SELDON, "Seldon's executors are"
+    yield Finding(name, "ok", f"{url}: {rows[0].value:.0f} targets are up")
+    scraped = "Seldon's executors are"
     if cluster.seldon is not None and cluster.seldon.api == "core2":
-        names, scraped = SELDON_CORE2, "the agents of Core 2's Servers are"
-    wanted = [names.requests, names.buckets, "process_start_time_seconds"]
-    missing = [metric for metric in wanted if not _ask(url, f'count({{__name__="{metric}"}})', cluster.seldon)]
-    if missing:
-        mend = (
-            f"no model has been called yet, or {scraped} not scraped: gates would wait. "
-            "See docs/reference/prometheus.md"
-        )
-        yield Finding("metrics", "warn", f"Prometheus has no {', '.join(missing)}", mend)
-    else:
-        yield Finding("metrics", "ok", ", ".join(wanted))
+        scraped = "the agents of Core 2's Servers are"
+    names, labels = SELDON, None
+    if cluster.seldon is not None:
+        names, labels = cluster.seldon.names, cluster.seldon.prometheus_labels
+    models: dict[str, Names] = {}
+    with contextlib.suppress(WindtunnelError):  # which namespace it is, is told by another finding
+        here = names.only(client.namespace, labels)
+        models = {one.name: here for one in cluster.models if one.target == "kubernetes"}
+    try:
+        yield from queries.judge(asking, names, models, scraped)
+    except UnavailableError as error:
+        yield Finding("metrics", "fail", error.message, f"see {queries.PAGE}")
 
 
-def _ask(url: str, query: str, seldon: Seldon | None) -> float | str:
-    """The value of an instant query of one number, 0 for none; text: what went wrong."""
+def _ask(url: str, seldon: Seldon | None, path: str, asked: dict[str, str]) -> Any:
+    """``data`` of the answer; text: what went wrong."""
     import ssl
 
     import httpx
@@ -94,18 +100,17 @@ def _ask(url: str, query: str, seldon: Seldon | None) -> float | str:
             headers["Authorization"] = f"Bearer {token}"
         own = seldon.prometheus_ca if seldon is not None else None
         verify = ssl.create_default_context(cafile=own) if own else True
-        asked = {"query": query}
-        answer = httpx.post(f"{url}/api/v1/query", data=asked, headers=headers, verify=verify, timeout=TIMEOUT_S)
+        send = partial(httpx.post, data=asked) if path.endswith("/query") else partial(httpx.get, params=asked)
+        answer = send(f"{url}{path}", headers=headers, verify=verify, timeout=TIMEOUT_S)
         if answer.status_code in (401, 403):
             return f"{url} answered {answer.status_code}: it wants to know who asks (prometheus_token_file)"
         told: Any = answer.json()
         if told["status"] != "success":
             return f"{url} answered {answer.status_code}: {told.get('error')}"
-        rows = told["data"]["result"]
-        return float(rows[0]["value"][1]) if rows else 0.0
+        return told["data"]
     except (httpx.HTTPError, OSError) as error:
         return f"{url} does not answer: {error!r}"
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (ValueError, KeyError, TypeError):
         return f"{url} is no Prometheus: it answered {answer.status_code} and nothing we understand"
 
 
