@@ -106,6 +106,44 @@ def test_a_model_with_gpus_gets_to_the_nodes_that_have_them() -> None:
     assert "tolerations" not in manifest.predictor(state(100), "1", SELDON, "models")["componentSpecs"][0]["spec"]
 
 
+GPU = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+PLACED: list[tuple[dict[str, Any], dict[str, str], dict[str, Any]]] = [
+    ({"gpu": 1, "gpu_type": "NVIDIA-L4"}, {"nvidia.com/gpu": "1"},
+     {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-L4"}, "tolerations": [GPU]}),
+    ({"gpu": 2, "mig": "1g.10gb"}, {"nvidia.com/mig-1g.10gb": "2"}, {"tolerations": [GPU]}),
+    ({"gpu": 1, "gpu_type": "big", "pod": {"gpu_label": "team/gpu", "gpu_resource": "amd.com/gpu"}},
+     {"amd.com/gpu": "1"}, {"nodeSelector": {"team/gpu": "big"}, "tolerations": [{**GPU, "key": "amd.com/gpu"}]}),
+    ({"pod": {"node_selector": {"disk": "fast"}, "runtime_class": "nvidia",
+              "tolerations": [{"key": "team", "value": "sea", "effect": "NoExecute", "within": "1m"}]}}, {},
+     {"nodeSelector": {"disk": "fast"}, "runtimeClassName": "nvidia",
+      "tolerations": [{"key": "team", "operator": "Equal", "value": "sea", "effect": "NoExecute",
+                       "tolerationSeconds": 60}]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("serving", "limits", "placed"), PLACED)
+def test_which_gpu_and_which_nodes(serving: dict[str, Any], limits: dict[str, str], placed: dict[str, Any]) -> None:
+    """DEMAND SRV-9: as a training asks; what others have put beside it stays."""
+    import kubernetes_validate
+
+    wants = state(100, servers={"1": server(1, **serving)})
+    made = manifest.deployment(wants, SELDON, None, "models")
+    assert fakeseldon.problems(made) == []
+    spec = made["spec"]["predictors"][0]["componentSpecs"][0]["spec"]
+    kubernetes_validate.validate(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}, "1.30", strict=True
+    )
+    asked = spec["containers"][0]["resources"]["limits"]
+    assert {name: amount for name, amount in asked.items() if "/" in name} == limits
+    assert {key: spec[key] for key in ("nodeSelector", "tolerations", "runtimeClassName") if key in spec} == placed
+    live = json.loads(json.dumps(made))
+    theirs = live["spec"]["predictors"][0]["componentSpecs"][0]["spec"]
+    theirs["nodeSelector"] = {"zone": "a", **dict.fromkeys(placed.get("nodeSelector", {}), "other")}
+    again = manifest.deployment(wants, SELDON, live, "models")
+    found = again["spec"]["predictors"][0]["componentSpecs"][0]["spec"]["nodeSelector"]
+    assert found == {"zone": "a", **placed.get("nodeSelector", {})}
+
+
 @pytest.mark.parametrize(
     ("made", "expected"),
     [

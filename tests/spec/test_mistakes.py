@@ -101,6 +101,12 @@ BAD = [
     ("owner: health", "owner: health\ntarget: kubernetes\nserving:\n  sticky: x-user", 5, ["serving.sticky: Seldon cannot keep a user", "leave it out"]),
     ("owner: health", "owner: health\ntarget: kubernetes\nserving:\n  api: core2\n  maximum: 3\n  scale: {cpu: 50}", 7, ["serving.scale: Core 2 scales by"]),
     ("owner: health", "owner: health\nserving: {api: v1}", 3, ["serving.api: expected 'core1' or 'core2', found 'v1'"]),
+    ("owner: health", "owner: health\nserving:\n  gpu: 1", 4, ["serving.gpu: servers of this machine (target: local) are given no GPU"]),
+    ("owner: health", "owner: health\nserving:\n  pod: {node_selector: {a: b}}", 4, ["serving.pod: servers of this machine"]),
+    ("owner: health", "owner: health\ntarget: kubernetes\nserving:\n  mig: 1g.10gb", 4, ["mig 1g.10gb needs gpu"]),
+    ("owner: health", "owner: health\ntarget: kubernetes\nserving:\n  gpu_type: NVIDIA-L4", 4, ["gpu_type NVIDIA-L4 needs gpu"]),
+    ("owner: health", "owner: health\ntarget: kubernetes\nserving: {gpu: 1, mig: small}", 4, ["serving.mig"]),
+    ("owner: health", "owner: health\ntarget: kubernetes\nserving: {gpu: 1, pod: {gpu_label: 'a b'}}", 4, ["expected a label's key"]),
     ("name: visits", "---\nname: visits\n---\nname: two", 3, ["one file describes one model"]),
 ]  # fmt: skip
 

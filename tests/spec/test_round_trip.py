@@ -34,6 +34,7 @@ from windtunnel.spec import (
     Resources,
     Retrain,
     Rollout,
+    ServerPod,
     Serving,
     Slice,
     Step,
@@ -46,7 +47,8 @@ from windtunnel.spec.base import Part, attribute_docs, format_duration, parse_du
 
 PARTS = [
     Benchmark, Card, Check, Data, Drift, Evaluation, ExtraStep, Feature, Gate, Limits, Metric, Model, Monitoring,
-    Performance, Pod, Policy, Prices, Resources, Retrain, Rollout, Serving, Slice, Step, Toleration, Training, Volume,
+    Performance, Pod, Policy, Prices, Resources, Retrain, Rollout, ServerPod, Serving,
+    Slice, Step, Toleration, Training, Volume,
 ]  # fmt: skip
 GOLDEN = Path(__file__).parent / "schema.json"
 

@@ -5,7 +5,7 @@ from windtunnel.spec.data import Check, Data, Feature
 from windtunnel.spec.evaluation import Benchmark, Evaluation, Metric, Slice
 from windtunnel.spec.model import Model
 from windtunnel.spec.monitoring import Drift, Monitoring, Performance, Retrain
-from windtunnel.spec.pod import Pod, Toleration, TrainJob, Volume
+from windtunnel.spec.pod import Pod, ServerPod, Toleration, TrainJob, Volume
 from windtunnel.spec.policy import Policy
 from windtunnel.spec.prices import Prices
 from windtunnel.spec.rollout import Audience, Gate, Hours, Limits, Rollout, Segments, Step
@@ -37,6 +37,7 @@ __all__ = [
     "Rollout",
     "Scale",
     "Segments",
+    "ServerPod",
     "Serving",
     "Slice",
     "Step",

@@ -232,11 +232,27 @@ class Model(Part):
             )
         if self.target == "kubernetes":
             yield from unable(self, self.serving.api)
-        elif strategy == "ab" and self.serving.sticky is None and self.rollout.audience is None:
+        else:
+            yield from self._local_serving_problems()
+        chosen = self.serving.sticky is not None or self.rollout.audience is not None
+        if self.target == "local" and strategy == "ab" and not chosen:
             yield (
                 ("rollout", "strategy"),
                 "ab keeps each user on one version: set serving.sticky to the header that names them, or an audience",
             )
+
+    def _local_serving_problems(self) -> Iterator[tuple[Path, str]]:
+        """A server of this machine has no GPU of its own, and no node to choose: what asks for one would be served
+        without it, and nobody would know why it is slow."""
+        serving = self.serving
+        asked = {"gpu": serving.gpu, "gpu_type": serving.gpu_type, "mig": serving.mig, "pod": serving.pod}
+        for key, value in asked.items():
+            if value:
+                yield (
+                    ("serving", key),
+                    "servers of this machine (target: local) are given no GPU and no node; leave it out, or serve with "
+                    "target: kubernetes",
+                )
 
     def _step_problems(self) -> Iterator[tuple[Path, str]]:
         """Names, references, cycles and wiring of the team's own steps (PIP-1, PIP-9)."""

@@ -19,6 +19,8 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _WORD = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 _SECRET_KEY = re.compile(r"[A-Za-z0-9._-]{1,253}")
+#: Profiles of MIG's slices, as NVIDIA's device plugin names them.
+MIG = r"^[1-9][0-9]?g\.[1-9][0-9]{0,2}gb(\.me)?$"
 
 #: Labels and annotations below these are ours, or the platform's: a description cannot set them.
 RESERVED = ("windtunnel.dev", "app.kubernetes.io", "kubernetes.io", "k8s.io")
@@ -88,6 +90,52 @@ class Toleration(Part):
         if self.within is not None and self.effect != "NoExecute":
             raise ValueError(f"within counts for effect NoExecute only, found {self.effect}")
         return self
+
+    def to_kubernetes(self) -> dict[str, Any]:
+        """As a pod's manifest has it."""
+        out: dict[str, Any] = {"key": self.key, "operator": self.operator, "value": self.value, "effect": self.effect}
+        if self.within is not None:
+            out["tolerationSeconds"] = int(self.within.total_seconds())
+        return {key: value for key, value in out.items() if value is not None}
+
+
+def gpu_resource(usual: str, mig: str | None) -> str:
+    """What a cluster calls the GPU asked for: ``usual`` (``nvidia.com/gpu``), or ``nvidia.com/mig-1g.10gb`` for a
+    slice."""
+    return f"{usual.rpartition('/')[0]}/mig-{mig}" if mig else usual
+
+
+class ServerPod(Part):
+    """Where the pods of a model's servers run; used where the model is served on Kubernetes.
+
+    Attributes:
+        node_selector: labels a node must have.
+        tolerations: taints the pods may stand.
+        runtime_class: name of a RuntimeClass, e.g. ``nvidia``.
+        gpu_label: label of a node that names its GPU; ``serving.gpu_type`` is its value.
+        gpu_resource: what a cluster calls a GPU; a MIG profile replaces the part after '/'.
+    """
+
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: list[Toleration] = Field(default_factory=list)
+    runtime_class: str | None = None
+    gpu_label: str = "nvidia.com/gpu.product"
+    gpu_resource: str = "nvidia.com/gpu"
+
+    @field_validator("node_selector")
+    @classmethod
+    def _node_selector(cls, value: dict[str, str]) -> dict[str, str]:
+        return _labels(value, own=False)
+
+    @field_validator("runtime_class")
+    @classmethod
+    def _runtime(cls, value: str | None) -> str | None:
+        return value if value is None else _object(value, "Kubernetes object")
+
+    @field_validator("gpu_label", "gpu_resource")
+    @classmethod
+    def _gpu(cls, value: str) -> str:
+        return _key(value)
 
 
 class Volume(Part):

@@ -160,6 +160,10 @@ FEATURES: tuple[Feature, ...] = (
         settings=("core1",),
     ),
     Feature(
+        "serving.gpu of a type or a slice, serving.pod",
+        _where(("serving",), lambda model: model.serving.gpu or model.serving.pod),
+    ),
+    Feature(
         "serving.environment",
         _where(("serving", "environment"), lambda model: model.serving.environment),
         settings=APIS,

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from windtunnel.spec.base import Duration, Part, Size
+from windtunnel.spec.pod import MIG, ServerPod
 
 #: Seldon's two APIs: SeldonDeployment; Experiment, Model and Server.
 SeldonApi = Literal["core1", "core2"]
@@ -46,7 +47,10 @@ class Serving(Part):
         memory: bytes of each server, e.g. ``1Gi``.
         disk: bytes that each server's pod may keep on its node, e.g. ``20Gi``: the model, temporary files, rows not
             sent yet (target kubernetes); a pod that keeps more is evicted.
-        gpu: GPUs of each server.
+        gpu: GPUs of each server, or slices of one where ``mig`` says which (target kubernetes).
+        gpu_type: the GPU: the whole value of ``pod.gpu_label``, e.g. ``NVIDIA-H200`` (target kubernetes).
+        mig: MIG profile of each slice, e.g. ``1g.10gb`` (target kubernetes).
+        pod: which nodes the servers' pods run on (target kubernetes).
         timeout: a request without an answer after this gets 504.
         batch: largest number of requests served together; null for no batching.
         batch_delay: longest wait for a batch to fill.
@@ -74,6 +78,9 @@ class Serving(Part):
     memory: Size = 2**30
     disk: Size = 8 * 2**30
     gpu: int = Field(0, ge=0)
+    gpu_type: str | None = Field(None, pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")
+    mig: str | None = Field(None, pattern=MIG)
+    pod: ServerPod | None = None
     timeout: Duration = timedelta(seconds=10)
     max_concurrency: int = Field(64, ge=1)
     queue: int = Field(256, ge=0)
@@ -92,6 +99,13 @@ class Serving(Part):
     def least(self) -> int:
         """Servers that a version has at least."""
         return self.minimum or self.replicas
+
+    @model_validator(mode="after")
+    def _gpus(self) -> Serving:
+        for name, value in (("gpu_type", self.gpu_type), ("mig", self.mig)):
+            if value is not None and self.gpu < 1:
+                raise ValueError(f"{name} {value} needs gpu: how many of them, found {self.gpu}")
+        return self
 
     @model_validator(mode="after")
     def _bounds(self) -> Serving:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from windtunnel.spec.base import Code, Duration, Part, Size
-from windtunnel.spec.pod import Pod
+from windtunnel.spec.pod import MIG, Pod
 from windtunnel.spec.prices import Prices
 
 
@@ -30,7 +30,7 @@ class Resources(Part):
     disk: Size = 10 * 2**30
     gpu: int = Field(0, ge=0)
     gpu_type: str | None = None
-    mig: str | None = Field(None, pattern=r"^[1-9][0-9]?g\.[1-9][0-9]{0,2}gb(\.me)?$")
+    mig: str | None = Field(None, pattern=MIG)
     shared_memory: Size | None = None
 
     @model_validator(mode="after")

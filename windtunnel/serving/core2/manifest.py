@@ -34,6 +34,9 @@ CAPABILITIES: frozenset[Capability] = frozenset({"mirror", "several"})
 REPOSITORY = f"{core1.MODELS}/mlserver"
 #: Tells the mesh what a request is for.
 HEADER = "seldon-model"
+#: Fields of a pod that a Server's has as they are: its operator lays them over the ServerConfig's (``MergePodSpecs``),
+#: tolerations after those that stand there.
+_WHOLE = ("serviceAccountName", "imagePullSecrets", "nodeSelector", "tolerations", "runtimeClassName")
 #: Names of pods, services and revisions of a Server are longer than its own, and end at 63 characters.
 _LONGEST = 50
 
@@ -198,7 +201,7 @@ def server_of(state: State, version: str, seldon: Core2, owner: Mapping[str, Any
             "initContainers": pod["initContainers"],
             "containers": [{"name": seldon.rclone_container, "volumeMounts": [copies]}, ours],
             "volumes": pod["volumes"],
-            **{key: pod[key] for key in ("serviceAccountName", "imagePullSecrets", "tolerations") if key in pod},
+            **{key: pod[key] for key in _WHOLE if key in pod},
         },
         **_scale(server),
     }

@@ -28,6 +28,7 @@ from windtunnel.serving.backend import Capability, Release
 from windtunnel.serving.desired import Server, State
 from windtunnel.serving.seldon import collecting, record, scaling
 from windtunnel.serving.seldon.settings import Seldon
+from windtunnel.spec.pod import ServerPod, gpu_resource
 from windtunnel.spec.serving import Serving
 
 #: What SeldonDeployment can do beyond weights of two arms. Not by header, not by segment, not by a user's key: its
@@ -42,7 +43,8 @@ COMPONENT = "server"
 VERIFY = "verify"
 #: Beside ``serving.memory``, so that a server says that it went past its limit before the kernel ends it.
 _ROOM = 256 * 2**20
-_GPU = "nvidia.com/gpu"
+#: How the names of our variables, volumes and mounts begin.
+_PREFIXES = ("WINDTUNNEL_", "windtunnel-")
 _DNS = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
@@ -216,8 +218,9 @@ def pod(model: str, version: str, server: Server, seldon: Seldon) -> dict[str, A
     serving = server.serving
     cpu, memory = f"{math.ceil(serving.cpu * 1000)}m", str(serving.memory + _ROOM)
     limits = {"memory": memory, "ephemeral-storage": _disk(serving)}
+    where = serving.pod or ServerPod()
     if serving.gpu:
-        limits[_GPU] = str(serving.gpu)
+        limits[gpu_resource(where.gpu_resource, serving.mig)] = str(serving.gpu)
     threads = str(max(1, math.ceil(serving.cpu)))
     grace = math.ceil(serving.drain.total_seconds() + serving.timeout.total_seconds()) + 10
     ready = math.ceil(serving.ready_within.total_seconds())
@@ -312,8 +315,7 @@ def pod(model: str, version: str, server: Server, seldon: Seldon) -> dict[str, A
             {"name": "windtunnel-keys", "configMap": {"name": seldon.keys}},
         ],
     }
-    if serving.gpu:  # nodes with GPUs are mostly kept for whoever asks for one
-        pod["tolerations"] = [{"key": _GPU, "operator": "Exists", "effect": "NoSchedule"}]
+    pod |= _placed(serving, where)
     if seldon.registry_ca:
         first = pod["initContainers"][0]
         first["env"].append({"name": "SSL_CERT_FILE", "value": f"{_CA}/ca.crt"})
@@ -325,6 +327,18 @@ def pod(model: str, version: str, server: Server, seldon: Seldon) -> dict[str, A
     if seldon.pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in seldon.pull_secrets]
     return pod
+
+
+def _placed(serving: Serving, where: ServerPod) -> dict[str, Any]:
+    """Which nodes the pod may run on; what nothing is said of is left out."""
+    selector, tolerations = dict(where.node_selector), [one.to_kubernetes() for one in where.tolerations]
+    if serving.gpu_type:
+        selector[where.gpu_label] = serving.gpu_type
+    if serving.gpu:
+        # Nodes with GPUs are mostly kept for whoever asks for one, by the resource's name, slices included.
+        tolerations.append({"key": where.gpu_resource, "operator": "Exists", "effect": "NoSchedule"})
+    found = {"nodeSelector": selector, "tolerations": tolerations, "runtimeClassName": where.runtime_class}
+    return {key: value for key, value in found.items() if value}
 
 
 def _disk(serving: Serving) -> str:
