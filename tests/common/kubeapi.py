@@ -126,11 +126,33 @@ class Cluster:
         with self.changed:
             self._store(plural, copy.deepcopy(thing))
 
-    def edit(self, plural: str, name: str, change: Callable[[dict[str, Any]], Any]) -> None:
+    def edit(
+        self, plural: str, name: str, change: Callable[[dict[str, Any]], Any], manager: str = "", sub: str = ""
+    ) -> None:
+        """Somebody else writes. With ``manager`` the fields that differ then are theirs, as of an update (by the
+        subresource ``sub``): ``managedFields`` says so."""
         with self.changed:
-            thing = copy.deepcopy(self.objects[plural, name])
+            before, thing = self.objects[plural, name], copy.deepcopy(self.objects[plural, name])
             change(thing)
+            if manager:
+                owners = self.owners.setdefault((plural, name), {})
+                taken = {path for path in _leaves(thing) if _at(before, path) != _at(thing, path)}
+                for paths in owners.values():
+                    paths -= taken
+                owners.setdefault(f"{manager}/Update/{sub}", set()).update(taken)
+                self._say_owners(plural, name, thing)
             self._store(plural, thing)
+
+    def _say_owners(self, plural: str, name: str, thing: dict[str, Any]) -> None:
+        said: list[dict[str, Any]] = []
+        for who, paths in self.owners.get((plural, name), {}).items():
+            manager, operation, *sub = who.split("/")
+            fields: dict[str, Any] = {}
+            for path in sorted(paths):
+                _set(fields, tuple(f"f:{part}" for part in path), {})
+            one = {"manager": manager, "operation": operation, "fieldsV1": fields, "time": "2026-01-01T00:00:00Z"}
+            said += [{**one, **({"subresource": sub[0]} if sub and sub[0] else {})}] if paths else []
+        thing["metadata"]["managedFields"] = said
 
     def remove(self, plural: str, name: str) -> None:
         with self.changed:
@@ -218,6 +240,8 @@ class Cluster:
                 if who != me:
                     paths -= taken
             thing["apiVersion"], thing["kind"] = body["apiVersion"], body["kind"]
+            if "managedFields" in thing["metadata"]:  # said only where somebody else has owned something
+                self._say_owners(plural, name, thing)
             return (200 if before else 201), copy.deepcopy(self._store(plural, thing))
 
     def merge(self, plural: str, name: str, body: dict[str, Any]) -> tuple[int, Any]:

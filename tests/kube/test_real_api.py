@@ -24,7 +24,7 @@ from windtunnel.kube.watching import Watch
 from windtunnel.serving import desired
 from windtunnel.serving.backend import Arm, Release
 from windtunnel.serving.desired import Server, State
-from windtunnel.serving.seldon import Seldon, SeldonBackend, manifest, record
+from windtunnel.serving.seldon import Seldon, SeldonBackend, contested, manifest, record
 
 pytestmark = pytest.mark.kubernetes
 
@@ -141,9 +141,16 @@ def arm(n: int, weight: int = 0) -> Arm:
     return Arm(str(n), f"sha256:{n:064x}", f"models:/visits/{n}", weight)
 
 
+PLACED = {
+    "node_selector": {"team": "sea"},
+    "tolerations": [{"key": "team", "value": "sea", "effect": "NoExecute", "within": "1m"}],
+    "runtime_class": "nvidia",
+}
+
+
 def state(champion: int, *candidates: Arm, **more: Any) -> State:
     server = {
-        "serving": {"replicas": 2, "minimum": 2, "maximum": 4, "gpu": 1},
+        "serving": {"replicas": 2, "minimum": 2, "maximum": 4, "gpu": 1, "gpu_type": "NVIDIA-L4", "pod": PLACED},
         "features": [{"name": "age"}],
         "warmup": [{"age": 30.5}],
     }
@@ -193,6 +200,41 @@ def test_an_abort_is_one_write_and_others_fields_stay(access: Access, client: Cl
     assert live is not None and live["metadata"]["annotations"]["team"] == "risk"
     assert [one["name"] for one in live["spec"]["predictors"]] == ["v1"]
     assert live["metadata"]["annotations"][record.ABORTED] == "no"
+
+
+@pytest.mark.usefixtures("seldon")
+def test_what_another_manager_wrote_is_told_by_the_apis_own_word(
+    access: Access, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``managedFields`` of a real API server: a list without merge keys is one field, and the last writer's."""
+    client.delete(SELDON_DEPLOYMENT, "visits")
+    until(lambda: client.get(SELDON_DEPLOYMENT, "visits") is None, 60)
+    client.create(SELDON_DEPLOYMENT, manifest.deployment(state(75, arm(2, 25)), SETTINGS, None, client.namespace))
+    backend = SeldonBackend(replace(SETTINGS, access=access), client)
+    backend.renew("visits", 3, time.time() + 60)
+    live = client.get(SELDON_DEPLOYMENT, "visits")
+    assert live is not None
+    theirs = live["spec"]["predictors"]
+    theirs[0]["traffic"], theirs[1]["traffic"], theirs[1]["replicas"] = 100, 0, 7
+    theirs[1]["explainer"] = {"type": "AnchorTabular"}
+    for times in (1, 2, 3):
+        with monkeypatch.context() as argo:
+            argo.setattr("windtunnel.kube.client.FIELD_MANAGER", "argocd-controller")
+            client.patch(SELDON_DEPLOYMENT, "visits", {"spec": {"predictors": theirs}})
+        caplog.clear()
+        backend.renew("visits", 3, time.time() + 60 + times)
+        (said,) = (one.getMessage() for one in caplog.records if "argocd-controller" in one.getMessage())
+        assert "predictors[v2].traffic: 0 instead of 25" in said and "replicas: 7 instead of 2" in said
+        live = client.get(SELDON_DEPLOYMENT, "visits")
+        assert live is not None and manifest.weights(live) == {"1": 75, "2": 25}
+        second = live["spec"]["predictors"][1]
+        assert second["explainer"] == {"type": "AnchorTabular"}
+        assert second["replicas"] == (7 if times == 3 else 2)
+    (told,) = contested.read(record.kept(live))
+    assert (told.manager, told.times, told.rollout_id, told.left) == ("argocd-controller", 3, "r", ("v2",))
+    caplog.clear()
+    backend.abort("visits", "no", "guard")
+    assert not [one for one in caplog.records if "argocd-controller" in one.getMessage()]
 
 
 @pytest.mark.usefixtures("seldon")

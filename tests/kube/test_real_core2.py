@@ -42,7 +42,18 @@ SETTINGS = Core2(
     split_requests=40,
 )
 SERVER_SETTINGS = {
-    "serving": {"replicas": 2, "minimum": 2, "maximum": 4, "gpu": 1},
+    "serving": {
+        "replicas": 2,
+        "minimum": 2,
+        "maximum": 4,
+        "gpu": 1,
+        "gpu_type": "NVIDIA-L4",
+        "pod": {
+            "node_selector": {"team": "sea"},
+            "tolerations": [{"key": "team", "value": "sea", "effect": "NoExecute", "within": "1m"}],
+            "runtime_class": "nvidia",
+        },
+    },
     "features": [{"name": "age"}],
     "warmup": [{"age": 30.5}],
 }
@@ -99,6 +110,9 @@ def served(client: Client, kind: Kind) -> bool:
         return False
 
 
+_SCALE = {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}
+
+
 def definition(kind: Kind) -> dict[str, Any]:
     anything = {"x-kubernetes-preserve-unknown-fields": True}
 
@@ -115,7 +129,7 @@ def definition(kind: Kind) -> dict[str, Any]:
         "served": True,
         "storage": True,
         "schema": {"openAPIV3Schema": {"type": "object", "properties": whole}},
-        "subresources": {"status": {}},
+        "subresources": {"status": {}, **({} if kind is EXPERIMENT else {"scale": _SCALE})},
     }
     names = {"plural": kind.plural, "singular": kind.name.lower(), "kind": kind.name}
     return {
@@ -225,3 +239,32 @@ def test_a_release_from_its_first_version_to_its_rollback(access: Access, client
         assert server is not None and server["metadata"]["annotations"]["team"] == "risk"
         assert live["spec"] == {"candidates": [{"name": "visits-v1", "weight": 100}], "resourceType": "model"}
         assert live["metadata"]["annotations"][record.ABORTED] == "no"
+
+
+def test_who_scales_a_server_keeps_its_number(
+    access: Access, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An HorizontalPodAutoscaler writes by the subresource ``scale``, which the API's ``managedFields`` say."""
+    with fakecore2.Core2(Real(client)) as core:  # type: ignore[arg-type]
+        backend = Core2Backend(replace(SETTINGS, access=access, gateway=None, direct=core.url), client)
+        one = {"warmup": [{"age": 30.0}], "serving": {"timeout": "5s", "drain": "1s"}}
+
+        def release(champion: int, candidate: int, **more: Any) -> Release:
+            arms = arm(1, champion), (arm(2, candidate),)
+            return Release("scaled", *arms, token=1, rollout_id="r", settings=dict.fromkeys("12", one), **more)
+
+        backend.apply(release(100, 0))
+        with monkeypatch.context() as others:
+            others.setattr("windtunnel.kube.client.FIELD_MANAGER", "kube-controller-manager")
+            client.patch(SERVER, "scaled-v2", {"spec": {"replicas": 3}}, "scale")
+            client.patch(MODEL, "scaled-v2", {"spec": {"replicas": 3}}, "scale")
+            others.setattr("windtunnel.kube.client.FIELD_MANAGER", "kubectl-edit")
+            client.patch(MODEL, "scaled-v2", {"spec": {"memory": "1"}})
+        backend.apply(release(70, 30, stage=1))
+        for kind in (SERVER, MODEL):
+            live = client.get(kind, "scaled-v2")
+            assert live is not None and live["spec"]["replicas"] == 3
+        live = client.get(MODEL, "scaled-v2")
+        assert live is not None and live["spec"]["memory"] == str(2**30)
+        assert any("Model scaled-v2: kubectl-edit had written" in one.getMessage() for one in caplog.records)
+        client.delete(EXPERIMENT, "scaled")

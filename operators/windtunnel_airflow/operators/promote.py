@@ -147,5 +147,7 @@ class PromoteOperator(TrafficOperator):
         if last["decision"]["action"] in ("roll_back", "withdraw", "hold"):
             raise AirflowFailException(f"the last look says {last['decision']['action']}: {last['decision']['reason']}")
         numbers = {**(last["decision"].get("numbers") or {}), "looks": int(last.get("number") or looks.index(last) + 1)}
+        if last.get("overruled"):  # who else wrote the traffic's object meanwhile (on Seldon)
+            numbers["overruled"] = last["overruled"]
         shown = not any(look["decision"]["row"] in ("skipped", "promoted-by-order") for look in looks)
         return numbers, str(last["decision"]["reason"]), float(last["at"]), shown

@@ -6,6 +6,7 @@ last one died. A Server goes after its Model, which it has to unload.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +19,11 @@ from windtunnel.serving.core2 import manifest
 from windtunnel.serving.core2.kinds import MODEL, SERVER
 from windtunnel.serving.core2.settings import Core2
 from windtunnel.serving.desired import State
-from windtunnel.serving.seldon import record
+from windtunnel.serving.seldon import contested, record
 from windtunnel.serving.seldon.feed import Feed
 
 Live = dict[str, Any]
+log = logging.getLogger("windtunnel.seldon")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ class Parts:
         return Found(*sides)
 
     def _write(self, kind: Kind, ours: Live, live: Live | None) -> None:
+        """Where somebody scales it (an autoscaler of Models and Servers, a person), how many servers it has is theirs
+        to say."""
         name = str(ours["metadata"]["name"])
         if live is not None and live["metadata"].get("deletionTimestamp"):
             return  # on its way out; made anew when it is gone
@@ -128,6 +132,9 @@ class Parts:
                     hint="delete it, or give the model another name; nothing was changed",
                 )
             live = theirs
+        if live is not None and (who := contested.scaler(live)) is not None and "replicas" in ours["spec"]:
+            log.info("%s %s: the number of its servers is left to %s", kind.name, name, who)
+            ours = {**ours, "spec": {key: value for key, value in ours["spec"].items() if key != "replicas"}}
         metadata = ("labels", "annotations")
         said = live is not None and manifest.says(live["spec"], ours["spec"])
         if (
@@ -136,7 +143,10 @@ class Parts:
             and all(manifest.says(live["metadata"].get(key) or {}, ours["metadata"][key]) for key in metadata)
         ):
             return
+        taken = contested.found(live, ours) if live is not None else []
         self._told(name, partial(self._client.apply, kind, ours))
+        for one in taken:
+            log.warning("%s", contested.sentence(f"{kind.name} {name}", one))
 
     def _list(self, kind: Kind, model: str) -> dict[str, Live]:
         listed = self._told(model, partial(self._client.list, kind, labels=f"{record.MODEL}={model}"))

@@ -37,7 +37,8 @@ def show(
         traffic), ``step``, ``gates``, ``arms`` (of several
         candidates each one's ``version``, ``decision`` and ``gates``; empty for one), ``decision`` (of the last
         look), ``orders``, ``paused``, ``frozen``, ``no_way_back`` (why the champion could not take
-        over at the last look), ``traffic`` and ``untold`` (aborts the registry does not know yet).
+        over at the last look), ``overruled`` (who else had written to the object that is the traffic), ``traffic``
+        and ``untold`` (aborts the registry does not know yet).
     """
     record, problem = _newest(registry, model, why_not)
     place = place or at_home(home)
@@ -65,6 +66,7 @@ def show(
         "paused": holds.paused.sentence if holds.paused else None,
         "frozen": list(frozen),
         "no_way_back": ((last or {}).get("evidence") or {}).get("no_way_back"),
+        "overruled": list((last or {}).get("overruled") or ()),
         "traffic": _traffic(place, model),
         "untold": [asdict(note) for note in outbox.pending(home) if note.model == model],
     }

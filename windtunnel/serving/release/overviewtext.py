@@ -47,6 +47,8 @@ def shown(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"  paused     {found['paused']}")
     if found.get("no_way_back"):
         lines.append(f"  way back   fails: {found['no_way_back']}")
+    for one in found.get("overruled") or ():
+        lines.append(f"  overruled  {one['manager']}, {one['times']} times: {'; '.join(one['fields'])}")
     lines.append("  traffic    " + _traffic(found["traffic"]))
     for gate in [] if found.get("arms") else found["gates"]:
         lines += _gate(gate)

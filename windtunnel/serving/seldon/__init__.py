@@ -6,6 +6,7 @@ manifest   from that state to a SeldonDeployment, others' fields left alone; pur
 steps      what becomes of the state, beyond what every backend does with it; pure
 status     what the object and its pods say of a version; pure
 objects    the object read, decided upon and written
+contested  fields of ours that somebody else has written: found, told, counted; pure
 feed       all objects of the namespace, by one list and one watch
 readiness  whether a version has answered for itself
 split, gateway  who answers behind the gateway, counted

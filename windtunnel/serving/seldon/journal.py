@@ -30,7 +30,7 @@ from windtunnel.serving.desired import State
 from windtunnel.serving.release import intent
 from windtunnel.serving.release.ending import ENDS
 from windtunnel.serving.release.intent import PROMOTING, Intent
-from windtunnel.serving.seldon import record
+from windtunnel.serving.seldon import contested, record
 
 if TYPE_CHECKING:
     from windtunnel.serving.seldon.objects import Decision
@@ -183,7 +183,9 @@ class ObjectLooks:
             found.goes_on = isinstance(after, EllipsisType) or _same(before.newest, after)
             if not found.goes_on:
                 return state, journal
-            return self._holder.looked(state, whole), {**journal, **write_looks(before.plus(whole))}
+            taken = [asdict(one) for one in contested.read(journal) if one.rollout_id == rollout_id]
+            seen = {**whole, "overruled": canonical.loads(canonical.dumps(taken))} if taken else whole
+            return self._holder.looked(state, whole), {**journal, **write_looks(before.plus(seen))}
 
         self._holder.keep(self._model, decide)
         return found.goes_on

@@ -26,7 +26,7 @@ from windtunnel.errors import ServingError
 from windtunnel.kube.kinds import SELDON_DEPLOYMENT
 from windtunnel.serving.backend import Capability, Release
 from windtunnel.serving.desired import Server, State
-from windtunnel.serving.seldon import collecting, record, scaling
+from windtunnel.serving.seldon import collecting, contested, record, scaling
 from windtunnel.serving.seldon.settings import Seldon
 from windtunnel.spec.pod import ServerPod, gpu_resource
 from windtunnel.spec.serving import Serving
@@ -140,6 +140,7 @@ def deployment(
         },
         "spec": {"protocol": "v2", "predictors": predictors},
     }
+    contested.leave(manifest, live, contested.read(manifest["metadata"]["annotations"]))
     # Taken only while it is this object (an apply would make it anew where it was deleted), as it was read.
     for name in ("uid", "resourceVersion"):
         value = ((live or {}).get("metadata") or {}).get(name)

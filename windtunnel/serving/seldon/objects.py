@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -23,9 +24,11 @@ from windtunnel.kube.kinds import SELDON_DEPLOYMENT, Kind
 from windtunnel.names import check_model_name
 from windtunnel.serving.backend import Release
 from windtunnel.serving.desired import State
-from windtunnel.serving.seldon import manifest, record
+from windtunnel.serving.seldon import contested, manifest, record
 from windtunnel.serving.seldon.feed import Feed
 from windtunnel.serving.seldon.settings import Seldon
+
+log = logging.getLogger("windtunnel.seldon")
 
 #: How often a change is decided anew because somebody else, the operator's status mostly, wrote in between.
 _CONFLICTS = 12
@@ -209,10 +212,25 @@ class Objects:
         return seen.live if mine else None
 
     def _write(self, model: str, live: dict[str, Any] | None, state: State, journal: Mapping[str, str]) -> None:
+        overruled = contested.read(journal)
+        taken = self._taken(live)
+        for one in taken:
+            overruled = contested.added(overruled, one, state.release.rollout_id, time.time())
+        if taken:
+            journal = {**journal, **contested.write(overruled)}
         ours = self._made(state, live, journal)
         made = self._client.create(self.kind, ours) if live is None else self._client.apply(self.kind, ours)
         self._written_at[model] = str(made["metadata"]["resourceVersion"])
         self._keep(model, made)
+        for told in overruled[len(overruled) - len(taken) :]:
+            log.warning("%s", contested.sentence(f"{self.kind.name} {model}", told))
+
+    def _taken(self, live: dict[str, Any] | None) -> list[contested.Overruled]:
+        """What others have made of our fields since we wrote them."""
+        before = record.state_of(live) if live is not None else None
+        if live is None or before is None:
+            return []
+        return contested.found(live, self._made(before, live))
 
     def _keep(self, model: str, live: dict[str, Any] | None) -> None:
         with self._lock:

@@ -25,6 +25,8 @@ ABORTED = f"{PREFIX}aborted"
 INTENT = f"{PREFIX}intent"
 LOOKS = f"{PREFIX}looks"
 SAID = f"{PREFIX}last-look"
+#: What others had written into our fields (``contested``).
+OVERRULED = f"{PREFIX}overruled"
 #: Label of each object that is ours, and of its pods: the model.
 MODEL = f"{PREFIX}model"
 #: Label of a predictor's pods, annotation of a predictor.
@@ -63,7 +65,7 @@ def notes(state: State) -> dict[str, str]:
 def kept(live: Mapping[str, Any] | None) -> dict[str, str]:
     """The journal's annotations on an object; a key nobody wrote yet is not there."""
     found = ((live or {}).get("metadata") or {}).get("annotations") or {}
-    return {name: str(found[name]) for name in (INTENT, LOOKS, SAID) if name in found}
+    return {name: str(found[name]) for name in (INTENT, LOOKS, SAID, OVERRULED) if name in found}
 
 
 def state_of(live: Mapping[str, Any]) -> State | None:
