@@ -7,7 +7,7 @@ was installed without KEDA it makes neither: so ``kedaSpec`` is written only whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from windtunnel.spec.serving import Scale, Serving
 _WINDOW = "2m"
 #: Seconds between two looks of KEDA, and calm before servers are taken away.
 _POLL_S, _CALM_S = 15, 300
+_BUDGET = {"maxUnavailable": 1}
 
 
 def refusals(serving: Serving, seldon: Seldon) -> list[str]:
@@ -38,7 +39,7 @@ def refusals(serving: Serving, seldon: Seldon) -> list[str]:
 def settings(
     model: str, version: str, predictor: str, serving: Serving, seldon: Seldon, namespace: str
 ) -> dict[str, Any]:
-    """``hpaSpec`` or ``kedaSpec``, and ``pdbSpec``, of the version's component; what it does not need is left out."""
+    """``hpaSpec`` or ``kedaSpec`` of the version's component; neither where it has a fixed number of servers."""
     found: dict[str, Any] = {}
     if serving.maximum is not None:
         least = serving.least
@@ -46,10 +47,23 @@ def settings(
             found["kedaSpec"] = _keda(model, version, predictor, serving, seldon, least, namespace)
         else:
             found["hpaSpec"] = _hpa(serving, least)
-    if max(serving.replicas, serving.minimum or 0) > 1:
-        # One at a time when nodes are emptied; of a single server it would say nothing.
-        found["pdbSpec"] = {"maxUnavailable": 1}
     return found
+
+
+def bounded(predictors: Sequence[dict[str, Any]], servings: Iterable[Serving]) -> None:
+    """Put the one disruption budget of a model into the first of its predictors, in place: one server at a time when
+    nodes are emptied. Of a single server it would say nothing; somebody else's stands in its place.
+
+    Seldon's budget of a predictor covers the pods of *all* predictors (``createPdb`` selects by the SeldonDeployment),
+    and pods that two budgets cover cannot be evicted at all: no node under them could be emptied.
+    """
+    components = [one for predictor in predictors for one in predictor["componentSpecs"]]
+    for one in components:
+        if one.get("pdbSpec") == _BUDGET:
+            del one["pdbSpec"]
+    several = any(max(serving.replicas, serving.minimum or 0) > 1 for serving in servings)
+    if several and components and not any(one.get("pdbSpec") for one in components):
+        components[0]["pdbSpec"] = dict(_BUDGET)
 
 
 def only_ours(merged: dict[str, Any], ours: Mapping[str, Any]) -> None:
