@@ -305,6 +305,68 @@ def test_time_that_was_waited_counts(world: World) -> None:
     assert world.predictors() == {"v1": 100}
 
 
+def test_a_deployment_that_another_process_began_is_given_up_as_a_whole(world: World) -> None:
+    """A candidate that never answers would hold every change of routes while it is there, and nobody may be left to
+    take it out."""
+    world.backend().apply(release(100))
+    world.fates["v2"] = "slow"
+    asked = release(100, arm(2), token=2)
+    world.backend().begin(asked)
+    assert world.predictors() == {"v1": 100, "v2": 0}
+    with pytest.raises(NotReadyError):
+        world.backend().apply(asked, since=time.time() - 3600)
+    assert world.predictors() == {"v1": 100}
+    wanted = world.backend().asked("visits")
+    assert wanted is not None and wanted.candidates == () and wanted.lease_until is None
+    assert (wanted.token, wanted.champion) == (2, arm(1, 100)), "the token stays spent"
+    assert world.backend().abort("visits", "not ready", "task", token=2).aborted is None, "nothing is left to abort"
+    world.fates["v2"] = "ready"
+    assert world.backend().apply(asked).arms["2"].ready, "another try begins anew"
+
+
+def test_a_champion_that_never_comes_up_gets_nothing_whoever_asked_first(world: World) -> None:
+    """What follows the registry was begun by a process that died, and tried again: users stay where they are."""
+    world.backend().apply(release(100))
+    world.fates["v3"] = "slow"
+    asked = replace(release(None, arm(2), token=2), champion=arm(3, 100))
+    world.backend().begin(asked)
+    with pytest.raises(NotReadyError):
+        world.backend().apply(asked, since=time.time() - 3600)
+    assert {name: weight for name, weight in world.predictors().items() if weight} == {"v1": 100}
+
+
+@pytest.mark.parametrize("finds", [False, True], ids=["the one that wrote it", "one that found it written"])
+def test_what_the_registry_has_committed_is_not_given_up(
+    world: World, monkeypatch: pytest.MonkeyPatch, finds: bool
+) -> None:
+    """DEMAND ROL-7: two tries of a promotion's last write; one reaches it, the other fails after that. What was before
+    it, the candidate with its lease, must not come back: the guard would take the registry's champion to 0."""
+    world.backend(gateway=None).apply(release(0, arm(2, 100), lease_until=time.time() + 60, stage=5))
+    promoted = replace(release(None, stage=6), champion=arm(2, 100))
+    failing, other = world.backend(gateway=None), world.backend(gateway=None)
+    begin = failing._begin
+
+    def beside(asked: Release) -> Any:
+        if finds:
+            other.apply(promoted)
+            return begin(asked)
+        found = begin(asked)
+        other.apply(promoted)
+        return found
+
+    def silent(*_: Any) -> None:
+        raise UnavailableError("the gateway does not answer")
+
+    monkeypatch.setattr(failing, "_begin", beside)
+    monkeypatch.setattr(failing._gateway, "wait", silent)
+    with pytest.raises(UnavailableError):
+        failing.apply(promoted)
+    seen = world.backend().observe("visits")
+    assert seen.lease_until is None and {v: one.weight for v, one in seen.arms.items() if one.weight} == {"2": 100}
+    wanted = world.backend().desired("visits")
+    assert wanted is not None and wanted.champion == arm(2, 100) and not wanted.candidates
+
+
 def test_changed_bytes_are_told_by_the_first_step(world: World) -> None:
     backend = world.backend()
     backend.apply(release(100))

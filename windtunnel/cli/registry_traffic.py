@@ -23,11 +23,12 @@ def bring_along(home: Home, registry: RegistryClient, model: str, reason: str) -
     try:
         backend = of_command(home, model, None).backend
         release = backend.desired(model)
-        if release is not None and release.exposed:
+        ended = release is not None and release.exposed
+        if ended:
             backend.abort(model, reason, "rollback")
             release = backend.desired(model)
         champion = registry.champion(model)
-        moved = follow(backend, release, champion)
+        moved = follow(backend, release, champion) or ended
     except WindtunnelError as error:
         return f"the traffic could not be moved now, the guard goes on trying: {error.message}"
     if champion is None:

@@ -388,11 +388,22 @@ class SeldonBackend:
         return desired.routed(replace(state, failed=None), self._clock())
 
     def _give_up(self, before: State, release: Release, error: WindtunnelError) -> None:
-        """The release could not be reached: what was wanted before is wanted again; the token stays spent."""
+        """The release could not be reached: what was wanted before is wanted again; the token stays spent.
+
+        Not a release that was under way, where the champion alone has all traffic by now, as asked: that follows the
+        registry, which has committed it, and another try of the same may have reached it. The candidate would come back
+        with its lease, and the guard would take the registry's champion to 0 when that ends.
+        """
+        same = steps.identity(before.release) == steps.identity(release)
 
         def back(state: State) -> State:
             if steps.identity(state.release) != steps.identity(release) or state.aborted:
                 return state
+            if not desired.lagging(state):
+                if not release.candidates and (same or before.release.exposed):
+                    return replace(state, failed=str(error.message))
+                if same and release.candidates and not release.exposed:
+                    return steps.untried(state, release, str(error.message), self._clock())
             old = replace(before.release, token=release.token)
             kept = replace(state, release=old, aborted=before.aborted, failed=str(error.message), slots=before.slots)
             kept = replace(kept, route=before.route, warm=before.warm, dropped=before.dropped)

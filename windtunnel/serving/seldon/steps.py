@@ -56,6 +56,20 @@ def without(state: State, versions: Sequence[str]) -> State:
     return desired.forget(state, list(versions))
 
 
+def untried(state: State, release: Release, why: str, now: float) -> State:
+    """A release that another process had begun (``begin``), and whose candidates, at 0, never came up: what was wanted
+    before it is not known any more, but is what all requests have: its champion alone. Candidates that have never
+    answered go."""
+    alone = replace(release, candidates=(), rollout_id=None, lease_until=None)
+    alone = replace(alone, mirror=0, audience=None, segment_header=None)
+    gone = [
+        arm.version
+        for arm in release.candidates
+        if arm.version not in state.slots and arm.version in state.servers and not state.servers[arm.version].proven
+    ]
+    return without(replace(desired.routed(replace(state, release=alone), now), failed=why), gone)
+
+
 def identity(release: Release) -> tuple[Any, ...]:
     """What tells one write of a release from another; settings stand elsewhere, a lease may be renewed meanwhile."""
     return release.token, release.rollout_id, release.stage, release.champion, release.candidates, release.mirror
