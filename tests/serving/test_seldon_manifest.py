@@ -188,6 +188,28 @@ def test_what_others_put_into_our_predictors_goes_back() -> None:
     assert found[0] == {**first, "traffic": 50}
 
 
+def test_what_was_ours_and_is_no_longer_goes() -> None:
+    """DEMAND SRV-6: a version that was a shadow would tell the collector for ever that its requests are copies."""
+    theirs = {"name": "THEIRS", "value": "1"}
+    sends = replace(SELDON, logger=None, collector="http://collector", collector_secret="token", collector_ca="ca")
+
+    def pod(made: dict[str, Any]) -> dict[str, Any]:
+        return dict(made["spec"]["predictors"][1]["componentSpecs"][0]["spec"])
+
+    before = json.loads(json.dumps(manifest.deployment(state(100, arm(2), mirror=50), sends, None, "models")))
+    assert "WINDTUNNEL_SHADOW" in [one["name"] for one in pod(before)["containers"][0]["env"]]
+    pod(before)["containers"][0]["env"].append(theirs)
+    pod(before)["volumes"].append({"name": "theirs", "emptyDir": {}})
+    after = manifest.deployment(state(90, arm(2, 10)), sends, before, "models")
+    fresh = manifest.deployment(state(90, arm(2, 10)), sends, None, "models")
+    assert pod(after)["containers"][0]["env"] == [*pod(fresh)["containers"][0]["env"], theirs]
+    alone = manifest.deployment(state(90, arm(2, 10)), replace(SELDON, logger=None), before, "models")
+    assert [one["name"] for one in pod(alone)["volumes"]] == [
+        "windtunnel-model", "windtunnel-tmp", "windtunnel-keys", "theirs",
+    ]  # fmt: skip
+    assert not [one for one in pod(alone)["containers"][0]["env"] if "COLLECTOR" in one["name"]]
+
+
 def test_an_autoscaler_does_not_wake_what_nobody_may_call() -> None:
     servers = {"1": server(1, maximum=4), "2": server(2)}
     live = manifest.deployment(state(100, arm(2), servers=servers), SELDON, None, "models")

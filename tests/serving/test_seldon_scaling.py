@@ -27,7 +27,7 @@ def made(seldon: Seldon, **serving: Any) -> dict[str, Any]:
 
 def test_a_fixed_number_has_no_autoscaler() -> None:
     assert made(HPA) == made(KEDA) == {}
-    assert made(HPA, replicas=3) == {"pdbSpec": {"maxUnavailable": 1}}
+    assert made(HPA, replicas=3) == {}
 
 
 def test_cpu_by_kubernetes_own() -> None:
@@ -36,7 +36,6 @@ def test_cpu_by_kubernetes_own() -> None:
     assert found["hpaSpec"]["metricsv2"] == [
         {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 60}}}
     ]
-    assert found["pdbSpec"] == {"maxUnavailable": 1}
 
 
 def test_queue_rate_and_latency_by_keda() -> None:
@@ -48,7 +47,7 @@ def test_queue_rate_and_latency_by_keda() -> None:
     queue = triggers["queue"]["metadata"]
     here = 'namespace=~"|models",kubernetes_namespace=~"|models"'
     assert queue["threshold"] == "8" and f'_waiting{{model="visits",version="3",{here}}}' in queue["query"]
-    assert f'predictor_name="v3",service="predictions",{here}}}' in triggers["rate"]["metadata"]["query"]
+    assert f'ModelInfer",predictor_name="v3",{here}}}' in triggers["rate"]["metadata"]["query"]
     bare = made(replace(KEDA, prometheus_labels={}), maximum=9, scale={"rate": 50})["kedaSpec"]["triggers"][0]
     assert 'predictor_name="v3"}' in bare["metadata"]["query"]
     istio = {
@@ -88,6 +87,43 @@ def state(serving: dict[str, Any], weight: int = 100) -> State:
 def component(seldon: Seldon, serving: dict[str, Any], live: Any = None) -> dict[str, Any]:
     whole = manifest.deployment(state(serving), seldon, live, "models")
     return dict(whole["spec"]["predictors"][0]["componentSpecs"][0])
+
+
+def budgets(made: dict[str, Any]) -> dict[str, Any]:
+    return {one["name"]: one["componentSpecs"][0].get("pdbSpec") for one in made["spec"]["predictors"]}
+
+
+def two(one: dict[str, Any], other: dict[str, Any], champion: str = "1") -> State:
+    servers = {
+        "1": Server("d", "s", 0, True, True, {"serving": one}),
+        "2": Server("d", "s", 0, True, True, {"serving": other}),
+    }
+    arms = {"1": arm(1, 90 if champion == "1" else 10), "2": arm(2, 10 if champion == "1" else 90)}
+    release = Release("visits", arms.pop(champion), tuple(arms.values()), token=1, rollout_id="r")
+    return desired.routed(State(release, servers=servers), now=1.0)
+
+
+def test_a_model_has_one_budget_however_many_versions_it_has() -> None:
+    """Seldon's budget of one predictor covers the pods of all, and a pod of two budgets cannot be evicted at all."""
+    several = {"replicas": 3}
+
+    def whole(state: State, live: Any = None) -> dict[str, Any]:
+        return json.loads(json.dumps(manifest.deployment(state, HPA, live, "models")))
+
+    ours = {"maxUnavailable": 1}
+    before = whole(two(several, several))
+    assert budgets(before) == {"v1": ours, "v2": None}
+    assert budgets(whole(two(several, several, champion="2"), before)) == {"v2": ours, "v1": None}
+    assert budgets(whole(two({}, several))) == {"v1": ours, "v2": None}
+    assert budgets(whole(two({"minimum": 2, "maximum": 4}, {}))) == {"v1": ours, "v2": None}
+    assert budgets(whole(two({}, {}), before)) == {"v1": None, "v2": None}
+    asleep = replace(two(several, several), release=Release("visits", arm(1), token=2, rollout_id="q"), slots=())
+    assert not any(budgets(whole(asleep, before)).values())
+    # One that somebody has put there stands for all, and is not mixed with ours.
+    theirs = {"minAvailable": "50%"}
+    del before["spec"]["predictors"][0]["componentSpecs"][0]["pdbSpec"]
+    before["spec"]["predictors"][1]["componentSpecs"][0]["pdbSpec"] = theirs
+    assert budgets(whole(two(several, several), before)) == {"v1": None, "v2": theirs}
 
 
 def test_what_the_installation_cannot_is_refused_before_anything_moves() -> None:

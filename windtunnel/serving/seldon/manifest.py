@@ -128,6 +128,7 @@ def deployment(
         for component in (one for found in predictors for one in found["componentSpecs"]):
             component.pop("hpaSpec", None)  # an autoscaler, whoever set it, would wake what nobody may call
             component.pop("kedaSpec", None)
+    scaling.bounded(predictors, () if asleep(state) else (server.serving for server in state.servers.values()))
     predictors += [_without_traffic(one) for one in found.values() if not _is_ours(one)]
     manifest: dict[str, Any] = {
         "apiVersion": SELDON_DEPLOYMENT.api_version,
@@ -372,7 +373,10 @@ def _merged(live: Any, ours: Any) -> Any:
         theirs = {item["name"]: item for item in live}
         merged = [_merged(theirs.get(item["name"]), item) for item in ours]
         names = {item["name"] for item in ours}
-        return merged + [copy.deepcopy(item) for item in live if item["name"] not in names]
+        # A variable, volume or mount of ours that we name no longer is no one else's: a version that was a shadow
+        # would go on telling the collector that all its requests are copies.
+        rest = [one for one in live if one["name"] not in names and not one["name"].startswith(_PREFIXES)]
+        return merged + [copy.deepcopy(item) for item in rest]
     if isinstance(live, list) and isinstance(ours, list) and len(live) == len(ours) == 1:
         return [_merged(live[0], ours[0])]
     return copy.deepcopy(ours)

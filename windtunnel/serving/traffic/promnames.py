@@ -167,7 +167,7 @@ _START = "process_start_time_seconds and on (instance) {requests}"
 SELDON = Names(
     requests="seldon_api_executor_server_requests_seconds_count",
     buckets="seldon_api_executor_server_requests_seconds_bucket",
-    matchers='deployment_name="{model}",service="predictions"',
+    matchers='deployment_name="{model}",service=~"predictions|/inference[.]GRPCInferenceService/ModelInfer"',
     version_label="predictor_name",
     version=r"v?(\w+)",
     code="code",
