@@ -99,6 +99,32 @@ def test_a_dead_source_is_never_an_empty_answer(wire: Wire, says: str) -> None:
         source(wire).traffic("visits")
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "twice"),
+    [
+        ({"job": "pods"}, {"job": "models/windtunnel"}, True),
+        ({"prometheus_replica": "a"}, {"prometheus_replica": "b"}, True),  # of a pair, asked as one
+        ({"job": "a", "kubernetes_pod_name": "x"}, {"job": "b", "pod": "x"}, True),
+        ({"pod": "x"}, {"pod": "y"}, False),  # an address that another pod has by now
+        ({"exported_method": "post"}, {"exported_method": "get"}, False),
+    ],
+)
+def test_a_request_counts_once(one: dict[str, str], other: dict[str, str], twice: bool) -> None:
+    """DEMAND ROL-4: a bank's own job scrapes Seldon's pods already; with ours each request would be two."""
+
+    def both(names: Names, **own: str) -> list[Any]:
+        said = {"__name__": names.requests, "instance": "10.0.0.7:8000", "code": "200", **own}
+        return [row(50, **said, **one), row(50, **said, **other), row(NOW - 5, wt="at", **said)]
+
+    for names, own in ((SELDON, {"predictor_name": "v3"}), (SELDON_CORE2, {"server": "visits-v3"})):
+        reader = source(Wire(both(names, **own)), names)
+        if twice:
+            with pytest.raises(UnavailableError, match=r"is counted twice .*instance=10\.0\.0\.7:8000 are there with"):
+                reader.traffic("visits")
+        else:
+            assert reader.traffic("visits").arms["3"].requests == 100
+
+
 def test_nobody_listening() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,14 @@ from windtunnel.serving.backend import ArmTraffic
 from windtunnel.serving.traffic.promcounters import Labels, Sample
 from windtunnel.serving.traffic.promnames import Names
 from windtunnel.stats.histogram import BOUNDS, Histogram, bucket
+
+#: By metric, the labels that the process itself gives; all others are of whoever scrapes it. (``executor/api/metric``
+#: of Seldon Core 1, ``scheduler/pkg/metrics`` of Core 2.)
+_EXECUTORS = frozenset({"deployment_name", "predictor_name", "predictor_version", "service", "method", "code", "le"})
+_AGENTS = frozenset({"server", "server_replica", "method", "code", "le"})
+_OWN = {"seldon_api_executor_server_requests_seconds": _EXECUTORS, "seldon_model_infer_api_seconds": _AGENTS}
+#: What scrape configurations call a pod: where two of them differ, two processes count.
+_PODS = ("pod", "pod_name", "kubernetes_pod_name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +47,11 @@ def read(names: Names, model: str, rows: list[Row]) -> Reading:
     """What the answer to ``names.query(model)`` says.
 
     Raises:
-        UnavailableError: a number is none, or a label says something nobody understands.
+        UnavailableError: a number is none, a label says something nobody understands, or one process' counts are there
+            more than once.
     """
     reading = Reading(rows[0].at if rows else 0.0)
+    _check_once(names, model, rows)
     for row in rows:
         labels, part = row.labels, row.labels.get("wt")
         instance: Labels = tuple((name, labels.get(name, "")) for name in names.instance)
@@ -73,6 +84,34 @@ def read(names: Names, model: str, rows: list[Row]) -> Reading:
             cell = (version, answer)
         reading.samples.append(Sample(series_of(labels), instance, cell, row.value))
     return reading
+
+
+def _check_once(names: Names, model: str, rows: list[Row]) -> None:
+    """Refuse counts that stand there twice, as where two jobs scrape the same pods, or two replicas of Prometheus are
+    asked as one: each request would be two pieces of evidence."""
+    seen: dict[Labels, list[dict[str, str]]] = {}
+    for row in rows:
+        own = _OWN.get(re.sub(r"_(count|bucket)$", "", row.labels.get("__name__", "")))
+        if own is None or "wt" in row.labels:
+            continue
+        kept = own | {"__name__", *names.instance}
+        key = tuple(
+            sorted((name, value) for name, value in row.labels.items() if name.removeprefix("exported_") in kept)
+        )
+        for other in seen.setdefault(key, []):
+            if any(
+                other.get(pod, "") != row.labels.get(pod, "") for pod in _PODS if pod in other and pod in row.labels
+            ):
+                continue
+            differ = {name for name in other.keys() | row.labels.keys() if other.get(name) != row.labels.get(name)}
+            told = [", ".join(f'{n}="{one.get(n, "")}"' for n in sorted(differ)) for one in (other, row.labels)]
+            where = ", ".join(f"{name}={row.labels.get(name, '')}" for name in names.instance)
+            raise UnavailableError(
+                f"each request of model {model!r} is counted twice in Prometheus: the series of {where} are there with "
+                f"{told[0] or 'nothing'} and with {told[1] or 'nothing'}",
+                hint="scrape it once, or name the series to take in prometheus_labels, with all that tells them apart",
+            )
+        seen[key].append(row.labels)
 
 
 def series_of(labels: Mapping[str, str]) -> Labels:
