@@ -58,6 +58,25 @@ def test_a_first_release_then_a_canary_then_harm(skies: Any, dag: Any) -> None:
     assert str(gate.outcome) == str(rollout.outcome) == "FAIL" and rollout.reason in gate.reason
 
 
+def test_a_model_that_somebody_else_serves_is_refused_by_the_first_task(skies: Any, dag: Any) -> None:
+    """Made by hand, with an explainer, a router and weights of its own: it stays as it is, and nothing is begun."""
+    sky = skies()
+    sky.register("1")
+    component = {"metadata": {"name": "x"}, "spec": {"containers": []}}
+    main = {"name": "main", "labels": {}, "traffic": 100, "explainer": {"type": "T"}, "componentSpecs": [component]}
+    theirs = {
+        "apiVersion": "machinelearning.seldon.io/v1",
+        "kind": "SeldonDeployment",
+        "metadata": {"name": MODEL},
+        "spec": {"protocol": "v2", "predictors": [main]},
+    }
+    sky.cluster.put("seldondeployments", theirs)
+    flight = fly(sky, dag)
+    assert flight.run.states["claim"] == "failed" and sky.registry.rollouts_ == []
+    assert "nothing was changed" in flight.run.why["claim"] and "not Windtunnel's" in flight.run.why["claim"]
+    assert sky.live()["spec"] == theirs["spec"]
+
+
 def test_a_first_release_that_does_harm_serves_nobody(skies: Any, dag: Any) -> None:
     """DEMAND ROL-10"""
     sky = skies()

@@ -188,6 +188,17 @@ def test_a_command_finds_the_cluster_and_a_home_stays_a_home(world: World, monke
         of_command(home, "visits", world.folder / "nothing.toml")
 
 
+def test_the_command_says_where_routes_may_stay_as_they_were(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seldon's operator writes none while a replica is lacking, be it the champion's."""
+    from windtunnel.cli.app import app
+
+    world.place().backend.apply(world.release(10))
+    monkeypatch.setattr("windtunnel.serving.seldon.status.replicas", lambda live, model, version: 0)
+    told = ["--seldon", str(world.file()), "--home", str(world.folder / "home")]
+    done = CliRunner().invoke(app, ["rollout", "abort", "visits", "--reason", "no", *told])
+    assert done.exit_code == 0 and "version 1 is not whole" in done.output, done.output
+
+
 def test_the_command_aborts_in_the_cluster_with_neither_registry_nor_airflow(world: World) -> None:
     """DEMAND ROL-6, ROL-8"""
     from windtunnel.cli.app import app
@@ -199,6 +210,7 @@ def test_the_command_aborts_in_the_cluster_with_neither_registry_nor_airflow(wor
     assert done.exit_code == 0, done.output
     assert "every candidate is at 0 %" in done.output and "version 1  100 %" in done.output
     assert world.notes()[record.ABORTED] == "callers complain"
+    assert "not whole" not in done.output
     (note,) = (home / "serving" / "outbox").glob("*.json")
     assert json.loads(note.read_text())["rollout_id"] == "r1"
     world.place().looks("visits").append(look("advance"), after=None)

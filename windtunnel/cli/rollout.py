@@ -128,6 +128,12 @@ def abort(
         talk.say(f"{model}: nothing to abort; it was taken to 0 before: {observed.aborted}")
     for arm in observed.arms.values():
         talk.data(f"version {arm.version}  {arm.weight} %  {arm.state}")
+    if observed.aborted and hasattr(place.backend, "seldon"):
+        for arm in (one for one in observed.arms.values() if one.weight and not one.ready):
+            talk.say(
+                f"version {arm.version} is not whole: Seldon's operator may keep the routes as they were until it is "
+                "(docs/how-to/release-on-seldon.md, When traffic does not follow)"
+            )
 
 
 @app.command()

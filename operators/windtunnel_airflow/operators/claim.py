@@ -139,9 +139,11 @@ class ClaimReleaseOperator(WaitsForPolicy, WindtunnelOperator):
         return [str(version) for version in newest[0].beside] if mine else []
 
     def _need_able(self, model: Any, record: Any, champion: Any, others: Sequence[Any]) -> None:
-        """What this connection's API or settings cannot do is refused here, before anything is written (ROL-14)."""
+        """What this connection's API or settings cannot do is refused here, before anything is written (ROL-14); so is
+        a model whose name an object of somebody else has in the cluster."""
         if self.served_at != "kubernetes":
             return
+        from windtunnel.errors import ServingError
         from windtunnel.serving.seldon.limits import refusals
 
         hook = self.hook
@@ -149,10 +151,24 @@ class ClaimReleaseOperator(WaitsForPolicy, WindtunnelOperator):
         asked["champion"] = {"version": champion.version} if champion is not None else None
         settings = settings_for(hook.home, model, asked, store=hook.object_store)
         kept = {version: found["serving"] for version, found in settings.items()}
-        if cannot := refusals(model, hook.backend().seldon, kept, first=champion is None):
+        backend = hook.backend()
+        cannot = refusals(model, backend.seldon, kept, first=champion is None)
+        try:
+            backend.observe(model.name)
+        except ServingError as error:
+            cannot.append(error.message)
+        if cannot:
             raise AirflowFailException(
                 f"version {record.version} of {model.name} cannot be released by connection {hook.seldon_conn_id!r}; "
                 f"nothing was changed: {'; '.join(cannot)}"
+            )
+        if unasked := [version for version, found in settings.items() if not found.get("warmup")]:
+            self.log.warning(
+                "No warm-up rows of version %s of %s are known here: it is not asked for an inference before users meet"
+                " it, and who answers behind the gateway is not counted. Workers that share no disk find rows in the"
+                " connection's store",
+                ", ".join(unasked),
+                model.name,
             )
 
     def _need_several(self, model: Any, record: Any, champion: Any, others: Sequence[Any]) -> None:
