@@ -109,7 +109,7 @@ class ServingBackendConformance:
         kit.backend.apply(asked)
         began = time.monotonic()
         seen = kit.backend.abort(kit.model, "too many errors", "a person")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         assert weights(seen) == {kit.arm(1, 0).version: 100}
         assert seen.aborted == "too many errors"
         assert seen.lease_until is None
@@ -382,7 +382,7 @@ class ServingBackendConformance:
         assert seen.audience is None, "with all traffic there is nobody to tell an audience from"
         began = time.monotonic()
         assert weights(kit.backend.abort(kit.model, "slow", "guard")) == {kit.arm(1, 0).version: 100}
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         assert kit.ask({}) == kit.arm(1, 0).version
 
     def test_nothing_may_serve(self, kit: Any, start: Release) -> None:

@@ -123,8 +123,8 @@ def test_a_seal_waits_for_a_write_under_way() -> None:
     assert writes.wait_idle("0/r/mod", 0.05)
     threading.Timer(0.1, lambda: writes.end("0/r/model/weights")).start()
     began = time.monotonic()
-    assert writes.wait_idle("0/r/model", 5)
-    assert time.monotonic() - began < 4
+    assert writes.wait_idle("0/r/model", 60)
+    assert time.monotonic() - began < 30
 
 
 def test_a_refused_write_is_not_under_way() -> None:

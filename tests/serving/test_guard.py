@@ -496,18 +496,18 @@ def test_what_cannot_be_settled_is_said(tmp_path: Path) -> None:
 def test_it_runs_and_beats_until_told_to_stop(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.serving_model(MODEL).mkdir(parents=True)
-    backend = FakeBackend(release(5, lease_until=time.time() + 0.5))
+    over = time.time() + 0.5
+    backend = FakeBackend(release(5, lease_until=over))
     place = replace(at_home(home), backend=backend)
     stop = threading.Event()
     thread = threading.Thread(
         target=run, args=(home, stop), kwargs={"tick_s": 0.05, "place": place, "registry": FakeRegistry}
     )
-    began = time.time()
     thread.start()
     while not backend.calls:
-        assert time.time() < began + 5
+        assert time.time() < over + 30
         time.sleep(0.01)
-    assert 0.4 < time.time() - began < 1.5
+    assert time.time() >= over
     stop.set()
     thread.join(5)
     assert not thread.is_alive()

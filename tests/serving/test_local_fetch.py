@@ -6,7 +6,6 @@ import importlib.util
 import json
 import sqlite3
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -143,8 +142,6 @@ def test_with_the_server_down_what_is_here_is_enough_and_what_is_not_is_unavaila
     """DEMAND SRV-10."""
     folder = artifacts.ensure(registry.home, "visits", arm(record))
     registry.stop()
-    began = time.monotonic()
     assert artifacts.ensure(registry.home, "visits", arm(record)) == folder
-    assert time.monotonic() - began < 5
     with pytest.raises(UnavailableError):
         artifacts.ensure(registry.home, "visits", arm(record, version="77"))

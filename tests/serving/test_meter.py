@@ -254,11 +254,13 @@ def kill_the_meter(home: Home, kills: int, seed: int) -> None:
         relaying = threading.Thread(target=relay)
         relaying.start()
         highest = 0
-        for _ in range(kills):
+        for kill in range(kills):
             process = subprocess.Popen([sys.executable, "-c", _METER, str(home.root)], stdout=subprocess.PIPE)
             assert process.stdout
             assert process.stdout.readline() == b"ready\n"
             time.sleep(dice.uniform(0.05, 0.5))
+            if kill == kills - 1:  # on a busy machine none may have come that far yet
+                wait(lambda: requests(home) > 0 and router.reopened > 0, 60)
             process.send_signal(signal.SIGKILL)
             process.wait()
             process.stdout.close()
@@ -369,10 +371,8 @@ def test_a_real_router_is_metered_and_its_log_rotated(tmp_path: Path) -> None:
         thread.start()
         sent = ask(1)
         time.sleep(0.3)
-        begin = time.monotonic()
         sent += ask(1)
-        wait(lambda: requests(home) == sent)
-        assert time.monotonic() - begin < 2, "the router must flush its access log at once: gates judge by it"
+        wait(lambda: requests(home) == sent, 8)  # Envoy keeps lines back for 10 s unless told: gates judge by them
         for _ in range(6):
             sent += ask(100)
             time.sleep(0.3)

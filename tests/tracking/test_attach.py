@@ -122,9 +122,9 @@ def test_a_killed_training_is_told_at_once(spec: Spec, home: Home) -> None:
     begun(home, task)
     at = time.monotonic()
     os.kill(papers(home, task, "child.json")["pid"], signal.SIGKILL)
-    found = local.wait(home, task.run_id, timeout=10)
+    found = local.wait(home, task.run_id, timeout=60)
     assert (found.state, found.failure) == ("failed", "transient")
-    assert time.monotonic() - at < 5
+    assert time.monotonic() - at < 30, "it waited for the whole sleep"
 
 
 def test_cancel_ends_even_what_ignores_it(spec: Spec, home: Home) -> None:

@@ -70,7 +70,7 @@ class Stubs(threading.Thread):
 
         async def start() -> None:
             for stub in self.all:
-                # Hundreds of copies open a connection each at once: the usual backlog of 100 would lose some for a second.
+                # Hundreds of copies open a connection each at once: a backlog of 100 would lose some for a second.
                 server = await asyncio.start_server(
                     lambda r, w, stub=stub: serve(stub, r, w), "127.0.0.1", 0, backlog=4096
                 )

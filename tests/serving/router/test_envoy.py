@@ -114,13 +114,13 @@ def test_beyond_concurrency_and_queue_the_answer_is_503_with_retry_after(front: 
 
 def test_a_server_that_hangs_is_504_after_the_timeout(front: Front) -> None:
     front.split(timeout_s=0.3, v1=100)
-    front.stub(1).delay = 5.0
+    front.stub(1).delay = 30.0
     began = time.monotonic()
     status, headers, body = front.ask("POST", "/v2/models/m/infer", body=b"{}")
     assert status == 504
     assert headers["x-windtunnel-version"] == "1"
     assert "in time" in json.loads(body)["error"]
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize(
