@@ -25,7 +25,7 @@ from windtunnel.home import Home
 from windtunnel.tracking import entry, environment, failures, nodes, processes
 from windtunnel.tracking.contract import EXIT, RunResult, RunSpec
 from windtunnel.tracking.run import Run, own_metrics
-from windtunnel.tracking.server import Tracking, connect
+from windtunnel.tracking.server import NotAllowedError, Tracking, connect
 from windtunnel.tracking.spool import Shipper, Spool
 
 MODEL = "model"
@@ -116,7 +116,23 @@ class Child:
             # A former attempt closed it; a server that does not answer is told at the end.
             with suppress(UnavailableError, TrainingError):
                 self.tracking.set_state(self.spec.run_id, "RUNNING", None)
+        self._ask_leave()
         self.shipper = Shipper(self.spool, self.tracking, self.spec.run_id)
+
+    def _ask_leave(self) -> None:
+        """Hours of training are lost on whoever may not deliver what comes of them: that is found before they begin.
+
+        Raises:
+            NotAllowedError: the server does not let this user write into the run.
+        """
+        if self.tracking is None or nodes.rank() > 0:
+            return
+        try:
+            self.tracking.log_batch(self.spec.run_id, [], {}, {"wt.attempt": str(self.attempt)})
+        except NotAllowedError:
+            raise
+        except (UnavailableError, TrainingError) as error:  # it is told at the end, when all is tried again
+            say(f"the tracking server: {error.message}")
 
     def _record(self, function: Callable[..., Any]) -> None:
         """What the run says of itself (TRK-6)."""

@@ -36,6 +36,10 @@ class MetricPoint:
     step: int
 
 
+class NotAllowedError(TrainingError):
+    """The server does not let this user do it; trying again does not help."""
+
+
 class Tracking(Protocol):
     """What the run needs of a tracking server."""
 
@@ -139,8 +143,11 @@ class RestTracking:
                 text = f"{found.get('error_code')}: {found.get('message')}"
             except ValueError:
                 text = answer.text[:200]
-            hint = "check MLFLOW_TRACKING_USERNAME and its password" if answer.status_code in (401, 403) else None
-            raise TrainingError(f"MLflow refuses {path} ({answer.status_code}): {text}", hint=hint)
+            said = f"MLflow refuses {path} ({answer.status_code}): {text}"
+            if answer.status_code in (401, 403):
+                hint = "check MLFLOW_TRACKING_USERNAME, its password, and that this user may edit the experiment"
+                raise NotAllowedError(said, hint=hint)
+            raise TrainingError(said)
         return answer.json()
 
     def log_batch(
