@@ -18,21 +18,34 @@ variable "PLATFORMS" {
   default = "linux/amd64,linux/arm64"
 }
 
-# Base images, each pinned by its digest. There is no default: docker/README.md says how to look them up.
+# Base images, each pinned by its digest. There is no default: docker/README.md says how to look them up. Every variable
+# is looked at whatever is built, so two may be empty here; their recipe then says which one is not given.
 variable "PYTHON_DIGEST" {
   default = ""
   validation {
     condition     = PYTHON_DIGEST != ""
     error_message = "PYTHON_DIGEST is not set: sha256:... of docker.io/library/python:3.12-slim-bookworm."
   }
+  validation {
+    condition     = PYTHON_DIGEST == "" || length(regexall("^sha256:[0-9a-f]{64}$", PYTHON_DIGEST)) == 1
+    error_message = "PYTHON_DIGEST is no digest: sha256: and 64 hexadecimal digits, as docker/README.md says."
+  }
 }
 
 variable "AIRFLOW_DIGEST" {
   default = ""
+  validation {
+    condition     = AIRFLOW_DIGEST == "" || length(regexall("^sha256:[0-9a-f]{64}$", AIRFLOW_DIGEST)) == 1
+    error_message = "AIRFLOW_DIGEST is no digest: sha256: and 64 hexadecimal digits, as docker/README.md says."
+  }
 }
 
 variable "CUDA_DIGEST" {
   default = ""
+  validation {
+    condition     = CUDA_DIGEST == "" || length(regexall("^sha256:[0-9a-f]{64}$", CUDA_DIGEST)) == 1
+    error_message = "CUDA_DIGEST is no digest: sha256: and 64 hexadecimal digits, as docker/README.md says."
+  }
 }
 
 group "default" {

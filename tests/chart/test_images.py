@@ -64,7 +64,7 @@ def test_images_are_slim_safe_and_pinned(path: Path) -> None:
     ones = instructions(path)
     for word, rest in ones:
         if word == "FROM":
-            assert re.match(r"\$\{\w+_IMAGE\}@\$\{\w+_DIGEST\}", rest), rest
+            assert re.match(r"\$\{(\w+_)IMAGE\}\$\{\1DIGEST:\+@\}\$\{\1DIGEST:-[^}]+\}( AS \w+)?$", rest), rest
         if word == "ARG" and "_IMAGE=" in rest:
             assert re.search(r":[\w.-]*\d", rest), rest
             assert "latest" not in rest
@@ -87,6 +87,68 @@ def test_images_are_slim_safe_and_pinned(path: Path) -> None:
         assert not [rest for rest in runs if re.search(r"\b(apt|gcc|make|git)\b", rest)]
         # Nothing secret is baked in.
         assert not re.search(r"(?i)password|secret=|token", " ".join(rest for word, rest in stage if word == "ENV"))
+
+
+def expanded(text: str, given: dict[str, str]) -> str:
+    """Variables as a Dockerfile has them: ``${A}``, ``${A:-otherwise}``, ``${A:+instead}``."""
+
+    def value(found: re.Match[str]) -> str:
+        name, how, word = found[1], found[2], found[3] or ""
+        told = given.get(name, "")
+        return {None: told, ":-": told or word, ":+": word if told else ""}[how]
+
+    return re.sub(r"\$\{(\w+)(?:(:[-+])([^}]*))?\}", value, text)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
+def test_a_digest_that_is_not_given_is_named(path: Path) -> None:
+    """Every stage's base has to be a name, also of a stage that is not built; without a digest it is no image's."""
+    images = {
+        name: value
+        for word, rest in instructions(path)
+        if word == "ARG" and "_IMAGE=" in rest
+        for name, value in [rest.split("=", 1)]
+    }
+    digests = {name.replace("_IMAGE", "_DIGEST"): f"sha256:{'a' * 64}" for name in images}
+    for word, rest in instructions(path):
+        if word != "FROM":
+            continue
+        base = rest.split()[0]
+        (wanted,) = set(re.findall(r"(\w+_DIGEST)", base))
+        pinned = expanded(base, images | digests)
+        assert pinned == f"{images[wanted.replace('_DIGEST', '_IMAGE')]}@{digests[wanted]}"
+        without = expanded(base, images)
+        # A tag's form, by the specification of OCI's distribution.
+        assert re.fullmatch(r"docker\.io/[a-z]+/[a-z]+:[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", without), without
+        assert f"{wanted}-is-not-given" in without
+    for name in digests:
+        body = re.search(rf'^variable "{name}" \{{\n(.*?)^\}}', BAKE, re.M | re.S)
+        assert body is not None, name
+        assert f'{name} == "" || length(regexall("^sha256:[0-9a-f]{{64}}$", {name})) == 1' in body[1]
+
+
+def test_what_the_airflow_image_has_besides_is_locked_with_the_rest() -> None:
+    """DEMAND OPS-3: no package of EXTRA_PACKAGES, nor what it needs, changes a version of the lock."""
+
+    def locked(path: Path) -> dict[str, str]:
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"^([\w.-]+)(?:\[[\w,.-]+\])?==(\S+)(.*(?:\n +.*)*)", text, re.M)
+        assert all("--hash=sha256:" in more for _, _, more in found)
+        return {name: version for name, version, _ in found}
+
+    docker, recipe = ROOT / "docker", dict(stages(ROOT / "docker" / "airflow" / "Dockerfile")[""])["RUN"]
+    extra, main = locked(docker / "airflow-extra.txt"), locked(ROOT / "locks" / "main.txt")
+    assert not extra.keys() & main.keys()
+    wanted = [line for line in (docker / "airflow-extra.in").read_text().splitlines() if not line.startswith("#")]
+    text = (docker / "airflow" / "Dockerfile").read_text(encoding="utf-8")
+    assert re.search(r'^ARG EXTRA_PACKAGES="([^"]*)"$', text, re.M)[1].split() == wanted  # type: ignore[index]
+    for line in wanted:
+        name, version = line.split("==")
+        assert extra[name] == version
+    # One resolution for all of it.
+    (command,) = [one for one in recipe.split("&&") if "EXTRA_PACKAGES" in one]
+    for lock in ("locks/main.txt", "docker/airflow-extra.txt"):
+        assert f"--constraint /build/src/{lock}" in command
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
