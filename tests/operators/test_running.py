@@ -23,7 +23,7 @@ from windtunnel.home import Home
 from windtunnel.tracking import local
 from windtunnel.tracking.contract import RunStatus
 from windtunnel_airflow import ExtraStepOperator
-from windtunnel_airflow.operators.running import ended_by_person, failure
+from windtunnel_airflow.operators.running import ended_by_person, failure, goes_on
 
 CASES = Path(__file__).parent / "cases"
 
@@ -216,6 +216,67 @@ def test_a_finished_run_is_not_repeated_unless_it_was_cleared(operator: Any, hom
     # Other inputs are another run, too.
     operator("wt_small:part", outputs=["part"], item="y").execute_resumable(context(store, cleared=1))
     assert len(list(home.runs.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("record", "state", "kind", "ended", "expected"),
+    [
+        ({}, "running", None, False, True),
+        ({}, "starting", None, False, True),
+        ({}, "running", None, True, False),
+        ({}, "absent", None, False, True),
+        ({}, "lost", "transient", False, True),
+        ({}, "lost", "transient", True, False),
+        ({}, "failed", "transient", False, True),
+        ({"again": False}, "failed", "transient", False, True),
+        ({}, "failed", "code", False, False),
+        ({}, "failed", "data", False, False),
+        ({}, "failed", "resource", False, False),
+        ({}, "cancelled", "cancelled", False, False),
+        ({}, "succeeded", None, False, True),
+        ({"again": True}, "succeeded", None, False, False),
+        ({"answered": True}, "succeeded", None, False, False),
+    ],
+)  # fmt: skip
+def test_what_a_cleared_task_goes_on_with(record: Any, state: Any, kind: Any, ended: bool, expected: bool) -> None:
+    """DEMAND PIP-5"""
+    assert goes_on(record, RunStatus("r", state, failure=kind), ended) is expected
+
+
+def test_a_cleared_task_attaches_to_its_run_and_brings_home_what_it_made(
+    operator: Any, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEMAND PIP-5, TRN-7: the task failed, and its run did not: nothing begins anew."""
+    store = Store()
+    first = operator("wt_small:slow")
+    thread, _ = in_background(lambda: first.execute_resumable(context(store)))
+    until(lambda: "windtunnel_run" in store and local.status(home, run_id(store)).state == "running")
+    first.on_kill()  # its worker goes, and no try is left
+    thread.join(20)
+    before = run_id(store)
+    pid = local.status(home, before).pid
+    again = operator("wt_small:slow")
+    thread, _ = in_background(lambda: again.execute_resumable(context(store, cleared=1, state="restarting")))
+    until(lambda: store["windtunnel_run"]["cleared"] == 4)
+    assert (run_id(store), local.status(home, before).pid) == (before, pid) and thread.is_alive()
+    again.on_kill()  # cleared while it runs: the person wants another
+    thread.join(30)
+    assert local.status(home, before).state == "cancelled"
+    made = operator("wt_small:part", outputs=["part"], item="x")
+
+    def unable(*_: Any) -> Any:
+        raise TransientError("MLflow is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(made, "finish", unable)
+        with pytest.raises(TransientError, match="away"):
+            made.execute_resumable(context(store, cleared=2))
+    assert run_id(store) != before, "what a person ended is not gone on with"
+    before = run_id(store)
+    assert operator("wt_small:part", outputs=["part"], item="x").execute_resumable(context(store, cleared=3))
+    assert run_id(store) == before and local.status(home, before).attempt == 1
+    operator("wt_small:part", outputs=["part"], item="x").execute_resumable(context(store, cleared=4))
+    assert run_id(store) != before, "it had its answer"
 
 
 def test_the_run_id_is_the_same_until_the_run_has_ended(operator: Any) -> None:

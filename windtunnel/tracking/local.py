@@ -227,6 +227,11 @@ def cancel(home: Home, run_id: str, *, reason: str = "cancelled by a person") ->
     return status(home, run_id)
 
 
+def unwanted(home: Home, run_id: str) -> bool:
+    """Whether somebody asked for the end of the run's present attempt, whether or not it has obeyed."""
+    return (run_dir(home, run_id) / "cancel.json").exists()
+
+
 def end_run(folder: Path, state: Literal["cancelled", "lost"], message: str) -> None:
     """End everything of a run whose runner is dead or does not obey, and write its last word.
 

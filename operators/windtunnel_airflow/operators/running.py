@@ -8,12 +8,14 @@ The run is a process of its own (``windtunnel.tracking.local``), keyed by its ru
 * SIGTERM reaches the task for two reasons: a person ended it, or its worker is going down. ``on_kill`` cannot tell
   them apart, so it only notes the signal; the watching loop then asks Airflow what became of the task. Ended by a
   person: the run is cancelled. Anything else, or no answer: the run goes on and the next try attaches to it (TRN-7).
+* A task that has failed and is cleared goes on with a run that did not: see ``goes_on``.
 """
 
 from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import ResumableJobMixin
@@ -52,6 +54,24 @@ def failure(status: RunStatus) -> Exception:
 def ended_by_person(state: str | None) -> bool:
     """Whether a task in this state was ended by a person (or, with no try left, by the scheduler)."""
     return state is not None and str(state).lower() in ENDED_BY_PERSON
+
+
+def goes_on(record: Mapping[str, Any], status: RunStatus, ended: bool) -> bool:
+    """Whether a task that a person has cleared goes on with its run: what failed beside it trains nothing twice.
+
+    Pure. One that lives is attached to; one that something outside stopped goes on from its last checkpoint; what was
+    made and could not be returned is returned, once: it may be what cannot be. All else begins anew.
+
+    Args:
+        record: what the task keeps of its run; ``answered`` once it has returned it, ``again`` once it was tried anew.
+        status: the run's, now.
+        ended: a person wanted it ended.
+    """
+    if ended or record.get("answered"):
+        return False
+    if status.state == "succeeded":
+        return not record.get("again")
+    return status.state in ACTIVE | CONTINUED or (status.state == "failed" and status.failure == "transient")
 
 
 class RunnerOperator(ResumableJobMixin, WindtunnelOperator):
@@ -102,12 +122,17 @@ class RunnerOperator(ResumableJobMixin, WindtunnelOperator):
     def get_job_status(self, external_id: Any, context: Any) -> str:
         from windtunnel.tracking import local
 
-        if external_id.get("inputs") != self.inputs_digest() or external_id.get("cleared") != cleared(context):
-            # Somebody cleared the task, or its inputs are others now: the old run is not the answer.
-            if local.status(self.home, external_id["run_id"]).state in ACTIVE:
-                local.cancel(self.home, external_id["run_id"])
+        run_id, now = str(external_id["run_id"]), cleared(context)
+        found, again = local.status(self.home, run_id), external_id.get("cleared") != now
+        ended = local.unwanted(self.home, run_id)
+        if external_id.get("inputs") != self.inputs_digest() or (again and not goes_on(external_id, found, ended)):
+            # Its inputs are others now, or somebody cleared a task that has its answer: the old run is none.
+            if found.state in ACTIVE:
+                local.cancel(self.home, run_id)
             return "stale"
-        found = local.status(self.home, external_id["run_id"])
+        if again:
+            self.log.info("The task was cleared; run %s is %s and goes on", run_id, found.state)
+            self._keep_run(context, {**external_id, "cleared": now, "again": found.state == "succeeded"})
         if found.state == "failed" and found.failure == "transient":
             return "interrupted"
         return str(found.state)
@@ -147,7 +172,12 @@ class RunnerOperator(ResumableJobMixin, WindtunnelOperator):
         result = local.result(self.home, run_id)
         if result is None:
             raise TransientError(f"run {run_id} ended, but its result is not there", hint="the next try looks again")
-        return self.finish(result, context)
+        answer = self.finish(result, context)
+        store = context.get("task_state_store")
+        kept = store.get(self.external_id_key) if store is not None else None
+        if isinstance(kept, dict) and kept.get("run_id") == run_id:
+            self._keep_run(context, {**kept, "answered": True})
+        return answer
 
     # -- Airflow
     def execute(self, context: Any) -> Any:
@@ -160,6 +190,11 @@ class RunnerOperator(ResumableJobMixin, WindtunnelOperator):
         self.stop_asked = True
 
     # -- inside
+    def _keep_run(self, context: Any, record: Mapping[str, Any]) -> None:
+        store = context.get("task_state_store")
+        if store is not None:
+            store.set(self.external_id_key, dict(record))
+
     def _stream(self, run_id: str, offset: int) -> int:
         """Copy what the run wrote since ``offset`` into the task log."""
         from windtunnel.tracking import local
