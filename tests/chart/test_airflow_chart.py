@@ -68,6 +68,28 @@ def read(helpers: Any, name: str) -> dict[str, Any]:
     return dict(yaml.safe_load(text))
 
 
+def test_dags_of_ones_own_are_in_every_pod_of_airflow(official: Path, helpers: Any) -> None:
+    """What ``windtunnel cluster up --dags`` sets, and where the chart reads DAGs without git-sync."""
+    import helm_python
+
+    from windtunnel.stack.laptop import Laptop, dags
+
+    folder = helpers.ROOT / "dags"
+    told = dags.values(Laptop("kind", "windtunnel", helpers.ROOT, dags=folder))
+    given = values(helpers, "small") | dict(word.split("=") for word in told if "=" in word)
+    found = helm_python.Chart.load(official).render(
+        given, name="airflow", namespace="windtunnel", is_install=True, is_upgrade=False
+    )
+    objects = [one for path, text in found.items() if path.endswith(".yaml") for one in yaml.safe_load_all(text) if one]
+    images = {
+        container["image"]
+        for _, spec in helpers.pods(objects)
+        for container in [*spec.get("initContainers", []), *spec["containers"]]
+    }
+    assert images == {dags.image(folder)}
+    assert f"dags_folder = {dags.FOLDER}\n" in "".join(found.values()).replace("      ", "")
+
+
 def unknown(given: Any, schema: Mapping[str, Any], root: Mapping[str, Any], path: str = "") -> Iterator[str]:
     """Keys that a schema does not name: at some places it takes any, and Helm then says nothing of a wrong one."""
     while "$ref" in schema:

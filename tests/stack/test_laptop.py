@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from windtunnel.cli.app import app
 from windtunnel.errors import StackError
-from windtunnel.stack.laptop import Laptop, plan, secrets
+from windtunnel.stack.laptop import Laptop, dags, plan, secrets
 from windtunnel.stack.laptop.parts import Step
 
 
@@ -203,6 +203,59 @@ def test_a_dry_run_prints_the_plan_and_does_nothing(bench: Bench) -> None:
     assert done.exit_code == 0 and bench.asked() == []
     lines = [line for line in done.stdout.splitlines() if not line.startswith("#")]
     assert len(lines) == 12 and lines[4].startswith("kind create cluster")
+
+
+def test_dags_of_ones_own_are_a_layer_on_airflows_image(bench: Bench, tmp_path: Path) -> None:
+    """Read before there is a cluster; named by what is in them, so that a changed file starts the pods anew."""
+    folder = tmp_path / "ours"
+    (folder / "lib").mkdir(parents=True)
+    (folder / "sea.py").write_text("one")
+    (folder / "lib" / "sea.yaml").write_text("name: sea")
+    done = bench.up("--dags", str(folder))
+    assert done.exit_code == 0, done.exception
+    calls = bench.calls()
+    asked = [" ".join(one["argv"]) for one in calls]
+    image = dags.image(folder)
+    build = f"docker build --file - --build-arg AIRFLOW=windtunnel/airflow:0.1.0 --tag {image} {folder}"
+    look = f"docker run --rm --entrypoint python {image} -m windtunnel_airflow.parsing /opt/airflow/dags"
+    assert asked.index(build) + 1 == asked.index(look) < asked.index("kind get clusters")
+    assert calls[asked.index(build)]["stdin"] == dags.RECIPE and f" {dags.FOLDER}/\n" in dags.RECIPE
+    assert [one for one in asked if one.startswith("kind load docker-image") and f" {image} " in one]
+    (airflow,) = [one for one in asked if " --install airflow " in one]
+    name, _, tag = image.rpartition(":")
+    assert f"--set-string defaultAirflowRepository={name} --set-string defaultAirflowTag={tag} " in airflow
+    assert f"those of {folder}" in done.stderr and "none yet" not in done.stderr
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("x")
+    assert dags.image(folder) == image
+    seen = {image}
+    for change in (
+        lambda: (folder / "sea.py").write_text("two"),
+        lambda: (folder / "lib" / "sea.yaml").rename(folder / "sea.yaml"),
+        lambda: (folder / "link").symlink_to("nowhere"),
+    ):
+        change()
+        seen.add(dags.image(folder))
+    assert len(seen) == 4
+    bench.remove("kind", "docker")
+    bench.install("minikube")
+    refused = bench.up("--no-build", "--dags", str(folder))
+    assert isinstance(refused.exception, StackError) and "not found on the PATH: docker" in refused.exception.message
+    bench.install("docker")
+    assert bench.up("--no-build", "--dags", str(folder)).exit_code == 0
+    built = [one for one in bench.asked() if "docker" in one or "image load" in one]
+    assert [one.split()[:2] for one in built[:2]] == [["docker", "build"], ["docker", "run"]]
+    assert f"minikube image load {dags.image(folder)} --profile windtunnel" in built
+
+
+def test_a_folder_without_dags_is_refused_before_anything_runs(bench: Bench, tmp_path: Path) -> None:
+    for folder, said in ((tmp_path / "absent", "is not a folder"), (tmp_path, "holds no Python file")):
+        (tmp_path / "__pycache__").mkdir(exist_ok=True)
+        (tmp_path / "__pycache__" / "old.py").touch()
+        for more in ((), ("--dry-run",)):
+            done = bench.up("--dags", str(folder), *more)
+            assert isinstance(done.exception, StackError) and said in done.exception.message
+    assert bench.asked() == []
 
 
 def test_the_plan_is_what_the_pages_and_the_chart_say() -> None:

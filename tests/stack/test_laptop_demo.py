@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +260,8 @@ def test_values_name_what_is_made() -> None:
 
 
 def test_every_input_is_named_and_a_cluster_that_says_nothing_is_told() -> None:
-    assert {step.given for step in plan.whole(LAPTOP) if step.given} == set(GIVEN)
+    whole = plan.whole(replace(LAPTOP, dags=ROOT / "dags"))
+    assert {step.given for step in whole if step.given} == set(GIVEN)
     for code, out in ((1, ""), (0, "no json"), (0, "{}"), (0, '{"data": {}}')):
         with pytest.raises(StackError, match="cannot be read"):
             inputs.password(LAPTOP, lambda argv, code=code, out=out: (code, out))  # type: ignore[misc]

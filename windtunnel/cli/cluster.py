@@ -36,6 +36,7 @@ def up(
     name: NameOption = "windtunnel",
     checkout: CheckoutOption = Path(),
     build: Annotated[bool, typer.Option(help="Build the images; else take those that Docker has.")] = True,
+    dags: Annotated[Path | None, typer.Option(help="Folder with DAG files of yours.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and do nothing.")] = False,
 ) -> None:
     """Make a cluster with the registry and Airflow, small, and check it.
@@ -45,7 +46,7 @@ def up(
     """
     from windtunnel.stack import laptop
 
-    asked, machine = _asked(engine, name, checkout, build)
+    asked, machine = _asked(engine, name, checkout, build, dags=dags)
     if dry_run:
         _print(asked)
         return
@@ -145,13 +146,15 @@ def _tell(asked: Laptop, made: bool) -> None:
     talk.say(f"Airflow:      {inside} port-forward service/airflow-api-server 8080:8080")
     passwords = f"{inside} exec deployment/airflow-api-server -- cat simple_auth_manager_passwords.json.generated"
     talk.say(f"              its log-in: {passwords}")
-    if not asked.demo:
+    if asked.dags is not None:
+        talk.say(f"DAGs:         those of {asked.dags}; after a change 'windtunnel cluster up' again, with --dags")
+    elif not asked.demo:
         talk.say("DAGs:         none yet, and no connection but windtunnel_default, the registry's; to bring yours:")
         talk.say("              docs/how-to/try-on-a-laptop-cluster.md; 'windtunnel cluster demo' brings one")
 
 
 def _asked(
-    engine: Engine | None, name: str, checkout: Path, build: bool, *, demo: bool = False
+    engine: Engine | None, name: str, checkout: Path, build: bool, *, demo: bool = False, dags: Path | None = None
 ) -> tuple[Laptop, Machine]:
     """What is asked for, and what does it.
 
@@ -170,4 +173,5 @@ def _asked(
     if found is None:
         where = "; or ".join(f"{one}: {plan.TOOLS[one]}" for one in ENGINES)
         raise StackError("neither kind nor minikube is on the PATH", hint=f"install one: {where}")
-    return Laptop(found, name, checkout.resolve(), build, demo), Machine(talk.say, str(checkout.resolve()))
+    folder = None if dags is None else dags.expanduser().resolve()
+    return Laptop(found, name, checkout.resolve(), build, demo, folder), Machine(talk.say, str(checkout.resolve()))

@@ -3,6 +3,7 @@
 parts    what is asked for, and one command
 plan     which commands, in which order; pure
 demo     those of the demo; pure
+dags     a person's own DAG files, as a layer on Airflow's image
 objects  what the demo needs besides the charts, as manifests; pure
 secrets  what the charts need and nobody else shall know
 inputs   what commands are given to read

@@ -133,18 +133,22 @@ def up(laptop: Laptop, machine: Machine) -> bool:
     plan.check_checkout(laptop)
     kept: dict[str, str] = {}
     for step in plan.images(laptop):
-        machine.do(step, kept)
+        machine.do(step, kept, _input(step, laptop, machine))
     made = not exists(laptop, machine)
     try:
         if made:
             machine.do(plan.create(laptop), kept)
         for step in plan.installation(laptop):
-            machine.do(step, kept, functools.partial(inputs.of, step, laptop, machine.ask) if step.given else None)
+            machine.do(step, kept, _input(step, laptop, machine))
     except BaseException:
         if made:
             _undo(laptop, machine)
         raise
     return made
+
+
+def _input(step: Step, laptop: Laptop, machine: Machine) -> Callable[[], str] | None:
+    return functools.partial(inputs.of, step, laptop, machine.ask) if step.given else None
 
 
 def _undo(laptop: Laptop, machine: Machine) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from windtunnel.errors import StackError
-from windtunnel.stack.laptop import demo, objects, secrets
+from windtunnel.stack.laptop import dags, demo, objects, secrets
 from windtunnel.stack.laptop.parts import NAMESPACE, Laptop, Step
 
 #: Exit code and output of a command.
@@ -20,6 +20,8 @@ def of(step: Step, laptop: Laptop, ask: Ask) -> str:
     Raises:
         StackError: the cluster does not tell what it is made from, or the checkout lacks it.
     """
+    if step.given == "dag recipe":
+        return dags.RECIPE
     if step.given == "secrets":
         return secrets.manifests(NAMESPACE)
     if step.given == "demo secrets":

@@ -15,6 +15,7 @@ IMAGES = (("registry", ("PYTHON",)), ("airflow", ("PYTHON", "AIRFLOW")))
 DEMO_IMAGES = (("trainer", ("PYTHON",)), ("model-server", ("PYTHON",)), ("collector", ("PYTHON",)))
 #: What is the input of which commands: key of ``Step.given``, and what the printed command says of it.
 GIVEN = {
+    "dag recipe": "a recipe of three lines",
     "secrets": "secrets made now",
     "demo secrets": "secrets made now",
     "demo objects": "manifests of the demo",
@@ -34,6 +35,7 @@ class Laptop:
         checkout: folder with ``helm/`` and ``docker/`` of Windtunnel.
         build: whether images are built; else they are taken as the container engine has them.
         demo: whether what the demo flies with is installed, too.
+        dags: folder with a person's own DAG files; None: none.
     """
 
     engine: str
@@ -41,6 +43,7 @@ class Laptop:
     checkout: Path
     build: bool = True
     demo: bool = False
+    dags: Path | None = None
 
     @property
     def images(self) -> tuple[tuple[str, tuple[str, ...]], ...]:

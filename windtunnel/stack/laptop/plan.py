@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from windtunnel.errors import StackError
-from windtunnel.stack.laptop import demo
+from windtunnel.stack.laptop import dags, demo
 from windtunnel.stack.laptop.parts import NAMESPACE, Laptop, Step, read, tag
 
 ENGINES = ("kind", "minikube")
@@ -26,7 +26,12 @@ TOOLS = {
 
 def tools(laptop: Laptop) -> list[str]:
     """Programs that have to be on the PATH."""
-    return [laptop.engine, *(["docker"] if laptop.build or laptop.engine == "kind" else []), "kubectl", "helm"]
+    return [
+        laptop.engine,
+        *(["docker"] if laptop.build or laptop.dags or laptop.engine == "kind" else []),
+        "kubectl",
+        "helm",
+    ]
 
 
 def create(laptop: Laptop) -> Step:
@@ -64,7 +69,7 @@ def images(laptop: Laptop) -> list[Step]:
         StackError: the checkout is none.
     """
     if not laptop.build:
-        return []
+        return dags.steps(laptop)
     steps, looked = [], set()
     for name, needed in laptop.images:
         recipe = read(laptop.checkout / "docker" / name / "Dockerfile")
@@ -97,7 +102,7 @@ def images(laptop: Laptop) -> list[Step]:
         file = f"docker/{name}/Dockerfile"
         argv = ("docker", "build", "--file", file, *stage, *digests, "--tag", tag(laptop, name), ".")
         steps.append(Step(f"build the image {name}", argv, mend="docker/README.md says what it needs"))
-    return steps
+    return [*steps, *dags.steps(laptop)]
 
 
 def installation(laptop: Laptop) -> list[Step]:
@@ -108,7 +113,7 @@ def installation(laptop: Laptop) -> list[Step]:
     """
     kubectl, helm = laptop.kubectl, laptop.helm
     inside = ("--namespace", NAMESPACE)
-    tags = [tag(laptop, name) for name, _ in laptop.images]
+    tags = [tag(laptop, name) for name, _ in laptop.images] + ([dags.image(laptop.dags)] if laptop.dags else [])
     values, airflow_values = (
         [word for name in names for word in ("--values", f"helm/windtunnel/{name}.yaml")]
         for names in (
@@ -151,7 +156,7 @@ def installation(laptop: Laptop) -> list[Step]:
             # Without --wait: its pods wait for a migration that Helm would start only once they are ready.
             "install Airflow",
             (*helm, "upgrade", "--install", "airflow", "airflow", "--repo", AIRFLOW_REPOSITORY,
-             "--version", AIRFLOW_CHART, *inside, *airflow_values, "--timeout", "15m"),
+             "--version", AIRFLOW_CHART, *inside, *airflow_values, *dags.values(laptop), "--timeout", "15m"),
             mend=slow,
         ),
         Step(
@@ -175,7 +180,9 @@ def whole(laptop: Laptop) -> list[Step]:
 
 def check_checkout(laptop: Laptop) -> None:
     """Raises:
-    StackError: it has not what is installed from it.
+    StackError: it has not what is installed from it, or the folder of DAGs has none.
     """
     read(laptop.checkout / "helm" / "windtunnel" / "values-small.yaml")
     tag(laptop, "registry")
+    if laptop.dags is not None:
+        dags.check(laptop.dags)
