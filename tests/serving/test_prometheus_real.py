@@ -32,7 +32,7 @@ pytestmark = [
 LES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 #: Places where processes may be scraped. Prometheus takes five seconds to believe in a new target, so all are there
 #: from the start: one where nobody is answers with nothing, as one whose process is gone.
-PLACES = 24
+PLACES = 28
 NAMESPACES = ("models", "staging")
 #: What a router says of one version, besides code and bound.
 LABELS = {
