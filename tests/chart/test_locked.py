@@ -4,11 +4,13 @@ proxies, and files that are applied without Helm. DEMAND OPS-2, OPS-10, OPS-13""
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 PLACE = {
     "nodeSelector": {"pool": "platform"},
@@ -184,3 +186,26 @@ def test_names_and_labels_that_kubernetes_takes(helpers: Any, tmp_path: Path) ->
 def test_the_chart_may_be_part_of_another(helpers: Any) -> None:
     """Helm hands an umbrella's own globals down to every part."""
     assert helpers.render(helpers.merged(helpers.preset("small"), {"global": {"imageRegistry": "mirror.example.org"}}))
+
+
+def test_the_page_names_what_an_installer_lacks(helpers: Any) -> None:
+    """Objects that Kubernetes's own role "admin" may not make, and roles that give what it does not have."""
+    page = (helpers.ROOT / "docs" / "how-to" / "install-in-a-locked-down-cluster.md").read_text(encoding="utf-8")
+    values, roles = re.findall(r"^```\n(.*?)^```", page, re.M | re.S)
+    given = helpers.merged(helpers.preset("production"), EVERY)
+    assert helpers.render(helpers.merged(given, yaml.safe_load(values)))
+    told: set[tuple[str, str]] = set()
+    for role in yaml.safe_load_all(roles):
+        where = role["metadata"]["namespace"]
+        for rule in role["rules"]:
+            told |= {(where, name) for name in rule.get("resourceNames", rule["resources"])}
+    made = helpers.chart().render(given, name="windtunnel", namespace="windtunnel", is_install=True).items()
+    objects = [one for file, text in made if file.endswith(".yaml") for one in yaml.safe_load_all(text) if one]
+    wanted = set()
+    for one in objects:
+        where = one["metadata"].get("namespace", "windtunnel")
+        if one["kind"] == "Role":
+            wanted.add((where, one["metadata"]["name"]))
+        elif ".k8s.io" not in one["apiVersion"] and "." in one["apiVersion"]:
+            wanted.add((where, one["kind"].lower() + "s"))
+    assert told == wanted
