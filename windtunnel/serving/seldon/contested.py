@@ -22,8 +22,8 @@ from windtunnel.serving.seldon import record
 
 #: A manager that has taken fields so often will do it again.
 INSISTS = 3
-#: What is kept of it: managers, fields of each, letters of a field.
-_MANAGERS, _FIELDS, _LETTERS = 8, 6, 160
+#: What is kept of it: managers, fields of each, letters of a field. Annotations are small, and looks stand there, too.
+_MANAGERS, _FIELDS, _LETTERS = 4, 6, 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,11 @@ class Overruled:
     rollout_id: str | None = None
     at: float = 0.0
     left: tuple[str, ...] = ()
+
+
+def shared(live: Mapping[str, Any]) -> bool:
+    """Whether anybody else owns a field of ``spec``."""
+    return any(_owns(one, ()) for one in _entries(live))
 
 
 def scaler(live: Mapping[str, Any]) -> str | None:

@@ -227,8 +227,7 @@ class Objects:
 
     def _taken(self, live: dict[str, Any] | None) -> list[contested.Overruled]:
         """What others have made of our fields since we wrote them."""
-        before = record.state_of(live) if live is not None else None
-        if live is None or before is None:
+        if live is None or not contested.shared(live) or (before := record.state_of(live)) is None:
             return []
         return contested.found(live, self._made(before, live))
 
