@@ -302,6 +302,57 @@ def test_a_set_that_its_queue_let_go_again_counts_its_checkpoints_on(
     assert _kept(objects, depot) == "6"
 
 
+def test_a_pod_that_is_told_to_stop_leaves_the_upload_it_is_in(
+    objects: Objects, spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    """DEMAND TRN-3, TRN-7: the training hears of it at once; what was half sent is no checkpoint, the one before stays
+    the newest, and the last one is sent to its end."""
+    from windtunnel.tracking.pods import entry
+
+    task = spec()
+    depot = Depot(objects, task.run_id)
+    run = entry.PodRun(entry.Order(objects.url, "", task.run_id, 1, 600.0, Home(tmp_path / "p")))
+    folder = run.folder / "checkpoint"
+    folder.mkdir(parents=True)
+    (folder / "epoch").write_text("1")
+    run._checkpoint()
+    (folder / "epoch").write_text("2")
+    (folder / "weights").write_bytes(os.urandom(20 * 2**20))
+    asked: list[str] = []
+
+    class Told:
+        """The same store; TERM comes when it has begun to take a file."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(objects, name)
+
+        def put(self, key: str, source: Path, go_on: Callable[[], None] | None = None) -> None:
+            def ask() -> None:
+                asked.append(key)
+                if key.endswith("/weights"):
+                    signal.raise_signal(signal.SIGTERM)
+                assert go_on is not None
+                go_on()
+
+            objects.put(key, source, ask if go_on is not None else None)
+
+    run.depot = Depot(Told(), task.run_id)  # type: ignore[arg-type]
+    before = signal.signal(signal.SIGTERM, run._asked_to_stop)
+    try:
+        run._checkpoint()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert run.told and asked.count(asked[-1]) == 1, "it was left at the first question"
+    assert [key[-11:] for key in depot.checkpoints()] == ["0001-000000"]
+    assert depot.restore(tmp_path / "next") == "0001-000000" and (tmp_path / "next/checkpoint/epoch").read_text() == "1"
+    assert not objects.sizes(f"{depot.key}/checkpoints/0001-000001/checkpoint/weights")
+    if isinstance(objects, stores.S3Objects):
+        until(lambda: "Uploads" not in objects._client.list_multipart_uploads(Bucket=objects.bucket), 60)
+    run._checkpoint(last=True)
+    assert depot.restore(tmp_path / "next") == "0001-000001" and (tmp_path / "next/checkpoint/epoch").read_text() == "2"
+    assert (tmp_path / "next/checkpoint/weights").stat().st_size == 20 * 2**20
+
+
 def test_a_parcel_is_whole_or_not_there(objects: Objects, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     (folder / "below").mkdir(parents=True)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +33,10 @@ _TAKEN = frozenset({"PreconditionFailed", "412"})
 _NO_CONDITIONS = frozenset({"NotImplemented", "501"})
 
 
+#: Bytes between two questions whether to go on, where a file is copied; seconds, where it is sent.
+_PIECE, _ASK_EVERY = 8 * 2**20, 0.05
+
+
 class Objects(Protocol):
     """One store, below one prefix. Keys are relative, with '/'.
 
@@ -40,8 +45,13 @@ class Objects(Protocol):
 
     url: str
 
-    def put(self, key: str, source: Path) -> None:
-        """Store a file's bytes; an object of that name is replaced as a whole."""
+    def put(self, key: str, source: Path, go_on: Callable[[], None] | None = None) -> None:
+        """Store a file's bytes; an object of that name is replaced as a whole.
+
+        Args:
+            go_on: called again and again meanwhile. What it raises is raised here, soon, and there is no such object
+                then, or the one before.
+        """
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Store bytes."""
@@ -94,9 +104,18 @@ class FolderObjects:
         self.root = root
         self.url = root.as_uri()
 
-    def put(self, key: str, source: Path) -> None:
+    def put(self, key: str, source: Path, go_on: Callable[[], None] | None = None) -> None:
+        def copy(part: Path) -> None:
+            if go_on is None:
+                shutil.copyfile(source, part)
+                return
+            with source.open("rb") as given, part.open("wb") as taken:
+                while piece := given.read(_PIECE):
+                    go_on()
+                    taken.write(piece)
+
         with self._errors(key):
-            files.write_with(self.root / key, lambda part: shutil.copyfile(source, part), parents=True)
+            files.write_with(self.root / key, copy, parents=True)
 
     def put_bytes(self, key: str, data: bytes) -> None:
         with self._errors(key):
@@ -174,9 +193,31 @@ class S3Objects:
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
 
-    def put(self, key: str, source: Path) -> None:
+    def put(self, key: str, source: Path, go_on: Callable[[], None] | None = None) -> None:
         with self._errors(key):
-            self._client.upload_file(str(source), self.bucket, self._key(key))
+            if go_on is None:
+                self._client.upload_file(str(source), self.bucket, self._key(key))
+            else:
+                self._put_asking(key, source, go_on)
+
+    def _put_asking(self, key: str, source: Path, go_on: Callable[[], None]) -> None:
+        """What ``upload_file`` does, with a question between. Given up, it cancels what is under way, which takes the
+        parts back that the store has; that is not waited for: a request that hangs would hold up whoever gave up."""
+        from boto3.s3.transfer import TransferConfig, create_transfer_manager  # type: ignore[import-untyped]
+
+        manager = create_transfer_manager(self._client, TransferConfig(preferred_transfer_client="classic"))
+        sending = manager.upload(str(source), self.bucket, self._key(key))
+        try:
+            while not sending.done():
+                go_on()
+                time.sleep(_ASK_EVERY)
+        except BaseException:
+            sending.cancel()
+            raise
+        try:
+            sending.result()
+        finally:
+            manager.shutdown()
 
     def put_bytes(self, key: str, data: bytes) -> None:
         with self._errors(key):

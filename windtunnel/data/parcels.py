@@ -9,11 +9,12 @@ so a store that lost or changed a byte is found out, whatever it says of itself.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +25,8 @@ from windtunnel.errors import IntegrityError
 from windtunnel.evidence.manifest import sha256_file
 
 SIDECAR = ".windtunnel.json"
+#: Bytes between two questions whether to go on.
+_PIECE = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,29 +62,56 @@ def contents(root: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def measure(given: Mapping[str, Path], about: Mapping[str, Any] | None = None) -> Parcel:
-    """Read every file once."""
-    return Parcel({name: (sha256_file(path), path.stat().st_size) for name, path in given.items()}, dict(about or {}))
+def measure(
+    given: Mapping[str, Path], about: Mapping[str, Any] | None = None, go_on: Callable[[], None] | None = None
+) -> Parcel:
+    """Read every file once.
+
+    Args:
+        go_on: called again and again meanwhile; what it raises ends it.
+    """
+    return Parcel(
+        {name: (_digest(path, go_on), path.stat().st_size) for name, path in given.items()}, dict(about or {})
+    )
 
 
-def send(objects: Objects, key: str, given: Mapping[str, Path], about: Mapping[str, Any] | None = None) -> Parcel:
+def _digest(path: Path, go_on: Callable[[], None] | None) -> str:
+    if go_on is None:
+        return sha256_file(path)
+    found = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(_PIECE):
+            go_on()
+            found.update(piece)
+    return found.hexdigest()
+
+
+def send(
+    objects: Objects,
+    key: str,
+    given: Mapping[str, Path],
+    about: Mapping[str, Any] | None = None,
+    go_on: Callable[[], None] | None = None,
+) -> Parcel:
     """Store files as a parcel; one that is there with the same files is left as it is.
 
     Args:
         given: path below the parcel -> file.
+        go_on: called again and again meanwhile; what it raises ends it, and nothing is there then that could be
+            received.
 
     Raises:
         IntegrityError: a file changed while it was sent; nothing is there then that could be received.
         DataError, UnavailableError: as the store's.
     """
-    made = measure(given, about)
+    made = measure(given, about, go_on)
     there = read(objects, key)
     if there is not None and dict(there.files) == dict(made.files) and dict(there.about) == dict(made.about):
         return there
     objects.delete([key + SIDECAR])
     for name, path in given.items():
-        objects.put(f"{key}/{name}", path)
-    if (after := measure(given)).files != made.files:
+        objects.put(f"{key}/{name}", path, go_on)
+    if (after := measure(given, go_on=go_on)).files != made.files:
         changed = sorted(name for name, found in after.files.items() if found != made.files[name])
         raise IntegrityError(f"{', '.join(changed[:5])} changed while being sent to {objects.url}/{key}")
     plain = {"files": {name: list(found) for name, found in made.files.items()}, "about": dict(made.about)}

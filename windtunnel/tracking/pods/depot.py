@@ -55,7 +55,6 @@ class Depot:
         """
         inputs: dict[str, Any] = {}
         for name, given in spec.inputs.items():
-            steps.verify_input(given)
             key = self._input_key(home, name, given.path)
             # What another worker wrote need not come here to go to the pod, which checks every byte.
             there = None if given.path.exists() else handover.known(self.objects, key, given)
@@ -135,11 +134,14 @@ class Depot:
         found = self.objects.sizes(f"{self.key}/checkpoints/")
         return sorted(key.removesuffix(parcels.SIDECAR) for key in found if key.endswith(parcels.SIDECAR))
 
-    def save_checkpoint(self, folder: Path, name: str) -> parcels.Parcel | None:
+    def save_checkpoint(
+        self, folder: Path, name: str, go_on: Callable[[], None] | None = None
+    ) -> parcels.Parcel | None:
         """Store the checkpoint folder of a run as it is now; None when it is empty.
 
         Args:
             name: sorts behind the names of earlier ones.
+            go_on: called again and again meanwhile; what it raises ends it, and the one before stays the newest.
 
         Raises:
             IntegrityError: the training was writing to it just now; the one before stays the newest.
@@ -153,7 +155,7 @@ class Depot:
             for word in reversed(WORDS):  # what was sent before what there is: sent twice is kept once, unsent is lost
                 if (folder / word).exists():
                     given[word] = Path(shutil.copyfile(folder / word, Path(words, word)))
-            saved = parcels.send(self.objects, f"{self.key}/checkpoints/{name}", given)
+            saved = parcels.send(self.objects, f"{self.key}/checkpoints/{name}", given, go_on=go_on)
         for key in self.checkpoints()[:-KEEP]:
             parcels.remove(self.objects, key)
         return saved

@@ -79,6 +79,10 @@ class Order:
             raise DataError(f"a variable of this pod is no number: {error}") from None
 
 
+class _Told(Exception):
+    """The pod is told to stop while it stores a checkpoint."""
+
+
 class PodRun:
     """One attempt at a run, in its pod."""
 
@@ -149,7 +153,7 @@ class PodRun:
             time.sleep(LOOK_EVERY)
         self._pump(offset)
         if status.state != "succeeded":
-            self._checkpoint()
+            self._checkpoint(last=True)
         self._leave(status)
         return status
 
@@ -168,10 +172,21 @@ class PodRun:
             sys.stdout.flush()
             offset = end
 
-    def _checkpoint(self) -> None:
+    def _go_on(self) -> None:
+        """
+        Raises:
+            _Told: the training has to be told now, that it may keep its last checkpoint.
+        """
+        if self.told:
+            raise _Told
+
+    def _checkpoint(self, *, last: bool = False) -> None:
         """A checkpoint that cannot be stored is told and tried again later: it must not end the training.
 
         Of several nodes node 0's is stored; each gets it back.
+
+        Args:
+            last: nothing comes after it, so that nothing is given up for it.
         """
         if self.rank > 0:
             return
@@ -180,7 +195,10 @@ class PodRun:
             if seen == self.seen:
                 return  # the training has not written a newer one
             name = f"{self.order.attempt:04d}-{self.saved:06d}"
-            saved = self.depot.save_checkpoint(self.folder, name)
+            saved = self.depot.save_checkpoint(self.folder, name, None if last else self._go_on)
+        except _Told:
+            say(f"told to stop (TERM) while checkpoint {name} was being stored: the one before it stays the newest")
+            return
         except (DataError, IntegrityError, UnavailableError, OSError) as error:
             say(f"no checkpoint stored: {getattr(error, 'message', error)}")
             return
