@@ -104,6 +104,27 @@ def test_limits(given: dict[str, Any], result: str, says: str) -> None:
     assert ("kubectl edit limitrange team -n models" in found.mend) == (result != "ok")
 
 
+CONFIG = {"spec": {"volumeClaimTemplates": [
+    {"name": "mlserver-models", "spec": {"resources": {"requests": {"storage": "1Gi"}}}}
+]}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bounds", "says"),
+    [
+        ({"max": {"storage": "500Mi"}}, "may use 1.0 GiB storage, at most 500Mi"),
+        ({"min": {"storage": "2Gi"}}, "asks for 1.0 GiB storage, at least 2Gi"),
+        ({"min": {"storage": "1Gi"}, "max": {"storage": "1Gi"}}, ""),
+    ],
+)
+def test_limits_of_claims_are_held_against_those_of_servers_on_core_2(bounds: dict[str, Any], says: str) -> None:
+    claims = limits.claims_of("mlserver", CONFIG)
+    found = limits.judge_range(item("PersistentVolumeClaim", **bounds), [], "models", claims)
+    assert found.result == ("fail" if says else "ok")
+    assert not says or found.found == f"refuses claim mlserver-models of a server (ServerConfig mlserver): {says}"
+    assert limits.claims_of("mlserver", None) == {}
+
+
 def test_limits_are_held_against_the_models_own_pods() -> None:
     big = model(resources={"cpu": 8, "memory": "40Gi", "disk": "1Gi"}, pod={"image": "i"}, serving={"memory": "1Gi"})
     found = limits.judge_range(item(max={"memory": "32Gi"}), needs.pods(Cluster(models=(big,)), "models"))

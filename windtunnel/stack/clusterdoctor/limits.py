@@ -1,8 +1,12 @@
-"""LimitRanges of the namespace: what they would refuse of our pods, and what they would write into them.
+"""LimitRanges of the namespace: what they would refuse of our pods and claims, and what they would write into them.
 
 Rules: Kubernetes' admission plug-in LimitRanger. A container's missing limits and requests become the range's defaults
 (a request first its own limit), then every container is held against the items of type ``Container``, and the sum of
-the containers, or the largest of those that run before them, against those of type ``Pod``.
+the containers, or the largest of those that run before them, against those of type ``Pod``. What a claim requests of
+storage is held against those of type ``PersistentVolumeClaim``.
+
+Claims are made for model servers on Seldon Core 2 alone, by Seldon's operator as the ServerConfig says, one for each
+replica. Those that ``training.pod.volumes`` names are made by people.
 """
 
 from __future__ import annotations
@@ -10,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from windtunnel.errors import WindtunnelError
 from windtunnel.kube.client import Client
-from windtunnel.kube.kinds import LIMIT_RANGE
+from windtunnel.kube.kinds import LIMIT_RANGE, Kind
 from windtunnel.stack.clusterdoctor import needs
 from windtunnel.stack.clusterdoctor.looking import Cluster
 from windtunnel.stack.finding import Finding
@@ -20,6 +25,8 @@ from windtunnel.tracking.pods.capacity import quantity, words
 Amounts = dict[str, float]
 #: Which side of a container each bound holds for: requests may not be below ``min``, limits not above ``max``.
 _SIDES = ("requests", "limits")
+_SERVER_CONFIG = Kind("mlops.seldon.io", "v1alpha1", "serverconfigs", "ServerConfig")
+_CLAIM = "PersistentVolumeClaim"
 
 
 def limit_ranges(cluster: Cluster, client: Client) -> Iterator[Finding]:
@@ -29,22 +36,62 @@ def limit_ranges(cluster: Cluster, client: Client) -> Iterator[Finding]:
         yield Finding("limits", "ok", "none")
         return
     made = needs.pods(cluster, client.namespace)
+    bounded = any(one.get("type") == _CLAIM for item in items for one in (item.get("spec") or {}).get("limits") or [])
+    claimed = _claims(cluster, client) if bounded else {}
     for item in items:
-        yield judge_range(item, made, client.namespace)
+        yield judge_range(item, made, client.namespace, claimed)
 
 
-def judge_range(item: Mapping[str, Any], made: Sequence[needs.Made], namespace: str = "default") -> Finding:
-    """What one LimitRange does to our pods.
+def _claims(cluster: Cluster, client: Client) -> dict[str, Amounts]:
+    """What servers on Core 2 claim, where the ServerConfig may be read; else nothing is known of claims."""
+    if "releases-core2" not in cluster.parts or (
+        cluster.models and not any(one.target == "kubernetes" for one in cluster.models)
+    ):
+        return {}
+    name = getattr(cluster.seldon, "server_config", "mlserver")
+    try:
+        return claims_of(name, client.get(_SERVER_CONFIG, name))
+    except WindtunnelError:
+        return {}
+
+
+def claims_of(name: str, config: Mapping[str, Any] | None) -> dict[str, Amounts]:
+    """Who, in words -> what each claim of a server's replica requests.
+
+    Args:
+        config: a ServerConfig (``mlops.seldon.io/v1alpha1``), which has StatefulSets' ``volumeClaimTemplates``; None:
+            there is none.
+    """
+    found = ((config or {}).get("spec") or {}).get("volumeClaimTemplates") or []
+    out: dict[str, Amounts] = {}
+    for at, one in enumerate(found):
+        called = (one.get("metadata") or one).get("name") or at
+        asked = ((one.get("spec") or {}).get("resources") or {}).get("requests") or {}
+        out[f"claim {called} of a server (ServerConfig {name})"] = {k: quantity(v) for k, v in asked.items()}
+    return out
+
+
+def judge_range(
+    item: Mapping[str, Any],
+    made: Sequence[needs.Made],
+    namespace: str = "default",
+    claimed: Mapping[str, Amounts] | None = None,
+) -> Finding:
+    """What one LimitRange does to our pods and claims.
 
     Args:
         made: the pods.
+        claimed: as ``claims_of``.
     """
     name = item["metadata"]["name"]
     refused: list[str] = []
     changed: list[str] = []
     for bounds in (item.get("spec") or {}).get("limits") or []:
+        if bounds.get("type") == _CLAIM:
+            both = {who: dict.fromkeys(_SIDES, amounts) for who, amounts in (claimed or {}).items()}
+            refused += [f"{who}: {text}" for who, sides in both.items() for text in _outside(sides, bounds)]
         if bounds.get("type") not in ("Container", "Pod"):
-            continue  # of claims: a training's are made by people
+            continue
         for one in made:
             containers = [Container(each) for each in one.spec.get("containers") or []]
             before = [Container(each) for each in one.spec.get("initContainers") or []]
