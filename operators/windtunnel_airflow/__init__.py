@@ -47,7 +47,7 @@ _HOME = {
     "WatchReactOperator": "windtunnel_airflow.operators.watch",
     "CloseAbandonedRunsOperator": "windtunnel_airflow.operators.steward",
     "SweepOperator": "windtunnel_airflow.operators.steward",
-    "SweepPodsOperator": "windtunnel_airflow.operators.steward",
+    "SweepPodsOperator": "windtunnel_airflow.operators.sweeping",
     "RetentionOperator": "windtunnel_airflow.operators.steward",
     "StatisticsOperator": "windtunnel_airflow.operators.steward",
     "MlflowHook": "windtunnel_airflow.tracking_server.hook",
@@ -187,8 +187,8 @@ if TYPE_CHECKING:
         RetentionOperator,
         StatisticsOperator,
         SweepOperator,
-        SweepPodsOperator,
     )
+    from windtunnel_airflow.operators.sweeping import SweepPodsOperator
     from windtunnel_airflow.operators.train import TrainOperator
     from windtunnel_airflow.operators.watch import (
         WatchDriftOperator,

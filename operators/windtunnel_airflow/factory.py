@@ -53,8 +53,8 @@ def lifecycle(
     Args:
         model: a ``windtunnel.Model``, its plain values, or the path of a YAML file.
         windtunnel_conn_id: connection to the MLflow server with the governed registry.
-        deferrable: gates, policy and servers that come up in a cluster are waited for in the triggerer; False holds a
-            worker slot each.
+        deferrable: pods, gates, policy and servers that come up in a cluster are waited for in the triggerer; False
+            holds a worker slot each.
         dag_args: further arguments of every ``DAG``, e.g. ``is_paused_upon_creation``, ``access_control``.
 
     Returns:
@@ -66,7 +66,7 @@ def lifecycle(
     found = describe(model)
     common = {"windtunnel_conn_id": windtunnel_conn_id, **dag_args}
     dags = [
-        train_dag(found, **common),
+        train_dag(found, deferrable=deferrable, **common),
         release_dag(found, deferrable=deferrable, **common),
         watch_dag(found, **common),
     ]
@@ -78,7 +78,13 @@ def asset(model: Model, kind: str) -> Asset:
     return Asset(name=asset_uri(model.name, kind), uri=asset_uri(model.name, kind), group="windtunnel")
 
 
-def train_dag(model: Model, *, windtunnel_conn_id: str = WindtunnelHook.default_conn_name, **dag_args: Any) -> DAG:
+def train_dag(
+    model: Model,
+    *,
+    windtunnel_conn_id: str = WindtunnelHook.default_conn_name,
+    deferrable: bool = True,
+    **dag_args: Any,
+) -> DAG:
     """``MODEL.train``: data -> check -> train -> evaluate -> register, the team's own steps between.
 
     Runs on drift, on new data (``windtunnel://MODEL/data``), on ``model.schedule``, and by hand with parameters:
@@ -93,7 +99,8 @@ def train_dag(model: Model, *, windtunnel_conn_id: str = WindtunnelHook.default_
         "source": Param("", type="string", description="Read the data from here instead"),
     }
     with _dag(model, "train", schedule=train_schedule(model), params=params, **dag_args) as dag:
-        tasks = _training_tasks(model, wiring, {"model": model, "windtunnel_conn_id": windtunnel_conn_id})
+        common = {"model": model, "windtunnel_conn_id": windtunnel_conn_id}
+        tasks = _training_tasks(model, wiring, common, {"deferrable": deferrable})
         _order(model, wiring, tasks, windtunnel_conn_id)
     return dag
 
@@ -125,8 +132,12 @@ def timetable(schedule: str) -> Any:
     )
 
 
-def _training_tasks(model: Model, wiring: Wiring, common: dict[str, Any]) -> dict[str, Any]:
-    """Step -> its task. References between tasks are what they return."""
+def _training_tasks(model: Model, wiring: Wiring, common: dict[str, Any], of_pods: dict[str, Any]) -> dict[str, Any]:
+    """Step -> its task. References between tasks are what they return.
+
+    Args:
+        of_pods: arguments of those that may run in pods.
+    """
     from windtunnel_airflow.operators.data import DataCheckOperator, DataSnapshotOperator
     from windtunnel_airflow.operators.evaluate import EvaluateOperator
     from windtunnel_airflow.operators.extra import ExtraStepOperator
@@ -153,6 +164,7 @@ def _training_tasks(model: Model, wiring: Wiring, common: dict[str, Any]) -> dic
                 recipe="{{ params.recipe }}",
                 entry_point="{{ params.entry_point }}",
                 **queueing(model),
+                **of_pods,
                 **common,
             )
         elif name == "evaluate":
@@ -175,6 +187,7 @@ def _training_tasks(model: Model, wiring: Wiring, common: dict[str, Any]) -> dic
                 "outputs": step.outputs,
                 "when": step.when,
                 "time_limit": step.time_limit.total_seconds(),
+                **of_pods,
                 **common,
             }
             if step.over is None:
@@ -402,9 +415,9 @@ def steward_dag(
         RetentionOperator,
         StatisticsOperator,
         SweepOperator,
-        SweepPodsOperator,
     )
     from windtunnel_airflow.operators.storekeeping import StoreRetentionOperator
+    from windtunnel_airflow.operators.sweeping import SweepPodsOperator
 
     with DAG(
         dag_id="windtunnel.steward",

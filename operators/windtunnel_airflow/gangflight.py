@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +119,11 @@ class GangFlight:
     @cached_property
     def client(self) -> Client:
         return client_of(self.kubernetes_conn_id, self.namespace)
+
+    @property
+    def address(self) -> str:
+        """Of the API that this goes to."""
+        return self.client.address
 
     # -- making and waiting
     def watch(self, context: Any, found: Any = None) -> None:
@@ -237,12 +242,12 @@ class GangFlight:
         pods = list(self.client.list(POD, labels=self.labels).get("items") or [])
         for pod in pods:
             self.client.delete(POD, str(pod["metadata"]["name"]), grace_s=grace)
+        return pods
 
     # -- inside
     def _absent(self, error: Exception) -> TrainingError:
         text = f"set {self.namespace}/{self.name}: the cluster knows no {self.kind.name}s: {error}"
         return TrainingError(text, hint=INSTALL[self.kind.name])
-        return pods
 
     def _look_at_runtime(self) -> None:
         """What a TrainJob cannot say its runtime must; what is less than usual is told (0018).
@@ -302,28 +307,3 @@ class GangFlight:
 def _age(pod: Mapping[str, Any]) -> float:
     made = (pod.get("metadata") or {}).get("creationTimestamp")
     return time.time() - datetime.fromisoformat(str(made)).timestamp() if made else 0.0
-
-
-def sweep(kubernetes_conn_id: str, namespace: str, older_than: timedelta) -> list[str]:
-    """Remove TrainJobs of ours that ended longer ago than that; their names. A JobSet of ours removes itself.
-
-    Raises:
-        WindtunnelError: the cluster refuses, or does not answer.
-    """
-    from windtunnel.kube.kinds import TRAIN_JOB
-
-    client, gone = client_of(kubernetes_conn_id, namespace), []
-    selector = ",".join(f"{key}={value}" for key, value in sorted(naming.COMMON.items()))
-    try:
-        items = client.list(TRAIN_JOB, labels=selector).get("items") or []
-    except AbsentError:
-        return []  # nobody can have made one
-    except ForbiddenError as error:
-        log.info("TrainJobs that nobody came back for are not looked for: %s", error.message)
-        return []
-    for found in items:
-        ended = gang.ended_at(found)
-        if ended is not None and time.time() - ended >= older_than.total_seconds():
-            client.delete(TRAIN_JOB, str(found["metadata"]["name"]))
-            gone.append(str(found["metadata"]["name"]))
-    return gone

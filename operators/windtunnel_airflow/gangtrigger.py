@@ -7,9 +7,12 @@ log there. It judges nothing: when the set has ended, or does not run in its tim
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -19,7 +22,9 @@ from windtunnel.tracking.pods import gang, naming
 from windtunnel.tracking.pods.ends import classify, newest_first
 from windtunnel.tracking.pods.manifest import CONTAINER
 from windtunnel.tracking.pods.waiting import KUEUE_OF, admission, waits_for
-from windtunnel_airflow.podlog import Reader
+from windtunnel_airflow.podlog import READ, Reader, read_of
+
+Result = TypeVar("Result")
 
 LOOK = 10.0
 LOGS = 30.0
@@ -29,6 +34,20 @@ CANCEL_S = 25.0
 REFUSALS = 4
 #: Of a set of many nodes, so many that wait are told one by one.
 TOLD = 4
+#: For a last word of a triggerer that goes down.
+NOTE_WITHIN_S = 5.0
+#: Looks at sets that one triggerer has under way at once. Python's own pool has as many threads as four and the machine
+#: has cores, for every trigger of the process: a slow API would hold up 200 sets' looks in it, and all else with them.
+LOOKS_AT_ONCE = 64
+_POOL: list[ThreadPoolExecutor] = []
+
+
+async def in_thread(work: Callable[[], Result]) -> Result:
+    """Run what blocks in a thread for looks, with this trigger's log."""
+    if not _POOL:
+        _POOL.append(ThreadPoolExecutor(LOOKS_AT_ONCE, thread_name_prefix="windtunnel-sets"))
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(_POOL[0], lambda: context.run(work))
 
 
 class GangTrigger(BaseTrigger):
@@ -78,6 +97,7 @@ class GangTrigger(BaseTrigger):
         self.began = time.time() if began is None else began
         self.kind = kind
         self.until = until
+        self._waits: _Wait | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         names = ("kubernetes_conn_id", "namespace", "name", "labels", "start_within", "look_every", "log_every")
@@ -88,10 +108,11 @@ class GangTrigger(BaseTrigger):
     # -- Airflow
     async def run(self) -> AsyncIterator[TriggerEvent]:
         wait, refused = _Wait(self), 0
+        self._waits = wait
         while True:
             began = time.monotonic()
             try:
-                event = await asyncio.to_thread(wait.look)
+                event = await in_thread(wait.look)
             except UnavailableError as error:  # an API that is away answers later
                 self.log.warning("%s", error)
                 event = None
@@ -107,17 +128,26 @@ class GangTrigger(BaseTrigger):
             if event is None and self.until is not None and time.time() >= self.until:
                 event = {"status": "timeout", "message": f"it is still there: {wait.said}", "late": True}
             if event is not None:
+                self._waits = None
                 yield TriggerEvent({**event, "open": wait.open})
                 return
             await asyncio.sleep(max(0.05, self.look_every - (time.monotonic() - began)))
+
+    async def cleanup(self) -> None:
+        """This triggerer goes down: how far the log was read is noted for the next."""
+        if (wait := self._waits) is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(in_thread(lambda: wait.note(now=True)), NOTE_WITHIN_S)
 
     async def on_kill(self) -> None:
         """A person ended or cleared the task: the run is told to end as cancelled, and its pods go (TRN-7)."""
         from windtunnel_airflow import podcancel
 
+        self._waits = None
         told = asyncio.create_task(self._tell(podcancel.tell))
         # The pods read the word when they are told to stop; a store that hangs does not keep them alive.
         await asyncio.wait({told}, timeout=CANCEL_S / 3)
+        pods: list[dict[str, Any]] = []
         try:
             pods = await asyncio.wait_for(asyncio.to_thread(_Wait(self).remove), CANCEL_S / 3)
             self.log.info("A person ended the task: set %s/%s is removed", self.namespace, self.name)
@@ -147,7 +177,6 @@ class _Wait:
         self.open: float | None = None
         self.runs = False
         self.first: str | None = None  # the pod of node 0
-        pods: list[dict[str, Any]] = []
         self.container = CONTAINER
         self.said: str | None = None
 
@@ -166,7 +195,7 @@ class _Wait:
             return {"status": "failed", "message": str(failed.get("message") or "the set failed")}
         if gang.suspended(found):
             # Its queue has not let it go, or has taken it back; its pods will be others.
-            self.runs, self.open, self.first, self.reader = False, None, None, Reader()
+            self.runs, self.open, self.first = False, None, None
             self._say(self._queue(found))
             return None
         if self.open is None:
@@ -186,6 +215,7 @@ class _Wait:
         pods = list(self.client.list(POD, labels=self.trigger.labels).get("items") or [])
         for pod in pods:
             self.client.delete(POD, str(pod["metadata"]["name"]), grace_s=self.trigger.grace)
+        return pods
 
     def _starting(self, found: Mapping[str, Any], pods: list[dict[str, Any]]) -> dict[str, Any] | None:
         count, nodes = gang.size(found), gang.newest(pods)
@@ -215,7 +245,6 @@ class _Wait:
         from windtunnel.kube.kinds import EVENT
 
         try:
-        return pods
             found = self.client.list(EVENT, fields=f"involvedObject.name={self.trigger.name}").get("items") or []
         except WindtunnelError:  # may not be read
             return ""
@@ -264,10 +293,28 @@ class _Wait:
         for line in self.reader.new(str(answer.body).encode()):
             if line:
                 self.log.info("[node 0] %s", line)
+        if not last:
+            self.note()
+
+    def note(self, *, now: bool = False) -> None:
+        """Write down, on the pod, how far its log was read.
+
+        Args:
+            now: nobody reads on here.
+        """
+        from windtunnel.kube.kinds import POD
+
+        if self.first is None or (position := self.reader.to_note(now=now)) is None:
+            return
+        try:
+            self.client.patch(POD, self.first, {"metadata": {"annotations": {READ: position}}})
+        except WindtunnelError as error:  # then some lines may be copied twice
+            self.log.debug("How far the log was read is not noted: %s", error)
 
     def _speaks(self, pod: Mapping[str, Any] | None) -> None:
-        """Whose log is read from now on."""
+        """Whose log is read from now on, and from where: another triggerer may have read before."""
         self.first = str(pod["metadata"]["name"]) if pod is not None else None
+        self.reader = Reader(read_of(pod))
         self.container = gang.container_name(pod) if pod is not None else CONTAINER
 
     def _say(self, text: str) -> None:

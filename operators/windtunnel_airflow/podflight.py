@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ from windtunnel.tracking.pods import naming
 from windtunnel.tracking.pods.capacity import compare
 from windtunnel.tracking.pods.ends import PodEnd, classify
 from windtunnel.tracking.pods.manifest import CONTAINER
-from windtunnel_airflow.podrefusals import problem, said_of
+from windtunnel_airflow.podrefusals import said_of
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +96,11 @@ class PodFlight:
     @property
     def client(self) -> Any:
         return self.operator.client
+
+    @property
+    def address(self) -> str:
+        """Of the API that this goes to."""
+        return str(self.client.api_client.configuration.host)
 
     # -- with the provider's operator
     def watch(self, context: Any, found: Any = None) -> None:
@@ -216,13 +221,13 @@ class PodFlight:
         except ApiException as error:
             if error.status != 404:
                 raise
+            return []
+        return [self._plain(gone)]
 
     def _plain(self, found: Any) -> dict[str, Any]:
         plain: dict[str, Any] = self.client.api_client.sanitize_for_serialization(found)
         return plain
 
-            return []
-        return [self._plain(gone)]
     def _events(self) -> list[dict[str, Any]] | None:
         """Those of the pod; None where they cannot be read."""
         from kubernetes.client.exceptions import ApiException
@@ -248,46 +253,6 @@ class PodFlight:
 
 def _nothing(*_: Any, **__: Any) -> None:
     """Instead of a step of the provider's."""
-
-
-def sweep(kubernetes_conn_id: str, namespace: str, older_than: timedelta) -> list[str]:
-    """Remove training pods that ended longer ago than that; their names.
-
-    Raises:
-        WindtunnelError: the cluster refuses, or does not answer.
-    """
-    from kubernetes.client import CoreV1Api
-    from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
-
-    from windtunnel_airflow.ekscluster import client_of
-
-    gone: list[str] = []
-    try:
-        client = CoreV1Api(client_of(kubernetes_conn_id, namespace))
-        selector = ",".join(f"{key}={value}" for key, value in sorted(naming.COMMON.items()))
-        for found in client.list_namespaced_pod(namespace, label_selector=selector).items:
-            if found.status is None or found.status.phase not in ("Succeeded", "Failed"):
-                continue
-            if datetime.now(UTC) - (_ended_at(found) or datetime.now(UTC)) < older_than:
-                continue
-            try:
-                client.delete_namespaced_pod(found.metadata.name, namespace)
-            except ApiException as error:
-                if error.status != 404:
-                    raise
-            gone.append(str(found.metadata.name))
-    except (ApiException, HTTPError, OSError) as error:
-        raise problem(error, f"{namespace}/*") from error
-    return gone
-
-
-def _ended_at(pod: Any) -> datetime | None:
-    """When the last of its containers ended; where none ever ran, when the pod was made."""
-    states = [each.state.terminated for each in pod.status.container_statuses or [] if each.state]
-    ends = [state.finished_at for state in states if state is not None and state.finished_at is not None]
-    found: datetime | None = max(ends) if ends else pod.metadata.creation_timestamp
-    return found
 
 
 def _age(pod: Mapping[str, Any]) -> float:

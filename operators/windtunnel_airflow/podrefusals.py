@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from windtunnel.errors import TrainingError, UnavailableError
+from windtunnel.errors import AbsentError, ForbiddenError, TrainingError, UnavailableError
 
 #: What the API's admission says of a pod that it forbids, and what to do. None of these is a missing right.
 _FORBIDDEN = (
@@ -36,6 +36,15 @@ def problem(error: Exception, what: str) -> Exception:
     return UnavailableError(
         f"pod {what}: the Kubernetes API does not answer ({status or type(error).__name__}): {said}"
     )
+
+
+def refused(error: Exception) -> bool:
+    """Whether somebody, or something that is not there, has refused, and would again: no matter of a moment."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    if isinstance(error, (AbsentError, AirflowNotFoundException, ForbiddenError, TrainingError)):
+        return True
+    return getattr(error, "status", None) is not None and isinstance(problem(error, ""), TrainingError)
 
 
 def _what_to_do(status: int, said: str) -> str:

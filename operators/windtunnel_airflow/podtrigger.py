@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +24,7 @@ from windtunnel.tracking.pods import naming
 from windtunnel.tracking.pods.ends import classify, container_of
 from windtunnel.tracking.pods.manifest import CONTAINER
 from windtunnel.tracking.pods.waiting import gated, scheduled, unqueued, waits_for
-from windtunnel_airflow.podlog import Reader
+from windtunnel_airflow.podlog import READ, Reader, read_of
 from windtunnel_airflow.podwatch import PodWatch, Where, shared
 
 #: For a pod that was just made to appear in the list, before it is asked for alone.
@@ -34,6 +35,8 @@ STUCK_S = 300.0
 EVENTS_S, EVENTS_MOST_S = 10.0, 300.0
 #: Within Airflow's own 30 s for a cancel.
 CANCEL_S = 25.0
+#: For a last word of a triggerer that goes down.
+NOTE_WITHIN_S = 5.0
 
 #: Ends of a pod whose container never ran.
 _NEVER_RAN = frozenset({"image", "configuration"})
@@ -94,6 +97,7 @@ class TrainingPodTrigger(BaseTrigger):
         self.run_of = dict(run or {})
         self.more = dict(more or {})
         self.until = until
+        self._reads: Reader | None = None
 
     @classmethod
     def instead_of(cls, theirs: Any, *, grace: int, run: Mapping[str, Any]) -> TrainingPodTrigger:
@@ -137,12 +141,21 @@ class TrainingPodTrigger(BaseTrigger):
         try:
             async with shared(self.where) as watch:
                 event = await _Wait(self, watch).over()
+            self._reads = None  # read to its end, or no matter of this trigger any more
         except WindtunnelError as error:
             event = {"status": "error", "message": f"{error.message} ({error.hint})" if error.hint else error.message}
         except Exception as error:  # every exception becomes an event: a silent trigger would never end
             self.log.exception("Waiting for pod %s", self.pod_name)
             event = {"status": "error", "message": f"{type(error).__name__}: {error}"}
         yield TriggerEvent({"name": self.pod_name, "namespace": self.pod_namespace, **event, **self.more})
+
+    async def cleanup(self) -> None:
+        """This triggerer goes down: how far the log was read is noted for the next."""
+        if self._reads is None or (position := self._reads.to_note(now=True)) is None:
+            return
+        async with shared(self.where) as watch:
+            with suppress(Refusal, Cut, TimeoutError, WindtunnelError):
+                await asyncio.wait_for(watch.door.annotate(self.pod_name, {READ: position}), NOTE_WITHIN_S)
 
     async def on_kill(self) -> None:
         """A person ended or cleared the task: the run is told to end as cancelled, and its pod goes (TRN-7).
@@ -151,8 +164,10 @@ class TrainingPodTrigger(BaseTrigger):
         """
         from windtunnel_airflow import podcancel
 
+        self._reads = None
         async with shared(self.where) as watch:
             told = asyncio.create_task(self._tell(podcancel.tell))
+            gone: dict[str, Any] | None = None
             # The pod reads the word when it is told to stop; a store that hangs does not keep it alive.
             await asyncio.wait({told}, timeout=CANCEL_S / 3)
             try:
@@ -168,7 +183,6 @@ class TrainingPodTrigger(BaseTrigger):
             return
         try:
             await asyncio.to_thread(what, **self.run_of, **more)
-            gone: dict[str, Any] | None = None
         except Exception as error:  # the pod is removed all the same
             self.log.warning("%s: %s", what.__name__, error)
 
@@ -230,6 +244,8 @@ class _Wait:
         name = self.trigger.pod_name
         with self.watch.following.follow(name) as pod:
             await self._first(pod)
+            # Where another triggerer has read before.
+            self.reader = self.trigger._reads = Reader(read_of(pod.thing))
             if pod.thing is not None and (why := unqueued(pod.thing)) is not None:
                 self.log.warning("Pod %s: %s", name, why)
             while True:
@@ -268,7 +284,7 @@ class _Wait:
         status = pod.get("status") or {}
         state = container_of(status).get("state") or {}
         if status.get("phase") in ("Succeeded", "Failed") or "terminated" in state:
-            await self._log()
+            await self._log(last=True)
             good = status.get("phase") == "Succeeded" or (state.get("terminated") or {}).get("exitCode") == 0
             return self._event("success" if good else "failed", "the pod has ended")
         if (stuck := self._stuck(pod)) is not None:
@@ -348,7 +364,7 @@ class _Wait:
             ends.append(now + self.trigger.until - time.time())
         return max(0.05, min(ends) - now)
 
-    async def _log(self) -> None:
+    async def _log(self, *, last: bool = False) -> None:
         """What the pod wrote since the last reading, into the task's log."""
         at, clock = time.monotonic(), datetime.now(UTC)
         try:
@@ -360,6 +376,11 @@ class _Wait:
         self.reader.asked(at)
         self.read_at, self.whole = clock, True
         await asyncio.to_thread(self._emit, self.reader.new(raw))
+        if not last and (position := self.reader.to_note()) is not None:
+            try:
+                await self.watch.door.annotate(self.trigger.pod_name, {READ: position})
+            except (Refusal, Cut, WindtunnelError) as error:  # then some lines may be copied twice
+                self.log.debug("How far the log was read is not noted: %s", error)
 
     def _emit(self, lines: list[str]) -> None:
         for line in lines:

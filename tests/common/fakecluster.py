@@ -135,35 +135,49 @@ class Cluster:
         return {**self.pods[name], "status": self.status(name)}
 
     def _read(self, request: Any) -> Any:
-        name = self._name(request)
-        if name not in self.pods:
-            raise _error(404, f'pods "{name}" not found')
+        name = self._there(request)
         return self._whole(name)
 
     def _list(self, request: Any) -> Any:
         wanted = str(request.params.get("labelSelector", ""))
         if str(request.params.get("watch", "")).lower() in ("true", "1"):
-            return self._watch(wanted, str(request.params["resourceVersion"]), float(request.params["timeoutSeconds"]))
-        found = self._selected(wanted)
+            version, for_s = str(request.params["resourceVersion"]), float(request.params["timeoutSeconds"])
+            return self._watch(self._namespace(request), wanted, version, for_s)
+        found = self._selected(self._namespace(request), wanted)
         self.version += 1
         self.listed[str(self.version)] = found
         return {
             "kind": "PodList", "metadata": {"resourceVersion": str(self.version)}, "items": list(found.values()),
         }  # fmt: skip
 
-    def _selected(self, wanted: str) -> dict[str, Any]:
+    @staticmethod
+    def _namespace(request: Any) -> str:
+        return str(request.url.path).split("/namespaces/")[1].split("/")[0]
+
+    def _there(self, request: Any) -> str:
+        """Name of the pod that a request is about.
+
+        Raises:
+            KubernetesError: it is not in that namespace.
+        """
+        name = self._name(request)
+        if name not in self.pods or not _lives(self.pods[name], self._namespace(request)):
+            raise _error(404, f'pods "{name}" not found')
+        return name
+
+    def _selected(self, namespace: str, wanted: str) -> dict[str, Any]:
         return {
             name: self._whole(name)
             for name, pod in list(self.pods.items())
-            if _selected(pod["metadata"]["labels"], wanted)
+            if _selected(pod["metadata"]["labels"], wanted) and _lives(pod, namespace)
         }
 
-    async def _watch(self, wanted: str, version: str, for_s: float) -> Any:
+    async def _watch(self, namespace: str, wanted: str, version: str, for_s: float) -> Any:
         """What changed since that list or event, and whatever changes now."""
         known, end = self.listed[version], asyncio.get_running_loop().time() + for_s
         yield {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": version}}}
         while asyncio.get_running_loop().time() < end:
-            now = self._selected(wanted)
+            now = self._selected(namespace, wanted)
             for name in known.keys() | now.keys():
                 if (thing := now.get(name)) == known.get(name):
                     continue
@@ -180,6 +194,7 @@ class Cluster:
         name = str(pod["metadata"]["name"])
         if self.refusals:
             raise _error(403, self.refusals.pop(0))
+        pod["metadata"]["namespace"] = self._namespace(request)
         pod["metadata"]["creationTimestamp"] = (datetime.now(UTC) - self.age).isoformat()
         if name in self.pods:
             raise _error(409, f'pods "{name}" already exists')
@@ -189,9 +204,7 @@ class Cluster:
         return self._whole(name)
 
     def _delete(self, request: Any) -> Any:
-        name = self._name(request)
-        if name not in self.pods:
-            raise _error(404, f'pods "{name}" not found')
+        name = self._there(request)
         said = request.data if isinstance(request.data, dict) else {}
         grace = request.params.get("gracePeriodSeconds") or said.get("gracePeriodSeconds")
         self.removed.append((name, int(grace) if grace else None))
@@ -200,10 +213,9 @@ class Cluster:
         return was
 
     def _patch(self, request: Any) -> Any:
-        name = self._name(request)
-        if name not in self.pods:
-            raise _error(404, f'pods "{name}" not found')
-        self.pods[name]["metadata"]["labels"].update(request.data["metadata"].get("labels") or {})
+        name = self._there(request)
+        for part in ("labels", "annotations"):
+            self.pods[name]["metadata"].setdefault(part, {}).update(request.data["metadata"].get(part) or {})
         return self._whole(name)
 
     def _log(self, request: Any) -> Any:
@@ -234,6 +246,11 @@ class Cluster:
         if self.nodes is None:
             raise _error(403, "nodes is forbidden")
         return {"kind": "NodeList", "metadata": {}, "items": self.nodes}
+
+
+def _lives(pod: dict[str, Any], namespace: str) -> bool:
+    """Whether it is in that namespace; one that does not say is in all of them."""
+    return pod["metadata"].get("namespace", namespace) == namespace
 
 
 def _selected(labels: dict[str, str], selector: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,6 +151,7 @@ class Flight:
                         "name": f"{meta['name']}-node-0-{rank}-abcde",
                         "labels": meta["labels"],
                         "annotations": {gang.INDEX: str(rank)},
+                        "ownerReferences": [{"kind": "Job", "name": f"{meta['name']}-node-0"}],
                         "creationTimestamp": "2026-11-21T10:00:00Z",
                     },
                     "spec": {"nodeName": f"n{rank}", "containers": [{"name": container}]},
@@ -333,25 +335,111 @@ def test_a_runtime_that_does_not_do_is_refused_before_anything_is_made(
     refused("knows no TrainJobs", "install Kubeflow Trainer 2.2")
 
 
-def test_trainjobs_that_nobody_came_back_for_are_swept(flight: Flight, cluster: kubeapi.Cluster) -> None:
-    """DEMAND TRN-5: a JobSet of ours removes itself, a TrainJob does not."""
-    from datetime import timedelta
+def test_sets_that_nobody_comes_back_for_are_swept(
+    flight: Flight, cluster: kubeapi.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEMAND TRN-5: a TrainJob that ended (a JobSet of ours removes itself), and a set that its queue holds back while
+    its task is over; one with a node is left alone. By the API's clock, whatever this machine's says."""
+    from windtunnel_airflow import podsweep
 
-    from windtunnel_airflow.gangflight import sweep
+    said: list[str] = []
+
+    def sweep(word: Any = "living") -> list[str]:
+        def depart(thing: Any, why: str, evidence: Any) -> bool:
+            said.append(why)
+            return True
+
+        return podsweep.sweep("kubernetes_default", "models", 86400.0, lambda task: word, depart).removed
 
     a_runtime(cluster)
     flight.begin(trainjob=BY)
-    day = timedelta(days=1)
-    assert sweep("kubernetes_default", "models", day) == [], "it has not ended"
+    assert sweep() == [], "it has not ended"
     name = flight.the_set["metadata"]["name"]
     ended = {"type": "Failed", "status": "True", "reason": "R", "lastTransitionTime": "2026-11-01T10:00:00Z"}
     cluster.edit("trainjobs", name, lambda one: one.update(status={"conditions": [ended]}))
-    assert sweep("kubernetes_default", "models", day) == [name]
+    assert sweep() == [name]
     assert not cluster.all("trainjobs")
-    cluster.denied.append("GET .*trainjobs")
-    assert sweep("kubernetes_default", "models", day) == []
+    flight.state.clear()
+    flight.begin(queue="team-a")
+    name = flight.the_set["metadata"]["name"]
+
+    def age(at: str) -> None:
+        cluster.edit("jobsets", name, lambda one: one["metadata"].update(creationTimestamp=at))
+
+    age("2020-01-01T00:00:00Z")
+    assert sweep() == sweep(None) == [], "a queue may hold it back for as long as it likes"
+    assert sweep("over") == [name]
+    assert "no queue has admitted it" in said[-1] and "task sea.train/run/train is over" in said[-1]
+    flight.state.clear()
+    flight.begin()
+    monkeypatch.setattr(podsweep, "time", SimpleNamespace(time=lambda: 1e12))
+    age(datetime.now(UTC).isoformat())
+    assert sweep(None) == [], "by the API's clock it was made just now"
+    age("2020-01-01T00:00:00Z")
+    flight.pods({"phase": "Pending"}, RUNS)
+    cluster.edit("pods", f"{name}-node-0-0-abcde", lambda one: one["spec"].pop("nodeName"))
+    assert sweep("over") == [], "one of its nodes has a deadline, and ends all"
+    cluster.denied += ["GET .*trainjobs", "GET .*jobsets"]
+    assert sweep("over") == []
+    cluster.denied.clear()
     del cluster.kinds["trainjobs"]
-    assert sweep("kubernetes_default", "models", day) == []
+    for pod in cluster.all("pods"):
+        cluster.remove("pods", pod["metadata"]["name"])
+    assert sweep(None) == [name] and "no task waits longer than start_within (600 s)" in said[-1]
+
+
+def test_a_set_is_found_after_its_description_has_shrunk_to_one_pod(flight: Flight, cluster: kubeapi.Cluster) -> None:
+    """DEMAND PIP-5: attached to, judged as a set, and removed as one."""
+    from windtunnel_airflow import TrainOperator
+
+    trigger = flight.begin()
+    whole = flight.make
+
+    def alone(**pod: Any) -> TrainOperator:
+        operator: TrainOperator = whole(**pod)
+        training = operator.model.training.model_copy(update={"nodes": 1})
+        operator.model = operator.model.model_copy(update={"training": training})
+        return operator
+
+    flight.make = alone
+    trigger = flight.begin(tries=2)
+    assert len(cluster.all("jobsets")) == 1 and not cluster.all("pods")
+    flight.pods(RUNS, over(137, "OOMKilled"))
+    flight.says("Failed")
+    with pytest.raises(ResourceError, match="node 1: the kernel killed it for memory"):
+        flight.end(trigger)
+    assert not cluster.all("jobsets")
+
+
+def test_another_triggerer_goes_on_with_node_0_s_log(
+    flight: Flight, cluster: kubeapi.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trigger = flight.begin()
+    flight.pods(RUNS, RUNS)
+    name = f"{flight.the_set['metadata']['name']}-node-0-0-abcde"
+    page = f"/api/v1/namespaces/models/pods/{name}/log"
+    cluster.pages = {page: "2026-11-21T10:00:00.5Z epoch 1\n"}
+    heard: list[str] = []
+
+    async def until_heard(words: str) -> None:
+        again = type(trigger)(**trigger.serialize()[1])
+        monkeypatch.setattr(again.log, "info", lambda text, *a: heard.append(text % a), raising=False)
+
+        async def events() -> list[Any]:
+            return [event async for event in again.run()]
+
+        waiting = asyncio.create_task(events())
+        while not any(words in line for line in heard):
+            assert not waiting.done()
+            await asyncio.sleep(0.02)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        await again.cleanup()
+
+    asyncio.run(asyncio.wait_for(until_heard("epoch 1"), 60))
+    cluster.pages[page] += "2026-11-21T10:00:01.5Z epoch 2\n"
+    asyncio.run(asyncio.wait_for(until_heard("epoch 2"), 60))
+    assert [line for line in heard if "epoch" in line] == ["[node 0] epoch 1", "[node 0] epoch 2"]
 
 
 def leave(flight: Flight, model: Path) -> None:

@@ -295,3 +295,61 @@ def test_each_line_of_a_log_is_read_once() -> None:
     assert reader.new(old + more) == []
     assert reader.new(at("03", "") + at("03", "\u00fc") + at("03", "six")) == ["six"]
     assert reader.new(b"2026-11-21T10:00:04Z \xff\n") == ["\\xff"]
+
+
+def test_another_triggerer_goes_on_with_the_log_where_the_first_one_was(
+    api: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEMAND TRN-8: one that goes down in order says how far it was; one that dies had said so two minutes before."""
+    from windtunnel_airflow import podlog
+
+    caplog.set_level(logging.INFO)
+    api.put("pods", pod("wt-1", RUNNING, nodeName="n"))
+    path = "/api/v1/namespaces/models/pods/wt-1/log"
+    api.pages[path] = "2026-11-21T10:00:00.5Z one\n2026-11-21T10:00:00.5Z two\n"
+
+    def heard() -> list[str]:
+        return [one.getMessage() for one in caplog.records if one.getMessage().startswith("[training]")]
+
+    def position() -> str | None:
+        return (api.all("pods")[0]["metadata"].get("annotations") or {}).get(podlog.READ)
+
+    async def waits(lines: int, *, orderly: bool) -> None:
+        one = trigger("wt-1", log_every=0.05)
+        waiting = asyncio.create_task(first(one))
+        await until(lambda: len(heard()) >= lines)
+        if not orderly:
+            await until(lambda: position() == "2026-11-21T10:00:02.250000000Z/1")
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        if orderly:
+            await one.cleanup()
+
+    asyncio.run(asyncio.wait_for(waits(2, orderly=True), 60))
+    assert position() == "2026-11-21T10:00:00.500000000Z/2"
+    api.pages[path] += "2026-11-21T10:00:00.5Z three\n2026-11-21T10:00:02.25Z four\n"
+    monkeypatch.setattr(podlog, "NOTE_S", 0.0)
+    asyncio.run(asyncio.wait_for(waits(4, orderly=False), 60))
+    monkeypatch.setattr(podlog, "NOTE_S", 1e9)
+    becomes(api, "wt-1", over(0, "Completed", "Succeeded"))
+    api.pages[path] += "2026-11-21T10:00:03Z five\n"
+    assert asyncio.run(asyncio.wait_for(first(trigger("wt-1")), 60))["status"] == "success"
+    assert [line.split()[1] for line in heard()] == ["one", "two", "three", "four", "five"]
+    # It asks for what is new, and for five minutes more: the node's clock is not ours.
+    asked_for = [one.query.get("sinceSeconds") for one in api.requests if one.path == path]
+    assert asked_for[0] is None and all(int(seconds or 0) >= 5 for seconds in asked_for[-1:])
+
+
+@pytest.mark.parametrize("noted", [None, "", "yesterday", "2026-13-01T10:00:00.000000000Z/1", "2026-11-21T10:00:00Z/1"])
+def test_what_is_no_position_is_the_beginning(noted: str | None) -> None:
+    from windtunnel_airflow.podlog import Reader
+
+    reader = Reader(noted)
+    assert reader.since() is None and reader.position is None
+    assert reader.new(b"2026-11-21T10:00:00.5Z one\n") == ["one"]
+    assert reader.to_note() is None, "not at once"
+    position = reader.to_note(now=True)
+    assert position == "2026-11-21T10:00:00.500000000Z/1" and reader.to_note(now=True) is None
+    again = Reader(position)
+    assert again.position == position and again.since() is not None
+    assert again.new(b"2026-11-21T10:00:00.5Z one\n2026-11-21T10:00:00.5Z two\n") == ["two"]

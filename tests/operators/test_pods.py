@@ -731,30 +731,191 @@ def test_a_run_that_somebody_cancelled_is_told_as_such(
     assert not cluster.pods
 
 
-def test_pods_nobody_came_back_for_are_swept(train: Callable[..., Any], cluster: Cluster) -> None:
-    """DEMAND TRN-2: whatever happened to its task, no pod stays for ever; one that runs is left alone."""
-    from windtunnel_airflow import SweepPodsOperator, steward_dag
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What operators say in their tasks' logs."""
+    from windtunnel_airflow import SweepPodsOperator, TrainOperator
 
-    def put(name: str, status: Status, ended: str | None = None, **labels: str) -> None:
+    said: list[str] = []
+
+    def say(text: str, *parts: Any) -> None:
+        said.append(text % parts)
+
+    for kind in (SweepPodsOperator, TrainOperator):
+        monkeypatch.setattr(kind, "log", SimpleNamespace(info=say, warning=say, error=say, debug=say))
+    return said
+
+
+@pytest.fixture
+def moved(train: Callable[..., Any]) -> Callable[..., Any]:
+    """The same task after its description has moved to another namespace, or to several nodes."""
+
+    def make(namespace: str | None = "elsewhere", nodes: int = 1) -> Any:
+        operator = train(**({"namespace": namespace} if namespace else {}))
+        training = operator.model.training.model_copy(update={"nodes": nodes})
+        operator.model = operator.model.model_copy(update={"training": training})
+        return operator
+
+    return make
+
+
+def paths_of(cluster: Cluster, method: str) -> list[str]:
+    return [path for verb, path in cluster.requests if verb == method]
+
+
+@pytest.mark.parametrize(
+    "place", [{"namespace": "elsewhere"}, {"namespace": None, "nodes": 4}], ids=["namespace", "nodes"]
+)
+def test_a_pod_is_found_where_it_was_begun(
+    place: dict[str, Any], train: Callable[..., Any], moved: Callable[..., Any], store: Store, cluster: Cluster,
+    heard: list[str],
+) -> None:  # fmt: skip
+    """DEMAND PIP-5: whoever edits its namespace, or makes a set of it, while it trains: it is attached to, and that is
+    told; so is its end; a retry begins in the new place, and a clear removes it from the old one."""
+    cluster.script = [RUNNING]
+    at = deferred(lambda: train().execute(context(store)))
+    [name] = cluster.pods
+    deferred(lambda: moved(**place).execute(context(store, tries=2)))
+    assert paths_of(cluster, "POST") == ["/api/v1/namespaces/training/pods"], "attached to, not made again"
+    assert any("looked for where it was begun, as a pod in namespace training" in line for line in heard)
+    cluster.scripts[name] = [over(65)]
+    event = event_of(at.trigger)
+    with pytest.raises(DataError, match="exit code 65"):
+        moved(**place).resume_pod(context(store), event)
+    assert not cluster.pods, "and removed where it was"
+    cluster.script = [RUNNING]
+    store.clear()
+    deferred(lambda: train().execute(context(store, tries=2)))
+    assert list(cluster.pods) == [name]
+    cluster.scripts[name] = [RUNNING]
+    if "nodes" in place:
+        with pytest.raises(TrainingError, match="knows no JobSets"):
+            moved(**place).execute(context(store, cleared=1))
+    else:
+        deferred(lambda: moved(**place).execute(context(store, cleared=1)))
+        assert paths_of(cluster, "POST")[-1] == "/api/v1/namespaces/elsewhere/pods"
+    assert name not in cluster.pods, "the old run's pod is removed from where it was"
+
+
+def test_the_next_attempt_begins_where_the_description_says_now(
+    train: Callable[..., Any], moved: Callable[..., Any], store: Store, cluster: Cluster
+) -> None:
+    """DEMAND TRN-3: also where nothing was made in the former place, and where that may not be looked into any more."""
+    cluster.script = [over(143)]
+    with pytest.raises(TransientError):
+        through(train, store)
+    cluster.script = [RUNNING]
+    deferred(lambda: moved().execute(context(store, tries=2)))
+    assert paths_of(cluster, "POST")[-1] == "/api/v1/namespaces/elsewhere/pods"
+    assert store["windtunnel_pod"]["where"]["namespace"] == "elsewhere"
+    # A namespace that was wrong from the first: refused, mended by its people, and cleared.
+    cluster.pods.clear()
+    store.clear()
+    cluster.failing = [("GET", "/training/pods", 403)]
+    with pytest.raises(TrainingError, match="403"):
+        train().execute(context(store))
+    cluster.failing = [("GET", "/training/pods", 403)]
+    deferred(lambda: moved().execute(context(store, cleared=1)))
+    assert not cluster.failing and paths_of(cluster, "POST")[-1] == "/api/v1/namespaces/elsewhere/pods"
+
+
+def test_a_pod_may_be_waited_for_in_the_worker(
+    train: Callable[..., Any], store: Store, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEMAND TRN-2, TRN-7: ``deferrable=False``: the same watch, the same ends; a signal is obeyed meanwhile."""
+    from windtunnel_airflow.operators import podded
+
+    monkeypatch.setattr(podded, "QUOTA_EVERY", 0.01)
+
+    def here() -> Any:
+        operator = train()
+        operator.deferrable = False
+        return operator
+
+    cluster.refusals = [f'pods "x" is forbidden: {FULL.format(used=7)}limits.memory=8Gi,pods=9']
+    cluster.script = [{"phase": "Pending"}, RUNNING, over(65)]
+    with pytest.raises(DataError, match="exit code 65"):
+        here().execute(context(store))
+    assert not cluster.pods and cluster.requests.count(("POST", "/api/v1/namespaces/training/pods")) == 2
+    for state, error, left in (("running", TransientError, 1), ("failed", AirflowFailException, 0)):
+        store.clear()
+        operator = here()
+
+        def running(operator: Any = operator) -> Status:
+            operator.on_kill()
+            return RUNNING
+
+        cluster.script = [RUNNING, running, RUNNING]
+        for name in cluster.scripts:
+            cluster.scripts[name] = list(cluster.script)
+        with pytest.raises(error):
+            operator.execute(context(store, state=state))
+        assert len(cluster.pods) == left
+
+
+def test_pods_nobody_came_back_for_are_swept(train: Callable[..., Any], cluster: Cluster, heard: list[str]) -> None:
+    """DEMAND TRN-2: whatever happened to its task, no pod stays for ever; one that has a node, or whose task may come
+    back, is left alone. In every namespace where pods were made; one that may not be listed is told, and no more."""
+    from windtunnel_airflow import SweepPodsOperator, steward_dag
+    from windtunnel_airflow.podsweep import installation
+
+    def put(
+        name: str, status: Status, ended: str | None = None, *, spec: Any = None, namespace: str = "training",
+        task: str | None = None, of: str = "", within: str = "600", **labels: str,
+    ) -> None:  # fmt: skip
         if ended is not None:
             status["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = ended
-        meta = {"name": name, "namespace": "training", "labels": {**naming.COMMON, **labels}}
-        container = {"name": "training", "image": "x"}
-        cluster.pods[name] = {"metadata": meta, "spec": {"containers": [container]}}
+        whose = {"airflow": of or installation(swept.hook), "dag": "sea.train", "run": "r", "task": task, "index": "-1"}
+        notes = {naming.TASK: json.dumps(whose)} if task else {}
+        notes |= {naming.START_WITHIN: within, "windtunnel.dev/run-id": f"step-{name}"}
+        meta = {"name": name, "namespace": namespace, "labels": {**naming.COMMON, naming.ATTEMPT: "1", **labels},
+                "annotations": notes, "creationTimestamp": "2020-01-01T00:00:00Z"}  # fmt: skip
+        cluster.pods[name] = {
+            "metadata": meta,
+            "spec": {"containers": [{"name": "training", "image": "x"}], **(spec or {})},
+        }
         cluster.scripts[name] = [status]
 
+    swept = steward_dag(kubernetes_conn_id="kubernetes_default").task_dict["pods"]
+    assert isinstance(swept, SweepPodsOperator)
+    gated, pending = {"schedulingGates": [{"name": "kueue.x-k8s.io/admission"}]}, {"phase": "Pending"}
+    queue = {naming.QUEUE: "team"}
     put("old", over(0, "Completed", "Succeeded"), "2020-01-01T00:00:00Z")
     put("old-and-bad", over(137, "OOMKilled"), "2020-01-01T00:00:00Z")
     put("new", over(0, "Completed", "Succeeded"), "2099-01-01T00:00:00Z")
-    put("runs", RUNNING)
+    put("runs", RUNNING, spec={"nodeName": "n"}, task="failed")
     put("other", over(0, "Completed", "Succeeded"), "2020-01-01T00:00:00Z", **{naming.COMPONENT: "serving"})
-    task = steward_dag(kubernetes_conn_id="kubernetes_default").task_dict["pods"]
-    assert isinstance(task, SweepPodsOperator)
-    assert sorted(task.execute({})) == ["old", "old-and-bad"]
-    assert sorted(cluster.pods) == ["new", "other", "runs"]
-    cluster.failing = [("GET", "/pods", 403)]
-    with pytest.raises(TrainingError, match="403"):
-        task.execute({})
+    put("queued-over", pending, spec=gated, task="failed", **queue)
+    put("queued-gone", pending, spec=gated, task="unknown", **queue)
+    put("queued-alive", pending, spec=gated, task="deferred", **queue)
+    put("queued-of-others", pending, spec=gated, task="failed", of="another Airflow", **queue)
+    put("pending-alive", pending, task="none")
+    put("pending-of-others", pending, task="failed", of="another Airflow")
+    put("pending-patient", pending, task="failed", of="another Airflow", within="1e9")
+    put("elsewhere", pending, task="success", namespace="elsewhere")
+    objects = swept.hook.objects
+    from windtunnel.tracking.pods import namespaces
+
+    for name in ("elsewhere", "forbidden"):
+        namespaces.note(objects, "kubernetes_default", name)
+    states = {"failed": "failed", "deferred": "deferred", "none": None, "success": "success"}
+
+    def asked(*, task_ids: list[str], **_: Any) -> dict[str, Any]:
+        return {"r": {name: states[name] for name in task_ids if name in states}}
+
+    now = {"ti": SimpleNamespace(get_task_states=asked)}
+    cluster.failing = [("GET", "/forbidden/pods", 403)]
+    removed = ["old", "old-and-bad", "queued-over", "queued-gone", "pending-of-others", "elsewhere"]
+    assert sorted(swept.execute(now)) == sorted(removed)
+    [told] = [line for line in heard if line.startswith("Namespace forbidden was not looked into")]
+    assert "list and delete on pods" in told
+    written = json.loads(objects.get_bytes("runs/step-queued-over/attempts/1/evidence.json") or b"{}")
+    assert "task sea.train/r/failed is over" in written["message"] and written["failure"] == "transient"
+    left = ["new", "other", "pending-alive", "pending-patient", "queued-alive", "queued-of-others", "runs"]
+    assert sorted(cluster.pods) == left
+    cluster.failing = [("GET", "/pods", 403)] * 3
+    with pytest.raises(ForbiddenError, match="no namespace was looked into"):
+        swept.execute(now)
     assert "pods" not in steward_dag().task_dict
 
 

@@ -51,6 +51,14 @@ class Answer:
         return self.body if isinstance(self.body, dict) and self.body.get("kind") == "Status" else {}
 
     @property
+    def said_at(self) -> float | None:
+        """When it was said by the API's own clock (header ``Date``, in whole seconds), in seconds since the epoch."""
+        try:
+            return email.utils.parsedate_to_datetime(self.headers["date"]).timestamp()
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    @property
     def message(self) -> str:
         return str(self.told.get("message") or self.body or "no reason given")[:1000]
 

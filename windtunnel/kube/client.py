@@ -65,6 +65,15 @@ class Client:
         return self._namespace
 
     @property
+    def address(self) -> str:
+        """The API's.
+
+        Raises:
+            ForbiddenError: there is no access.
+        """
+        return str(self._connected().configuration.host)
+
+    @property
     def verified(self) -> bool:
         """Whether the API's certificate is checked; plain HTTP has none."""
         settings = self._connected().configuration
@@ -92,6 +101,13 @@ class Client:
         """The list object of all that match the selectors: ``items`` and ``metadata.resourceVersion``."""
         query = _selectors(labels, fields)
         return _object(self._ask("GET", kind.path(self.namespace), query, doing=self._doing("list", kind)))
+
+    def listed(self, kind: Kind, *, labels: str = "", fields: str = "") -> tuple[dict[str, Any], float | None]:
+        """As ``list``, and the API's own time when it answered, in seconds since the epoch; None: it did not say."""
+        answer = self._ask(
+            "GET", kind.path(self.namespace), _selectors(labels, fields), doing=self._doing("list", kind)
+        )
+        return _object(answer), answer.said_at
 
     def create(self, kind: Kind, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Make an object.

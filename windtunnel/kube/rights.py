@@ -59,7 +59,10 @@ TRAINING = Part(
         ),
         Right("", "pods/log", ("get",), "the task's log"),
         Right("", "events", ("list", "watch"), "why a pod does not start"),
-        Right("jobset.x-k8s.io", "jobsets", ("create", "delete", "get"), "training on several nodes", optional=True),
+        Right(
+            "jobset.x-k8s.io", "jobsets", ("create", "delete", "get", "list"), "training on several nodes",
+            optional=True,
+        ),
         Right(
             "trainer.kubeflow.org", "trainjobs", ("create", "delete", "get", "list"),
             "training on several nodes by Kubeflow Trainer", optional=True,

@@ -27,20 +27,21 @@ class GangOperator(PodOperator):
         return int(self.description.training.nodes)
 
     def _flight(self, spec: RunSpec, record: Mapping[str, Any], digest: str = "") -> Any:
-        if self.nodes == 1:
+        where = self._begun(record)
+        if where.nodes == 1:
             return super()._flight(spec, record, digest)
         from windtunnel.tracking.pods import gang, nodes, trainjob
         from windtunnel_airflow.gangflight import GangFlight
 
-        runtime = self._pod.trainjob
-        make = gang.job_set if runtime is None else trainjob.train_job
-        manifest = make(spec, self._pod, self._place(record, digest), self.nodes)
+        pod = where.pinned(self._pod)
+        make = gang.job_set if pod.trainjob is None else trainjob.train_job
+        manifest = make(spec, pod, self._place(record, digest), where.nodes)
         depot, attempt = self._depot(record), int(record["attempt"])
-        within = self._pod.start_within.total_seconds()
-        return GangFlight(self.kubernetes_conn_id, manifest, within, lambda: nodes.said(depot, attempt), runtime)
+        within = pod.start_within.total_seconds()
+        return GangFlight(where.connection, manifest, within, lambda: nodes.said(depot, attempt), pod.trainjob)
 
     def _trigger(self, theirs: Any, record: Mapping[str, Any]) -> Any:
-        if self.nodes == 1:
+        if self._begun(record).nodes == 1:
             return super()._trigger(theirs, record)
         theirs.run_of, theirs.grace = self._whose(record), CANCEL_GRACE
         return theirs
@@ -48,7 +49,7 @@ class GangOperator(PodOperator):
     def _over(
         self, flight: Any, depot: Depot, record: Mapping[str, Any], *, given_up: bool = False
     ) -> tuple[RunStatus, PodEnd]:
-        if self.nodes == 1:
+        if self._begun(record).nodes == 1:
             return super()._over(flight, depot, record, given_up=given_up)
         from windtunnel.tracking.contract import RunStatus
 

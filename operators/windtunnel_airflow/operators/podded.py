@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
@@ -25,12 +26,12 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, T
 from windtunnel.errors import ResourceError, TransientError, WindtunnelError
 from windtunnel_airflow import attempts
 from windtunnel_airflow.base import run_coordinates
-from windtunnel_airflow.operators.running import RunnerOperator, cleared, ended_by_person, failure
+from windtunnel_airflow.operators.placed import PlacedOperator
+from windtunnel_airflow.operators.running import cleared, ended_by_person, failure
 from windtunnel_airflow.podflight import CANCEL_GRACE, PodFlight
 from windtunnel_airflow.podrefusals import problem, said_of
 
 if TYPE_CHECKING:
-    from windtunnel.spec import Pod
     from windtunnel.tracking.contract import RunSpec, RunStatus
     from windtunnel.tracking.pods.depot import Depot
     from windtunnel.tracking.pods.ends import PodEnd
@@ -46,30 +47,73 @@ QUOTA_EVERY = 20.0
 COMMAND = ("python", "-P", "-m", "windtunnel.tracking.pods.entry")
 
 
-class PodOperator(RunnerOperator):
-    """Base of operators whose run may be a pod.
-
-    Args:
-        kubernetes_conn_id: Airflow connection to the cluster.
-    """
+class PodOperator(PlacedOperator):
+    """Base of operators whose run may be a pod; arguments are ``PlacedOperator``'s."""
 
     pod_state_key = "windtunnel_pod"
 
-    def __init__(self, *, kubernetes_conn_id: str = "kubernetes_default", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.kubernetes_conn_id = kubernetes_conn_id
-
     # -- Airflow
+    def execute(self, context: Any) -> Any:
+        """In a process beside the worker. What is left in a cluster, from before the description said so, goes."""
+        before = self._stored(context)
+        if before is not None and not before.get("answered"):
+            try:
+                self._abandon(before, context)
+            except WindtunnelError as error:
+                self.log.warning("What was begun as %s may be there still: %s", self._begun(before).words, error)
+            self._keep(context, {**before, "answered": True})
+        return super().execute(context)
+
     def execute_in_pod(self, context: Any) -> Any:
         """Make the pod or find it, and wait for it; collect what an earlier try did not live to see."""
-        self.begin(context)
         self.stop_asked = False
+        return self._waiting(context, lambda: self._execute(context))
+
+    def resume_quota(self, context: Any, event: dict[str, Any]) -> Any:
+        """Try again what the namespace's quota had no room for."""
+        self.stop_asked = False
+        with self.hook.mlflow_environment():
+            return self._waiting(context, lambda: self._execute(context))
+
+    def resume_pod(self, context: Any, event: dict[str, Any]) -> Any:
+        """Go on when the trigger has seen the pod end, or has given it up."""
+        self.stop_asked = False
+        with self.hook.mlflow_environment():
+            return self._waiting(context, lambda: self._resume(context, event))
+
+    def _waiting(self, context: Any, work: Callable[[], Any]) -> Any:
+        """Do it; where it has to wait and may not be deferred, wait here and go on."""
+        from airflow.sdk.exceptions import AirflowTaskTimeout
+
+        from windtunnel_airflow.podwaiting import event_of
+
+        while True:
+            try:
+                return work()
+            except TaskDeferred as deferred:
+                if self.deferrable:
+                    raise
+                try:
+                    event = event_of(deferred.trigger, lambda: self.stop_asked)
+                except AirflowTaskTimeout:  # as the trigger itself says it, a moment before or after
+                    event = {"status": "timeout", "message": "it is still there", "late": True}
+                if event is None:
+                    record = self._record(context)
+                    self._obey(self._flight(self._spec(record, context), record), context)
+                again = deferred.method_name == "resume_quota"
+                work = partial(self._execute, context) if again else partial(self._resume, context, event)
+
+    def _execute(self, context: Any) -> Any:
+        from windtunnel.tracking.pods import namespaces
+
+        self.begin(context)
         record = self._record(context, begins=True)
         spec, depot = self._spec(record, context), self._depot(record)
         flight = self._flight(spec, record)
         with self._problems(flight, context):
+            self._tell_place(flight, record)
             outcome = depot.outcome(record["attempt"])
-            pod = flight.find(spec.run_id, record["attempt"])
+            pod = self._look_for(flight, record, kindly=not record["made"])
             if outcome is None and pod is not None and not flight.end()[0].ended:
                 self.log.info("Attached to pod %s of run %s", flight.name, spec.run_id)
                 flight.watch(context, pod)
@@ -81,50 +125,47 @@ class PodOperator(RunnerOperator):
                 record = self._next_attempt(context, flight, record, end)
                 spec = self._spec(record, context)
                 flight = self._flight(spec, record)
+            elif self._begun(record) != (now := self._where):  # nothing was made yet in the place of before
+                self._keep(context, record := {**record, "where": now.plain()})
+                flight = self._flight(spec, record)
         with self._problems(flight, context):
             digest = depot.deposit(self.home, spec)
             flight = self._flight(spec, record, digest)
             self.log.info("Making pod %s/%s, attempt %s", flight.namespace, flight.name, record["attempt"])
+            namespaces.note(self.hook.objects, self._begun(record).connection, flight.namespace)
             if why := flight.doubt():
                 self.log.warning("Unless a node is added: %s", why)
             full = self._make(flight, context)
         self._wait_for_quota(flight, context, full)
         return None  # never: waiting is raised
 
-    def resume_quota(self, context: Any, event: dict[str, Any]) -> Any:
-        """Try again what the namespace's quota had no room for."""
-        with self.hook.mlflow_environment():
-            return self.execute_in_pod(context)
-
-    def resume_pod(self, context: Any, event: dict[str, Any]) -> Any:
-        """Go on when the trigger has seen the pod end, or has given it up."""
-        with self.hook.mlflow_environment():
-            self.begin(context)
-            self.stop_asked = False
-            before = self._stored(context)
-            record = self._record(context)
-            if before is not None and before["run_id"] != record["run_id"]:
-                self.log.warning("Run %s trained with what the description said before: run %s begins with what it "
-                                 "says now", before["run_id"], record["run_id"])  # fmt: skip
-                return self.execute_in_pod(context)
-            depot = self._depot(record)
-            flight = self._flight(self._spec(record, context), record)
-            with self._problems(flight, context):
-                late = bool(event.get("late"))
-                given_up = event.get("status") == "timeout" and not late
-                if given_up and (pod := flight.goes_on(event.get("open"))) is not None:
-                    flight.watch(context, pod)
-                flight.resume(context, event)
-                status, end = self._over(flight, depot, record, given_up=given_up)
-                if not end.ended and late:
-                    words = f"the task's execution_timeout ({self.execution_timeout}) is over; {event.get('message')}"
-                    status = replace(status, failure="resource", message=words)
-                elif not end.ended and event.get("status") == "error":
-                    status = self._unheard(flight, event, status, context)
-                if not attempts.taken_away(depot, record, status, end):
-                    return self._settle(context, flight, depot, record, status, end)
-                self._next_attempt(context, flight, record, end)
-            return self.execute_in_pod(context)
+    def _resume(self, context: Any, event: dict[str, Any]) -> Any:
+        self.begin(context)
+        before = self._stored(context)
+        record = self._record(context)
+        if before is not None and before["run_id"] != record["run_id"]:
+            self.log.warning("Run %s trained with what the description said before: run %s begins with what it "
+                             "says now", before["run_id"], record["run_id"])  # fmt: skip
+            return self._execute(context)
+        depot = self._depot(record)
+        flight = self._flight(self._spec(record, context), record)
+        with self._problems(flight, context):
+            self._tell_place(flight, record)
+            late = bool(event.get("late"))
+            given_up = event.get("status") == "timeout" and not late
+            if given_up and (pod := flight.goes_on(event.get("open"))) is not None:
+                flight.watch(context, pod)
+            flight.resume(context, event)
+            status, end = self._over(flight, depot, record, given_up=given_up)
+            if not end.ended and late:
+                words = f"the task's execution_timeout ({self.execution_timeout}) is over; {event.get('message')}"
+                status = replace(status, failure="resource", message=words)
+            elif not end.ended and event.get("status") == "error":
+                status = self._unheard(flight, event, status, context)
+            if not attempts.taken_away(depot, record, status, end):
+                return self._settle(context, flight, depot, record, status, end)
+            self._next_attempt(context, flight, record, end)
+        return self._execute(context)
 
     # -- inside
     def _stored(self, context: Any) -> dict[str, Any] | None:
@@ -153,7 +194,8 @@ class PodOperator(RunnerOperator):
         previous = before["run_id"] if before is not None else "first"
         where = run_coordinates(context)
         key = "{dag_id}/{dag_run_id}/{task_id}/{map_index}".format(**where) + f"/after:{previous}"
-        record = {"run_id": self.make_run_id(key, context), "attempt": 1, "made": False, **now}
+        run_id = self.make_run_id(key, context)
+        record = {"run_id": run_id, "attempt": 1, "made": False, **now, "where": self._where.plain()}
         self._keep(context, record)
         return record
 
@@ -166,7 +208,7 @@ class PodOperator(RunnerOperator):
         """Somebody cleared the task, or its inputs are others now: the old pod's answer is not wanted."""
         flight = self._flight(self._spec(record, context), record)
         with self._problems(flight, context):
-            if flight.find(str(record["run_id"]), int(record["attempt"])) is None:
+            if self._look_for(flight, record, kindly=True) is None:
                 return
             if flight.end()[0].ended:
                 flight.remove()
@@ -185,15 +227,10 @@ class PodOperator(RunnerOperator):
     def _flight(self, spec: RunSpec, record: Mapping[str, Any], digest: str = "") -> PodFlight:
         from windtunnel.tracking.pods.manifest import training_pod
 
-        pod = self._pod
+        where = self._begun(record)
+        pod = where.pinned(self._pod)
         manifest = training_pod(spec, pod, self._place(record, digest))
-        return PodFlight(self.task_id, self.kubernetes_conn_id, manifest, pod.start_within.total_seconds())
-
-    @property
-    def _pod(self) -> Pod:
-        from windtunnel.spec import Pod
-
-        return self.description.training.pod or Pod()
+        return PodFlight(self.task_id, where.connection, manifest, pod.start_within.total_seconds())
 
     def _place(self, record: Mapping[str, Any], digest: str) -> Place:
         """Where an attempt runs, and what it finds there.
@@ -202,16 +239,19 @@ class PodOperator(RunnerOperator):
             digest: of what is to be done; empty where the pod is only looked for.
         """
         from windtunnel.tracking.pods.manifest import Place
+        from windtunnel_airflow.podsweep import installation
 
         return Place(
             command=COMMAND,
-            namespace=self.hook.namespace_of(self.kubernetes_conn_id),
+            namespace=self._begun(record).namespace,
             attempt=int(record["attempt"]),
+            airflow=installation(self.hook),
             variables={
                 **self.hook.store_environment,
                 "WINDTUNNEL_SPEC_DIGEST": digest,
                 "WINDTUNNEL_CHECKPOINT_EVERY": f"{self._pod.checkpoint_every.total_seconds():g}",
             },
+            authorities=self.hook.cluster_authorities,
         )
 
     @contextmanager
@@ -226,7 +266,7 @@ class PodOperator(RunnerOperator):
         except TaskDeferred as deferred:
             self._obey(flight, context)
             record = self._record(context)
-            self._keep(context, {**record, "made": True})
+            self._keep(context, {**record, "made": True, "api": flight.address})
             trigger = self._trigger(deferred.trigger, record)
             if self.execution_timeout is not None:  # Airflow leaves it to triggers while a task is deferred
                 trigger.until = context["ti"].start_date.timestamp() + self.execution_timeout.total_seconds()
@@ -251,7 +291,6 @@ class PodOperator(RunnerOperator):
         except ApiException as error:
             if error.status != 403 or (found := over_quota(said_of(error))) is None:
                 raise
-            authorities=self.hook.cluster_authorities,
             return found
         raise AssertionError("watching always raises")
 
@@ -391,7 +430,7 @@ class PodOperator(RunnerOperator):
         """Remove the pod; the next goes on from the newest checkpoint."""
         self.log.info("Attempt %s ended (%s): %s", record["attempt"], end.kind, end.message)
         flight.remove()
-        after = {**record, "attempt": int(record["attempt"]) + 1, "made": False}
+        after = {**record, "attempt": int(record["attempt"]) + 1, "made": False, "where": self._where.plain()}
         self._keep(context, after)
         return after
 

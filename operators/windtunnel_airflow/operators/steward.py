@@ -285,38 +285,3 @@ def _newest(path: Path) -> float:
     times = [path.stat().st_mtime]
     times += [found.stat().st_mtime for found in path.rglob("*")]
     return max(times)
-
-
-class SweepPodsOperator(_Steward):
-    """Remove training pods, and TrainJobs, that ended and that no task came back to remove.
-
-    A task removes its pod when it has read why it ended. This is for pods whose task was deleted, or had no try left
-    while the cluster did not answer. A pod that runs is not touched: it ends by its deadline.
-
-    Args:
-        kubernetes_conn_id: Airflow connection to the cluster.
-        namespace: where to look; the connection's unless told.
-        older_than: an end longer ago than this is nobody's business any more.
-    """
-
-    def __init__(
-        self,
-        *,
-        kubernetes_conn_id: str = "kubernetes_default",
-        namespace: str | None = None,
-        older_than: timedelta = timedelta(days=1),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.kubernetes_conn_id = kubernetes_conn_id
-        self.namespace = namespace
-        self.older_than = older_than
-
-    def execute(self, context: Any) -> list[str]:
-        from windtunnel_airflow import gangflight, podflight
-
-        namespace = self.namespace or self.hook.namespace_of(self.kubernetes_conn_id)
-        gone = gangflight.sweep(self.kubernetes_conn_id, namespace, self.older_than)
-        gone += podflight.sweep(self.kubernetes_conn_id, namespace, self.older_than)
-        self.log.info("Removed %s trainings that had ended: %s", len(gone), ", ".join(gone) or "none")
-        return gone

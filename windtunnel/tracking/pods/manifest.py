@@ -12,6 +12,7 @@ the same manifest.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,10 +37,10 @@ WATCH_SECONDS = 900
 #: From TERM to KILL: the training's own 10 s, and its last checkpoint.
 GRACE_SECONDS = 60
 
-#: How each platform names its interruptible nodes: (label, value, whether it is also a taint).
 #: Where files of authorities lie, a folder for each Secret.
 _AUTHORITIES = "/etc/windtunnel/authorities"
 
+#: How each platform names its interruptible nodes: (label, value, whether it is also a taint).
 _SPOT: dict[str, tuple[str, str, bool]] = {
     "eks": ("eks.amazonaws.com/capacityType", "SPOT", False),
     "karpenter": ("karpenter.sh/capacity-type", "spot", False),
@@ -55,21 +56,23 @@ class Place:
     Attributes:
         namespace: where the pod is made, unless the description says.
         attempt: which attempt at the run, from 1.
+        airflow: which installation of Airflow has its task; empty where none has.
         command: what the container runs.
         variables: further plain variables, e.g. the object store's address; no secrets.
         secrets: variable -> ``SECRET/KEY``; the description's own come on top.
+        authorities: variable -> Secret with ``ca.crt``: that is mounted, and the variable names the file.
     """
 
-        authorities: variable -> Secret with ``ca.crt``: that is mounted, and the variable names the file.
     command: Sequence[str]
     namespace: str = "default"
     attempt: int = 1
+    airflow: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
+    authorities: Mapping[str, str] = field(default_factory=dict)
 
 
 def training_pod(spec: RunSpec, pod: Pod, place: Place) -> dict[str, Any]:
-    authorities: Mapping[str, str] = field(default_factory=dict)
     """The pod of one attempt at a run, as the Kubernetes API takes it.
 
     Raises:
@@ -112,7 +115,7 @@ def training_pod(spec: RunSpec, pod: Pod, place: Place) -> dict[str, Any]:
             "name": naming.pod_name(spec.model, spec.run_id, place.attempt),
             "namespace": pod.namespace or place.namespace,
             "labels": _labels(spec, pod, place),
-            "annotations": _annotations(spec, pod),
+            "annotations": _annotations(spec, pod, place),
         },
         "spec": body,
     }
@@ -160,9 +163,11 @@ def queued(pod: Pod) -> dict[str, str]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _annotations(spec: RunSpec, pod: Pod) -> dict[str, str]:
+def _annotations(spec: RunSpec, pod: Pod, place: Place) -> dict[str, str]:
     """What a label may have cut short stands here whole. No autoscaler moves a pod that is training."""
     out = {
+        naming.TASK: _task(spec, place),
+        naming.START_WITHIN: f"{pod.start_within.total_seconds():.0f}",
         "windtunnel.dev/run-id": spec.run_id,
         "windtunnel.dev/correlation-id": spec.correlation_id or "",
         "windtunnel.dev/cause": spec.cause or "",
@@ -172,6 +177,15 @@ def _annotations(spec: RunSpec, pod: Pod) -> dict[str, str]:
         "kubectl.kubernetes.io/default-container": CONTAINER,
     }
     return {**pod.annotations, **{key: value for key, value in out.items() if value}}
+
+
+def _task(spec: RunSpec, place: Place) -> str:
+    """Whose it is, as ``orphans.task_of`` reads it; empty where the run does not say."""
+    if not place.airflow or "task_id" not in spec.context:
+        return ""
+    names = {"dag": "dag_id", "run": "dag_run_id", "task": "task_id", "index": "map_index"}
+    said = {short: str(spec.context.get(name, "-1")) for short, name in names.items()}
+    return json.dumps({"airflow": place.airflow, **said}, sort_keys=True)
 
 
 def _pod_security(pod: Pod) -> dict[str, Any]:
@@ -218,6 +232,7 @@ def _variables(spec: RunSpec, pod: Pod, place: Place) -> list[dict[str, Any]]:
     """
     plain = {
         **place.variables,
+        **{variable: f"{_AUTHORITIES}/{name}/ca.crt" for variable, name in place.authorities.items()},
         "HOME": "/tmp",
         "TMPDIR": "/tmp",
         "PYTHONUNBUFFERED": "1",
@@ -232,7 +247,6 @@ def _variables(spec: RunSpec, pod: Pod, place: Place) -> list[dict[str, Any]]:
         "WINDTUNNEL_SEED": str(spec.seed),
     }
     if spec.tracking_uri:
-        **{variable: f"{_AUTHORITIES}/{name}/ca.crt" for variable, name in place.authorities.items()},
         plain |= {"MLFLOW_TRACKING_URI": spec.tracking_uri, "MLFLOW_RUN_ID": spec.run_id}
     out: list[dict[str, Any]] = [{"name": name, "value": plain[name]} for name in sorted(plain)]
     fields = {
@@ -274,6 +288,9 @@ def _volumes(spec: RunSpec, pod: Pod, place: Place) -> list[dict[str, Any]]:
         else:
             source = {"configMap": {"name": volume.config_map}}
         out.append({"name": name, **source})
+    only = [{"key": "ca.crt", "path": "ca.crt"}]  # the Secret may be a server's own, with its key
+    for at, name in enumerate(sorted(set(place.authorities.values()))):
+        out.append({"name": f"authority-{at}", "secret": {"secretName": name, "items": only}})
     return out
 
 
@@ -288,10 +305,9 @@ def _mounts(spec: RunSpec, pod: Pod, place: Place) -> list[dict[str, Any]]:
         mount: dict[str, Any] = {"name": f"volume-{at}", "mountPath": volume.path, "readOnly": volume.read_only}
         if volume.below is not None:
             mount["subPath"] = volume.below
-    only = [{"key": "ca.crt", "path": "ca.crt"}]  # the Secret may be a server's own, with its key
-    for at, name in enumerate(sorted(set(place.authorities.values()))):
-        out.append({"name": f"authority-{at}", "secret": {"secretName": name, "items": only}})
         out.append(mount)
+    for at, name in enumerate(sorted(set(place.authorities.values()))):
+        out.append({"name": f"authority-{at}", "mountPath": f"{_AUTHORITIES}/{name}", "readOnly": True})
     return out
 
 
@@ -306,8 +322,6 @@ def _where(spec: RunSpec, pod: Pod) -> dict[str, Any]:
         tolerations.append({"key": pod.gpu_resource, "operator": "Exists", "effect": "NoSchedule"})
     if pod.spot is not None:
         label, value, tainted = _SPOT[pod.spot]
-    for at, name in enumerate(sorted(set(place.authorities.values()))):
-        out.append({"name": f"authority-{at}", "mountPath": f"{_AUTHORITIES}/{name}", "readOnly": True})
         selector[label] = value
         if tainted:
             tolerations.append({"key": label, "operator": "Equal", "value": value, "effect": "NoSchedule"})

@@ -21,6 +21,9 @@ RUN = "windtunnel.dev/run"
 ATTEMPT = "windtunnel.dev/attempt"
 CORRELATION_ID = "windtunnel.dev/correlation-id"
 COST_CENTRE = "windtunnel.dev/cost-centre"
+#: Annotations: whose it is, as JSON (``orphans.Task``), and for how many seconds its task waits for a node.
+TASK = "windtunnel.dev/task"
+START_WITHIN = "windtunnel.dev/start-within"
 #: Kueue's own: the queue that admits the pod, and its priority there.
 QUEUE = "kueue.x-k8s.io/queue-name"
 QUEUE_PRIORITY = "kueue.x-k8s.io/priority-class"
