@@ -85,7 +85,7 @@ def test_all_is_well(look: Callable[..., dict[str, Finding]], tmp_path: Path) ->
     assert {one.name for one in found.values() if one.result != "ok"} == beside
     assert found["gpus"].found == "2 nvidia.com/gpu (A100), 7 nvidia.com/mig-1g-5gb (A100)"
     assert found["context"].found == "context fake, namespace models"
-    assert found["rights of training"].found.startswith("these credentials may do all 20 things")
+    assert found["rights of training"].found.startswith("these credentials may do all 21 things")
     assert not list((tmp_path / "store").rglob("*.*")), "the probe is removed"
 
 
@@ -265,7 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
         rows = [[0, str(value)] for name, value in (metrics or {}).items() if name in query]
         labels = {"predictor_name": "v1", "server": "visits-v1", "code": "200", "le": "0.1"}
         body = b"<html>" if metrics is None else json.dumps(
-            {"status": "success", "data": {"result": [{"metric": {}, "value": row} for row in rows]}}
+            {"status": "success", "data": {"result": [{"metric": labels, "value": row} for row in rows]}}
         ).encode()  # fmt: skip
         self._answer(200, body)
 
