@@ -86,8 +86,10 @@ def test_authorities_of_its_own(helpers: Any) -> None:
     """A store and an identity provider whose certificates nobody else knows."""
     given = helpers.merged(EVERY, {"artifacts": {"s3": STORE}, "oidc": {"caSecretName": "people", "audience": "wt"}})
     given = helpers.merged(given, {"oidc": {"issuer": "https://id.example.org"}, "collector": {"s3": STORE}})
+    given = helpers.merged(given, {"airflow": {"caSecretName": "house"}})
     made = helpers.render(helpers.merged(helpers.preset("production"), given))
-    asked = {"wt-registry": {"AWS_CA_BUNDLE": "store-authority", "SSL_CERT_FILE": "people"},
+    asked = {"wt-registry": {"AWS_CA_BUNDLE": "store-authority", "SSL_CERT_FILE": "people",
+                             "WINDTUNNEL_AIRFLOW_CA": "house"},
              "wt-collector": {"AWS_CA_BUNDLE": "store-authority"}}  # fmt: skip
     for name, authorities in asked.items():
         (pod,) = [one for where, one in helpers.pods(made) if where.split("/")[1] == name]

@@ -8,16 +8,21 @@ it, or a person's yes to something else could be passed off as a yes to this.
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from windtunnel.errors import DescriptionError
 from windtunnel.registry.approvals import REASON_FIELD
 from windtunnel.registry.orders import APPROVE, CONTROL_DAG
+from windtunnel.tls import authorities
 from windtunnel_mlflow.refusal import Refusal
 
 ENV_URL, ENV_USER, ENV_PASSWORD = "WINDTUNNEL_AIRFLOW_URL", "WINDTUNNEL_AIRFLOW_USERNAME", "WINDTUNNEL_AIRFLOW_PASSWORD"
+#: A file: whose certificates it is known by, where Airflow has an authority of the house.
+ENV_CA = "WINDTUNNEL_AIRFLOW_CA"
 _TIMEOUT = 5.0
 
 #: (the task's coordinates) -> Airflow's answer about its human-in-the-loop detail.
@@ -84,7 +89,8 @@ def from_airflow(task: Mapping[str, Any]) -> dict[str, Any]:
     """Airflow's own record of one human-in-the-loop task.
 
     The address and a log-in come from ``WINDTUNNEL_AIRFLOW_URL``, ``_USERNAME`` and ``_PASSWORD``, else from the
-    embedded stack of ``WINDTUNNEL_HOME``.
+    embedded stack of ``WINDTUNNEL_HOME``; whose certificates to believe from ``WINDTUNNEL_AIRFLOW_CA``, a file read
+    anew each time, else as for any client.
 
     Raises:
         Refusal: WT_ANSWER; it cannot be asked.
@@ -97,11 +103,13 @@ def from_airflow(task: Mapping[str, Any]) -> dict[str, Any]:
         f"/taskInstances/{_q(task.get('task_id'))}/{_q(task.get('map_index', -1))}/hitlDetails"
     )
     try:
-        with httpx.Client(base_url=url, timeout=_TIMEOUT, trust_env=False) as http:
+        named = os.environ.get(ENV_CA)
+        believed = ssl.create_default_context(cafile=named) if named else authorities()
+        with httpx.Client(base_url=url, timeout=_TIMEOUT, trust_env=False, verify=believed) as http:
             token = http.post("/auth/token", json={"username": name, "password": password}).raise_for_status().json()
             bearer = {"Authorization": f"Bearer {token['access_token']}"}
             found = http.get(path, headers=bearer).raise_for_status().json()
-    except (httpx.HTTPError, ValueError, KeyError) as error:
+    except (httpx.HTTPError, OSError, DescriptionError, ValueError, KeyError) as error:
         raise _refused(f"Airflow at {url} cannot be asked who answered: {type(error).__name__}: {error}") from error
     if not isinstance(found, dict):
         raise _refused(f"Airflow at {url} answered something else")
