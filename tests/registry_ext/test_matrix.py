@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from windtunnel.errors import StackError
 from windtunnel.home import Home
-from windtunnel.registry import launch
+from windtunnel.registry import launch, signin
 from windtunnel.stack import settings
 from windtunnel_mlflow.access import matrix, people
 
@@ -59,6 +60,11 @@ def test_several_roles_add_up() -> None:
     assert matrix.may({"data_scientist", "approver"}, "approve", ["approver"])
     assert not matrix.may(set(), "read")
     assert matrix.only_reads({"viewer"}) and not matrix.only_reads({"viewer", "approver"})
+
+
+def test_a_group_of_the_identity_provider_may_bring_any_role_of_people() -> None:
+    """DEMAND REG-10"""
+    assert get_args(signin.Given) == tuple(role for role in matrix.ROLES if role != "service")
 
 
 def test_who_was_given_no_role_has_what_the_setting_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
