@@ -82,6 +82,18 @@ def test_every_pod_runs_where_it_is_told_to_and_finds_its_image(objects: list[di
     assert looked >= 6
 
 
+def test_a_quota_that_wants_a_limit_of_processors_is_met_by_every_container(helpers: Any) -> None:
+    most = {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}}
+    parts = ("registry", "migration", "checks", "collector", "guard", "postgresql")
+    values = helpers.merged(helpers.preset("small"), EVERY)
+    looked = 0
+    for where, pod in helpers.pods(helpers.render(helpers.merged(values, dict.fromkeys(parts, most)))):
+        for container in (*pod.get("initContainers", ()), *pod["containers"]):
+            looked += 1
+            assert container["resources"] == most["resources"], (where, container["name"])
+    assert looked >= 7
+
+
 def test_authorities_of_its_own(helpers: Any) -> None:
     """A store and an identity provider whose certificates nobody else knows."""
     given = helpers.merged(EVERY, {"artifacts": {"s3": STORE}, "oidc": {"caSecretName": "people", "audience": "wt"}})
