@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -584,3 +586,24 @@ def test_an_api_that_is_away_is_asked_again(flight: Flight, cluster: kubeapi.Clu
     with pytest.raises(TrainingError, match="node 0"):
         flight.end(trigger)
     assert not cluster.all("jobsets"), "a set of which one node has failed is not waited for"
+
+
+def test_looks_at_sets_do_not_wait_for_the_threads_of_others(flight: Flight, cluster: kubeapi.Cluster) -> None:
+    """The issue's numbers: 200 sets in one triggerer without missed looks; Python's own pool may be taken."""
+    trigger = flight.begin()
+    flight.says("Failed", "the set failed")
+    free = threading.Event()
+
+    async def go() -> str:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        taken = loop.run_in_executor(None, free.wait)
+        try:
+            async for event in trigger.run():
+                return str(event.payload["message"])
+        finally:
+            free.set()
+            await taken
+        raise AssertionError("the trigger said nothing")
+
+    assert asyncio.run(asyncio.wait_for(go(), 60)) == "the set failed"
