@@ -105,12 +105,11 @@ def test_the_operator_is_the_providers_and_its_files_go_with_it(eks: Any) -> Non
 @pytest.mark.long
 def test_others_reach_it_by_the_same_connection(eks: Any, cluster: Cluster) -> None:
     """The steward, and trainings on several nodes."""
-    from datetime import timedelta
-
     from windtunnel.kube.kinds import POD
-    from windtunnel_airflow import gangflight, podflight
+    from windtunnel_airflow import gangflight, podsweep
 
-    assert podflight.sweep("kubernetes_default", "training", timedelta(0)) == []
+    swept = podsweep.sweep("kubernetes_default", "training", 0.0, lambda task: None, lambda *given: False)
+    assert swept.removed == []
     listed = gangflight.client_of("kubernetes_default", "training").list(POD)
     assert listed["kind"] == "PodList"
     assert all(token.startswith("Bearer k8s-aws-v1.") for token in cluster.tokens)
