@@ -1,8 +1,8 @@
 """Removing pods and sets of ours that nobody comes back for, in one namespace: those that ended long ago, and those
-that wait for a node while their task is over (``windtunnel.tracking.pods.orphans``).
+that wait for a node, or go on, while their task is over (``windtunnel.tracking.pods.orphans``).
 
-Nothing that has a node is touched. Of what waited it is written down why it goes, then it goes, unless it has changed
-since it was looked at.
+Of what did not end it is written down why it goes, then it goes. What waits for a node stays when it has changed since
+it was looked at; what has one is looked at again after a pause, for whoever ended its task may be removing it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from windtunnel_airflow.hook import WindtunnelHook
 
 log = logging.getLogger(__name__)
+
+#: Seconds between two looks at what has a node: a person's cancel takes up to 30.
+PAUSE_S = 60.0
 
 SELECTOR = ",".join(f"{key}={value}" for key, value in sorted(naming.COMMON.items()))
 
@@ -78,13 +81,14 @@ def sweep(
     found, said = client.listed(POD, labels=SELECTOR)
     now = time.time() if said is None else said
     pods = list(found.get("items") or [])
+    left_alone: list[tuple[Kind, dict[str, Any]]] = []
     for pod in pods:
         ended = orphans.ended_at(pod)
         if ended is not None:
             old = now - ended >= older_than
             _delete(client, POD, pod, out) if old else _left(out)
         elif not _owned(pod):
-            _orphan(client, POD, {**pod, "kind": "Pod"}, [], now, word, depart, out)
+            _orphan(client, POD, {**pod, "kind": "Pod"}, [], now, word, depart, out, left_alone)
         else:
             _left(out)
     for kind in (JOB_SET, TRAIN_JOB):
@@ -94,7 +98,11 @@ def sweep(
                 _delete(client, kind, one, out)  # a JobSet of ours removes itself
             else:
                 mine = [pod for pod in pods if _same(pod, one)]
-                _orphan(client, kind, {**one, "kind": kind.name}, mine, now, word, depart, out)
+                _orphan(client, kind, {**one, "kind": kind.name}, mine, now, word, depart, out, left_alone)
+    if left_alone:
+        time.sleep(PAUSE_S)
+    for kind, thing in left_alone:
+        _again(client, kind, thing, word, depart, out)
     return out
 
 
@@ -107,11 +115,16 @@ def _orphan(
     word: Callable[[orphans.Task], orphans.Word],
     depart: Callable[[Mapping[str, Any], str, dict[str, Any]], bool],
     out: Swept,
+    left_alone: list[tuple[Kind, dict[str, Any]]],
 ) -> None:
     name = str(thing["metadata"]["name"])
+    whose = orphans.task_of(thing)
+    if orphans.runs(thing, pods):
+        if whose is not None and word(whose) in ("over", "gone"):
+            left_alone.append((kind, dict(thing)))
+        return _left(out)
     if not orphans.waits(thing, pods):
         return _left(out)
-    whose = orphans.task_of(thing)
     heard = word(whose) if whose is not None else None
     reason = orphans.why(thing, heard, now)
     if reason is None:
@@ -127,6 +140,36 @@ def _orphan(
         return _left(out)
     log.warning("%s %s/%s is removed: %s", kind.name, client.namespace, name, reason)
     return _delete(client, kind, thing, out, unless_changed=True)
+
+
+def _again(
+    client: Client,
+    kind: Kind,
+    before: Mapping[str, Any],
+    word: Callable[[orphans.Task], orphans.Word],
+    depart: Callable[[Mapping[str, Any], str, dict[str, Any]], bool],
+    out: Swept,
+) -> None:
+    """The second look at what has a node while its task is over."""
+    from windtunnel.kube.kinds import POD
+
+    name, whose = str(before["metadata"]["name"]), orphans.task_of(before)
+    found = client.get(kind, name)
+    if found is None or whose is None or found["metadata"].get("uid") != before["metadata"].get("uid"):
+        return
+    thing = {**found, "kind": kind.name}
+    pods = [] if kind is POD else [pod for pod in client.list(POD, labels=SELECTOR)["items"] if _same(pod, thing)]
+    reason = orphans.why(thing, word(whose), 0.0)
+    if reason is None or not orphans.runs(thing, pods):
+        return
+    evidence: dict[str, Any] = {"kind": "deleted", "pod": thing if kind is POD else (pods[0] if pods else None)}
+    evidence["events"] = _events(client, name)
+    if kind is not POD:
+        evidence |= {"gang": thing, "pods": pods}
+    if depart(thing, f"it was running, and {reason}", evidence):
+        log.warning("%s %s/%s is removed while it runs: %s", kind.name, client.namespace, name, reason)
+        out.left -= 1
+        _delete(client, kind, thing, out)
 
 
 def _end(kind: Kind, thing: Mapping[str, Any], events: list[dict[str, Any]]) -> str:

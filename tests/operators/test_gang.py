@@ -340,9 +340,12 @@ def test_a_runtime_that_does_not_do_is_refused_before_anything_is_made(
 def test_sets_that_nobody_comes_back_for_are_swept(
     flight: Flight, cluster: kubeapi.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DEMAND TRN-5: a TrainJob that ended (a JobSet of ours removes itself), and a set that its queue holds back while
-    its task is over; one with a node is left alone. By the API's clock, whatever this machine's says."""
+    """DEMAND TRN-5: a TrainJob that ended (a JobSet of ours removes itself), and a set that its queue holds back, or
+    that goes on, while its task is over. By the API's clock, whatever this machine's says."""
     from windtunnel_airflow import podsweep
+
+    pauses: list[float] = []
+    words: list[Any] = []
 
     said: list[str] = []
 
@@ -351,7 +354,8 @@ def test_sets_that_nobody_comes_back_for_are_swept(
             said.append(why)
             return True
 
-        return podsweep.sweep("kubernetes_default", "models", 86400.0, lambda task: word, depart).removed
+        heard = lambda task: words.pop(0) if words else word  # noqa: E731
+        return podsweep.sweep("kubernetes_default", "models", 86400.0, heard, depart).removed
 
     a_runtime(cluster)
     flight.begin(trainjob=BY)
@@ -374,16 +378,25 @@ def test_sets_that_nobody_comes_back_for_are_swept(
     assert "no queue has admitted it" in said[-1] and "task sea.train/run/train is over" in said[-1]
     flight.state.clear()
     flight.begin()
-    monkeypatch.setattr(podsweep, "time", SimpleNamespace(time=lambda: 1e12))
+    monkeypatch.setattr(podsweep, "time", SimpleNamespace(time=lambda: 1e12, sleep=pauses.append))
     age(datetime.now(UTC).isoformat())
     assert sweep(None) == [], "by the API's clock it was made just now"
     age("2020-01-01T00:00:00Z")
     flight.pods({"phase": "Pending"}, RUNS)
     cluster.edit("pods", f"{name}-node-0-0-abcde", lambda one: one["spec"].pop("nodeName"))
-    assert sweep("over") == [], "one of its nodes has a deadline, and ends all"
+    assert sweep(None) == sweep("living") == [] and not pauses, "one of its nodes has a deadline, and ends all"
+    words[:] = ["over", "living"]
+    assert sweep() == [] and pauses == [podsweep.PAUSE_S], "its task was cleared meanwhile"
     cluster.denied += ["GET .*trainjobs", "GET .*jobsets"]
     assert sweep("over") == []
     cluster.denied.clear()
+    assert sweep("over") == [name]
+    assert said[-1] == "it was running, and task sea.train/run/train is over"
+    assert not cluster.all("jobsets")
+    flight.state.clear()
+    flight.begin()
+    name = flight.the_set["metadata"]["name"]
+    age("2020-01-01T00:00:00Z")
     del cluster.kinds["trainjobs"]
     for pod in cluster.all("pods"):
         cluster.remove("pods", pod["metadata"]["name"])

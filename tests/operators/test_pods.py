@@ -853,11 +853,16 @@ def test_a_pod_may_be_waited_for_in_the_worker(
         assert len(cluster.pods) == left
 
 
-def test_pods_nobody_came_back_for_are_swept(train: Callable[..., Any], cluster: Cluster, heard: list[str]) -> None:
-    """DEMAND TRN-2: whatever happened to its task, no pod stays for ever; one that has a node, or whose task may come
-    back, is left alone. In every namespace where pods were made; one that may not be listed is told, and no more."""
-    from windtunnel_airflow import SweepPodsOperator, steward_dag
+def test_pods_nobody_came_back_for_are_swept(
+    train: Callable[..., Any], cluster: Cluster, heard: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEMAND TRN-2: whatever happened to its task, no pod stays for ever; one whose task may come back, or is ending it
+    just now, is left alone. In every namespace where pods were made; one that may not be listed is told, and no more.
+    """
+    from windtunnel_airflow import SweepPodsOperator, podsweep, steward_dag
     from windtunnel_airflow.podsweep import installation
+
+    monkeypatch.setattr(podsweep, "PAUSE_S", 0.0)
 
     def put(
         name: str, status: Status, ended: str | None = None, *, spec: Any = None, namespace: str = "training",
@@ -883,7 +888,10 @@ def test_pods_nobody_came_back_for_are_swept(train: Callable[..., Any], cluster:
     put("old", over(0, "Completed", "Succeeded"), "2020-01-01T00:00:00Z")
     put("old-and-bad", over(137, "OOMKilled"), "2020-01-01T00:00:00Z")
     put("new", over(0, "Completed", "Succeeded"), "2099-01-01T00:00:00Z")
-    put("runs", RUNNING, spec={"nodeName": "n"}, task="failed")
+    put("runs-over", RUNNING, spec={"nodeName": "n"}, task="failed")
+    put("runs-alive", RUNNING, spec={"nodeName": "n"}, task="deferred")
+    put("runs-again", RUNNING, spec={"nodeName": "n"}, task="cleared")
+    put("runs-of-others", RUNNING, spec={"nodeName": "n"}, task="failed", of="another Airflow")
     put("other", over(0, "Completed", "Succeeded"), "2020-01-01T00:00:00Z", **{naming.COMPONENT: "serving"})
     put("queued-over", pending, spec=gated, task="failed", **queue)
     put("queued-gone", pending, spec=gated, task="unknown", **queue)
@@ -900,19 +908,30 @@ def test_pods_nobody_came_back_for_are_swept(train: Callable[..., Any], cluster:
         namespaces.note(objects, "kubernetes_default", name)
     states = {"failed": "failed", "deferred": "deferred", "none": None, "success": "success"}
 
+    cleared = iter(["failed", "scheduled"])  # between two looks
+
     def asked(*, task_ids: list[str], **_: Any) -> dict[str, Any]:
+        if task_ids == ["cleared"]:
+            return {"r": {"cleared": next(cleared)}}
         return {"r": {name: states[name] for name in task_ids if name in states}}
 
     now = {"ti": SimpleNamespace(get_task_states=asked)}
     cluster.failing = [("GET", "/forbidden/pods", 403)]
-    removed = ["old", "old-and-bad", "queued-over", "queued-gone", "pending-of-others", "elsewhere"]
+    removed = ["old", "old-and-bad", "queued-over", "queued-gone", "pending-of-others", "elsewhere", "runs-over"]
     assert sorted(swept.execute(now)) == sorted(removed)
     [told] = [line for line in heard if line.startswith("Namespace forbidden was not looked into")]
     assert "list and delete on pods" in told
     written = json.loads(objects.get_bytes("runs/step-queued-over/attempts/1/evidence.json") or b"{}")
     assert "task sea.train/r/failed is over" in written["message"] and written["failure"] == "transient"
-    left = ["new", "other", "pending-alive", "pending-patient", "queued-alive", "queued-of-others", "runs"]
-    assert sorted(cluster.pods) == left
+    written = json.loads(objects.get_bytes("runs/step-runs-over/attempts/1/evidence.json") or b"{}")
+    assert written["message"] == "it was running, and task sea.train/r/failed is over"
+    assert (written["kind"], written["failure"], written["pod"]["metadata"]["name"]) == (
+        "deleted",
+        "transient",
+        "runs-over",
+    )
+    waiting = ["pending-alive", "pending-patient", "queued-alive", "queued-of-others"]
+    assert sorted(cluster.pods) == ["new", "other", *waiting, "runs-again", "runs-alive", "runs-of-others"]
     cluster.failing = [("GET", "/pods", 403)] * 3
     with pytest.raises(ForbiddenError, match="no namespace was looked into"):
         swept.execute(now)

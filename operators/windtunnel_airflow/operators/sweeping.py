@@ -21,12 +21,13 @@ RIGHTS = (
 
 
 class SweepPodsOperator(_Steward):
-    """Remove what no task comes back to remove: training pods and TrainJobs that ended, and pods and sets that wait for
-    a node (in a queue, too) while Airflow says that their task is over, or has none such.
+    """Remove what no task comes back to remove: training pods and TrainJobs that ended, and pods and sets that go on,
+    or wait for a node (in a queue, too), while Airflow says that their task is over, or has none such.
 
     A task removes its pod when it has read why it ended. This is for pods whose task was deleted, ended by hand while
-    no triggerer ran, or had no try left while the cluster did not answer. A pod that has a node is not touched: it ends
-    by its deadline. Why one that waited goes is written beside its run first.
+    no triggerer ran or between two tries, or had no try left while the cluster did not answer. What has a node goes
+    when Airflow says so twice, a minute apart. Why it goes is written beside its run first; cleared, the task goes on
+    from the newest checkpoint.
 
     Args:
         kubernetes_conn_id: Airflow connection to the cluster.
@@ -156,10 +157,10 @@ class SweepPodsOperator(_Steward):
         except WindtunnelError as error:
             self.log.warning("%s stays for now: why it goes cannot be written down: %s", meta["name"], error)
             return False
-        self._close(str(run_id), why)
+        self._close(str(run_id), why, str(plain["kind"]))
         return True
 
-    def _close(self, run_id: str, why: str) -> None:
+    def _close(self, run_id: str, why: str, kind: str) -> None:
         """Its MLflow run, where it has one: a step has none."""
         if run_id.startswith("step-"):
             return
@@ -168,7 +169,7 @@ class SweepPodsOperator(_Steward):
         hook = self.hook
         try:
             tracking = connect(hook.url, timeout=hook.timeout, env=hook.mlflow_env())
-            tracking.log_batch(run_id, [], {}, {"wt.failure": "transient", "wt.reason": why, "wt.pod.end": "queued"})
+            tracking.log_batch(run_id, [], {}, {"wt.failure": "transient", "wt.reason": why, "wt.pod.end": kind})
             tracking.set_state(run_id, "FAILED", int(time.time() * 1000))
         except WindtunnelError as error:  # the reason is in the store as well
             self.log.warning("MLflow run %s does not say why it ended: %s", run_id, error)

@@ -1,9 +1,10 @@
-"""Pods and sets of ours that wait for a node, and whose task will not come back for them. Pure.
+"""Pods and sets of ours whose task will not come back for them. Pure.
 
 A pod's own deadline counts from its node: one that a queue holds back, or that no node takes, has none. It is removed
 when Airflow says that its task is over or gone, or, where Airflow is not heard of that task, when it waited for a node
-longer than any task waits (``start_within`` and a margin). What has a node is left alone: it ends by its deadline, and
-what it makes may still be wanted. Times are those of the cluster's API.
+longer than any task waits (``start_within`` and a margin). What has a node goes only by Airflow's word, said twice with
+a pause between: whoever ended the task may be about to remove it; where Airflow is not heard it ends by its deadline.
+Times are those of the cluster's API.
 """
 
 from __future__ import annotations
@@ -87,8 +88,21 @@ def waits(thing: Mapping[str, Any], pods: Sequence[Mapping[str, Any]] = ()) -> b
     return not scheduled(thing) and not _ended(thing)
 
 
+def runs(thing: Mapping[str, Any], pods: Sequence[Mapping[str, Any]] = ()) -> bool:
+    """Whether a pod, or a set with these pods, has a node and goes on.
+
+    Args:
+        thing: as for ``waits``.
+    """
+    if (thing.get("metadata") or {}).get("deletionTimestamp") or waits(thing, pods):
+        return False
+    if thing.get("kind") in ("JobSet", "TrainJob"):
+        return not gang.completed(thing) and gang.condition(thing, "Failed") is None
+    return not _ended(thing)
+
+
 def why(thing: Mapping[str, Any], word: Word, now: float) -> str | None:
-    """Why a pod or set that waits is to be removed, in words; None: it is left.
+    """Why a pod or set that waits, or goes on, is to be removed, in words; None: it is left.
 
     Args:
         word: of its task.
@@ -100,8 +114,8 @@ def why(thing: Mapping[str, Any], word: Word, now: float) -> str | None:
         return f"{name} is over"
     if word == "gone":
         return f"{name} is not in Airflow any more"
-    if word == "living" or _held(thing):
-        return None  # a queue may hold it back for as long as it likes
+    if word == "living" or _held(thing) or scheduled(thing):
+        return None  # a queue may hold it back for as long as it likes; what has a node has a deadline
     meta = thing.get("metadata") or {}
     try:
         within = float((meta.get("annotations") or {})[naming.START_WITHIN])
