@@ -89,7 +89,7 @@ def api(folder: Path) -> Iterator[Api]:
 
 
 def ours(name: str) -> Any:
-    from windtunnel_airflow.podtrigger import TrainingPodTrigger
+    from windtunnel_airflow.pods.trigger import TrainingPodTrigger
 
     return TrainingPodTrigger(name, NAMESPACE, time.time(), CONNECTION)
 

@@ -30,7 +30,7 @@ from windtunnel.spec import Model
 from windtunnel.spec.base import parse_duration
 from windtunnel_airflow.base import describe
 from windtunnel_airflow.hook import WindtunnelHook
-from windtunnel_airflow.queueing import queueing
+from windtunnel_airflow.pods.queueing import queueing
 from windtunnel_airflow.retry import default_args
 from windtunnel_airflow.wiring import Wiring, wire
 

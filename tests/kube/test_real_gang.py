@@ -144,8 +144,8 @@ def test_the_life_of_a_set(client: Client, monkeypatch: pytest.MonkeyPatch, kind
     """Made once, found, watched, judged, removed; what JobSet's controller and the kubelets would do is done here."""
     os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="wt-airflow-"))
     exceptions = pytest.importorskip("airflow.sdk.exceptions")
-    from windtunnel_airflow.gangflight import GangFlight
-    from windtunnel_airflow.gangtrigger import GangTrigger
+    from windtunnel_airflow.pods.gangflight import GangFlight
+    from windtunnel_airflow.pods.gangtrigger import GangTrigger
 
     if client.get(DEFINITION, f"{kind.plural}.{kind.group}") is None:
         pytest.skip(f"needs the CRD {kind.plural}.{kind.group}")

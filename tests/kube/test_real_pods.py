@@ -116,7 +116,7 @@ def connection(restricted: Client, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def flight(client: Client, name: str, connection: str) -> Any:
     pytest.importorskip("airflow.providers.cncf.kubernetes")
-    from windtunnel_airflow.podflight import PodFlight
+    from windtunnel_airflow.pods.flight import PodFlight
 
     made = manifest("pod-small", client, name)
     made["metadata"]["labels"][naming.RUN] = name
@@ -127,7 +127,7 @@ def deferred(flight: Any, found: Any = None) -> Any:
     """The trigger that the task goes to sleep with."""
     from airflow.sdk.exceptions import TaskDeferred
 
-    from windtunnel_airflow.podtrigger import TrainingPodTrigger
+    from windtunnel_airflow.pods.trigger import TrainingPodTrigger
 
     ti = SimpleNamespace(
         dag_id="sea.train", run_id="run", task_id="train", map_index=-1, try_number=1, start_date=None,
@@ -162,10 +162,10 @@ def test_a_pod_is_made_once_watched_and_its_end_is_heard(
                 return dict(event.payload)
             raise AssertionError("the trigger said nothing")
 
-        from windtunnel_airflow import podtrigger
+        from windtunnel_airflow.pods import trigger as pod_trigger
 
-        say = podtrigger._Wait._say
-        monkeypatch.setattr(podtrigger._Wait, "_say", lambda self, text: (heard.append(text), say(self, text)))
+        say = pod_trigger._Wait._say
+        monkeypatch.setattr(pod_trigger._Wait, "_say", lambda self, text: (heard.append(text), say(self, text)))
         waiting = asyncio.create_task(first())
 
         async def changes(count: int, **parts: Any) -> None:
@@ -210,7 +210,7 @@ def test_a_cancel_deletes_with_grace(restricted: Client, connection: str) -> Non
 
 
 def test_the_list_that_all_share_holds_our_pods_and_no_others(restricted: Client, connection: str) -> None:
-    from windtunnel_airflow.podwatch import SELECTOR
+    from windtunnel_airflow.pods.watch import SELECTOR
 
     restricted.create(POD, manifest("pod-small", restricted, "wt-sea-3"))
     other = manifest("pod-small", restricted, "other")
@@ -227,7 +227,7 @@ def test_a_quota_that_is_used_up_is_told_in_its_own_words(restricted: Client, co
     """DEMAND TRN-8"""
     from kubernetes.client.exceptions import ApiException
 
-    from windtunnel_airflow.podrefusals import problem
+    from windtunnel_airflow.pods.refusals import problem
 
     body = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     restricted.create(QUOTA, body)

@@ -11,7 +11,7 @@ from windtunnel import canonical
 from windtunnel.data.objects import FolderObjects
 from windtunnel.tracking.contract import RunStatus
 from windtunnel.tracking.pods.depot import Depot
-from windtunnel_airflow.attempts import unanswered
+from windtunnel_airflow.pods.attempts import unanswered
 
 
 @pytest.mark.parametrize(

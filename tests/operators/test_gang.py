@@ -342,7 +342,7 @@ def test_sets_that_nobody_comes_back_for_are_swept(
 ) -> None:
     """DEMAND TRN-5: a TrainJob that ended (a JobSet of ours removes itself), and a set that its queue holds back, or
     that goes on, while its task is over. By the API's clock, whatever this machine's says."""
-    from windtunnel_airflow import podsweep
+    from windtunnel_airflow.pods import sweeping
 
     pauses: list[float] = []
     words: list[Any] = []
@@ -355,7 +355,7 @@ def test_sets_that_nobody_comes_back_for_are_swept(
             return True
 
         heard = lambda task: words.pop(0) if words else word  # noqa: E731
-        return podsweep.sweep("kubernetes_default", "models", 86400.0, heard, depart).removed
+        return sweeping.sweep("kubernetes_default", "models", 86400.0, heard, depart).removed
 
     a_runtime(cluster)
     flight.begin(trainjob=BY)
@@ -378,7 +378,7 @@ def test_sets_that_nobody_comes_back_for_are_swept(
     assert "no queue has admitted it" in said[-1] and "task sea.train/run/train is over" in said[-1]
     flight.state.clear()
     flight.begin()
-    monkeypatch.setattr(podsweep, "time", SimpleNamespace(time=lambda: 1e12, sleep=pauses.append))
+    monkeypatch.setattr(sweeping, "time", SimpleNamespace(time=lambda: 1e12, sleep=pauses.append))
     age(datetime.now(UTC).isoformat())
     assert sweep(None) == [], "by the API's clock it was made just now"
     age("2020-01-01T00:00:00Z")
@@ -386,7 +386,7 @@ def test_sets_that_nobody_comes_back_for_are_swept(
     cluster.edit("pods", f"{name}-node-0-0-abcde", lambda one: one["spec"].pop("nodeName"))
     assert sweep(None) == sweep("living") == [] and not pauses, "one of its nodes has a deadline, and ends all"
     words[:] = ["over", "living"]
-    assert sweep() == [] and pauses == [podsweep.PAUSE_S], "its task was cleared meanwhile"
+    assert sweep() == [] and pauses == [sweeping.PAUSE_S], "its task was cleared meanwhile"
     cluster.denied += ["GET .*trainjobs", "GET .*jobsets"]
     assert sweep("over") == []
     cluster.denied.clear()
@@ -574,8 +574,8 @@ def test_a_price_table_that_is_none_is_told_with_its_connection(
     describe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DEMAND TRN-6: the description's own wins; the installation's is named where it is wrong."""
-    from windtunnel_airflow.charging import prices_of
     from windtunnel_airflow.hook import WindtunnelHook
+    from windtunnel_airflow.pods.charging import prices_of
 
     def connection(**extra: Any) -> WindtunnelHook:
         given = {"conn_type": "windtunnel", "host": "http://127.0.0.1:9", "extra": extra}

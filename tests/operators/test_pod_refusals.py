@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from windtunnel.errors import TrainingError, UnavailableError
-from windtunnel_airflow.podrefusals import problem
+from windtunnel_airflow.pods.refusals import problem
 
 
 @pytest.mark.parametrize(

@@ -44,11 +44,11 @@ def becomes(api: Cluster, name: str, status: dict[str, Any]) -> None:
 def trigger(name: str, **more: Any) -> Any:
     import time
 
-    from windtunnel_airflow.podtrigger import TrainingPodTrigger
+    from windtunnel_airflow.pods.trigger import TrainingPodTrigger
 
     made = TrainingPodTrigger(name, "models", time.time(), "kubernetes_default", **more)
     path, arguments = made.serialize()
-    assert path == "windtunnel_airflow.podtrigger.TrainingPodTrigger"
+    assert path == "windtunnel_airflow.pods.trigger.TrainingPodTrigger"
     again = TrainingPodTrigger(**json.loads(json.dumps(arguments)))
     again._log = logging.getLogger("tests.trigger")  # Airflow's own goes to the task's log
     return again
@@ -119,9 +119,9 @@ def test_a_pod_made_after_the_list_is_found_by_the_watch(api: Cluster) -> None:
 def test_a_pod_that_is_not_there_is_asked_for_alone_and_then_told_as_gone(
     api: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from windtunnel_airflow import podtrigger
+    from windtunnel_airflow.pods import trigger as pod_trigger
 
-    monkeypatch.setattr(podtrigger, "APPEARS_S", 0.1)
+    monkeypatch.setattr(pod_trigger, "APPEARS_S", 0.1)
     api.faults = [Fault("GET .*/pods/never", 500)]
     told = asyncio.run(asyncio.wait_for(first(trigger("never")), 60))
     assert (told["status"], told["message"]) == ("failed", "the pod is gone")
@@ -187,7 +187,7 @@ def test_a_refusal_says_what_is_missing(api: Cluster, monkeypatch: pytest.Monkey
 
 
 def test_a_connection_that_is_not_there_is_told_at_once() -> None:
-    from windtunnel_airflow.podtrigger import TrainingPodTrigger
+    from windtunnel_airflow.pods.trigger import TrainingPodTrigger
 
     told = asyncio.run(asyncio.wait_for(first(TrainingPodTrigger("a", "models", 0.0, "nowhere")), 60))
     assert told["status"] == "error" and "nowhere" in told["message"]
@@ -266,9 +266,9 @@ def test_time_runs_from_when_the_queue_lets_it_go(api: Cluster) -> None:
 
 
 def test_a_pod_stuck_in_its_end_is_given_up(api: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    from windtunnel_airflow import podtrigger
+    from windtunnel_airflow.pods import trigger as pod_trigger
 
-    monkeypatch.setattr(podtrigger, "STUCK_S", 0.3)
+    monkeypatch.setattr(pod_trigger, "STUCK_S", 0.3)
     stuck = pod("a", RUNNING, nodeName="n-7")
     stuck["metadata"] |= {"deletionTimestamp": "2026-11-21T10:00:00Z", "deletionGracePeriodSeconds": 0}
     api.put("pods", stuck)
@@ -278,7 +278,7 @@ def test_a_pod_stuck_in_its_end_is_given_up(api: Cluster, monkeypatch: pytest.Mo
 
 def test_each_line_of_a_log_is_read_once() -> None:
     """DEMAND TRN-6"""
-    from windtunnel_airflow.podlog import Reader
+    from windtunnel_airflow.pods.logs import Reader
 
     reader = Reader()
     assert reader.since() is None
@@ -301,7 +301,7 @@ def test_another_triggerer_goes_on_with_the_log_where_the_first_one_was(
     api: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DEMAND TRN-8: one that goes down in order says how far it was; one that dies had said so two minutes before."""
-    from windtunnel_airflow import podlog
+    from windtunnel_airflow.pods import logs
 
     caplog.set_level(logging.INFO)
     api.put("pods", pod("wt-1", RUNNING, nodeName="n"))
@@ -312,7 +312,7 @@ def test_another_triggerer_goes_on_with_the_log_where_the_first_one_was(
         return [one.getMessage() for one in caplog.records if one.getMessage().startswith("[training]")]
 
     def position() -> str | None:
-        return (api.all("pods")[0]["metadata"].get("annotations") or {}).get(podlog.READ)
+        return (api.all("pods")[0]["metadata"].get("annotations") or {}).get(logs.READ)
 
     async def waits(lines: int, *, orderly: bool) -> None:
         one = trigger("wt-1", log_every=0.05)
@@ -328,9 +328,9 @@ def test_another_triggerer_goes_on_with_the_log_where_the_first_one_was(
     asyncio.run(asyncio.wait_for(waits(2, orderly=True), 60))
     assert position() == "2026-11-21T10:00:00.500000000Z/2"
     api.pages[path] += "2026-11-21T10:00:00.5Z three\n2026-11-21T10:00:02.25Z four\n"
-    monkeypatch.setattr(podlog, "NOTE_S", 0.0)
+    monkeypatch.setattr(logs, "NOTE_S", 0.0)
     asyncio.run(asyncio.wait_for(waits(4, orderly=False), 60))
-    monkeypatch.setattr(podlog, "NOTE_S", 1e9)
+    monkeypatch.setattr(logs, "NOTE_S", 1e9)
     becomes(api, "wt-1", over(0, "Completed", "Succeeded"))
     api.pages[path] += "2026-11-21T10:00:03Z five\n"
     assert asyncio.run(asyncio.wait_for(first(trigger("wt-1")), 60))["status"] == "success"
@@ -342,7 +342,7 @@ def test_another_triggerer_goes_on_with_the_log_where_the_first_one_was(
 
 @pytest.mark.parametrize("noted", [None, "", "yesterday", "2026-13-01T10:00:00.000000000Z/1", "2026-11-21T10:00:00Z/1"])
 def test_what_is_no_position_is_the_beginning(noted: str | None) -> None:
-    from windtunnel_airflow.podlog import Reader
+    from windtunnel_airflow.pods.logs import Reader
 
     reader = Reader(noted)
     assert reader.since() is None and reader.position is None

@@ -153,10 +153,10 @@ def deferred(work: Callable[[], Any]) -> TaskDeferred:
 
 def event_of(trigger: Any) -> dict[str, Any]:
     """Run the trigger, as it comes back from Airflow's database, until it says something."""
-    from windtunnel_airflow.podtrigger import TrainingPodTrigger
+    from windtunnel_airflow.pods.trigger import TrainingPodTrigger
 
     path, arguments = trigger.serialize()
-    assert path == "windtunnel_airflow.podtrigger.TrainingPodTrigger"
+    assert path == "windtunnel_airflow.pods.trigger.TrainingPodTrigger"
 
     async def first() -> dict[str, Any]:
         async for event in TrainingPodTrigger(**json.loads(json.dumps(arguments))).run():
@@ -362,10 +362,10 @@ def test_an_impossible_pod_fails_early_unless_a_node_is_on_its_way(
     train: Callable[..., Any], store: Store, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DEMAND TRN-5: not after the ten minutes that a full cluster gets."""
-    from windtunnel_airflow import podflight
+    from windtunnel_airflow.pods import flight
 
-    monkeypatch.setattr(podflight, "DOUBT", 1)
-    cluster.age = timedelta(seconds=podflight.DOUBT + 90)
+    monkeypatch.setattr(flight, "DOUBT", 1)
+    cluster.age = timedelta(seconds=flight.DOUBT + 90)
     unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
     cluster.script = [{"phase": "Pending", "conditions": [unscheduled]}]
     cluster.nodes = [{"metadata": {"name": "a"}, "spec": {}, "status": {"allocatable": {"cpu": "8", "memory": "1Gi"}}}]
@@ -445,7 +445,7 @@ def test_a_persons_cancel_ends_the_pod(
     """DEMAND TRN-6, TRN-7: Airflow's triggerer calls the trigger's on_kill for a person's act, and for nothing else."""
     from windtunnel.data.objects import FolderObjects
     from windtunnel.tracking.pods.depot import Depot
-    from windtunnel_airflow.podtrigger import TrainingPodTrigger
+    from windtunnel_airflow.pods.trigger import TrainingPodTrigger
 
     said = json.loads(os.environ["AIRFLOW_CONN_WINDTUNNEL_DEFAULT"])
     said["extra"]["prices"] = {"currency": "EUR", "cpu": 2.0}
@@ -493,7 +493,7 @@ def test_airflows_own_runner_tells_a_cancel_from_a_shutdown(
     """DEMAND TRN-7: the trigger inside the triggerer's real runner; only a person's act ends the pod."""
     from airflow.jobs.triggerer_job_runner import TriggerRunner
 
-    from windtunnel_airflow.podtrigger import TrainingPodTrigger
+    from windtunnel_airflow.pods.trigger import TrainingPodTrigger
 
     cluster.script = [RUNNING]
     at = deferred(lambda: train().execute(context(store)))
@@ -859,10 +859,11 @@ def test_pods_nobody_came_back_for_are_swept(
     """DEMAND TRN-2: whatever happened to its task, no pod stays for ever; one whose task may come back, or is ending it
     just now, is left alone. In every namespace where pods were made; one that may not be listed is told, and no more.
     """
-    from windtunnel_airflow import SweepPodsOperator, podsweep, steward_dag
-    from windtunnel_airflow.podsweep import installation
+    from windtunnel_airflow import SweepPodsOperator, steward_dag
+    from windtunnel_airflow.pods import sweeping
+    from windtunnel_airflow.pods.sweeping import installation
 
-    monkeypatch.setattr(podsweep, "PAUSE_S", 0.0)
+    monkeypatch.setattr(sweeping, "PAUSE_S", 0.0)
 
     def put(
         name: str, status: Status, ended: str | None = None, *, spec: Any = None, namespace: str = "training",
@@ -1001,7 +1002,7 @@ def test_a_full_quota_is_waited_for_and_told(
         for used in (7, 6)
     ]
     path, arguments = at.trigger.serialize()
-    assert path == "windtunnel_airflow.podtrigger.QuotaTrigger"
+    assert path == "windtunnel_airflow.pods.trigger.QuotaTrigger"
     reopened(store, mlflow)
     asyncio.run(type(at.trigger)(**arguments).on_kill())
     assert run_of(store, mlflow).info.status == "KILLED"

@@ -66,7 +66,7 @@ def eks(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def flight() -> Any:
-    from windtunnel_airflow.podflight import PodFlight
+    from windtunnel_airflow.pods.flight import PodFlight
 
     made = json.loads(CASE.read_text())
     made["metadata"] |= {"namespace": "training"}
@@ -74,7 +74,7 @@ def flight() -> Any:
 
 
 def test_a_cluster_that_aws_does_not_know_is_said(eks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from windtunnel_airflow.ekscluster import eks_of
+    from windtunnel_airflow.pods.eks import eks_of
 
     assert eks_of("kubernetes_default") is not None
     eks.delete_cluster(name="tides")
@@ -106,9 +106,9 @@ def test_the_operator_is_the_providers_and_its_files_go_with_it(eks: Any) -> Non
 def test_others_reach_it_by_the_same_connection(eks: Any, cluster: Cluster) -> None:
     """The steward, and trainings on several nodes."""
     from windtunnel.kube.kinds import POD
-    from windtunnel_airflow import gangflight, podsweep
+    from windtunnel_airflow.pods import gangflight, sweeping
 
-    swept = podsweep.sweep("kubernetes_default", "training", 0.0, lambda task: None, lambda *given: False)
+    swept = sweeping.sweep("kubernetes_default", "training", 0.0, lambda task: None, lambda *given: False)
     assert swept.removed == []
     listed = gangflight.client_of("kubernetes_default", "training").list(POD)
     assert listed["kind"] == "PodList"
@@ -120,7 +120,7 @@ def test_a_pod_flies_on_eks(eks: Any, cluster: Cluster) -> None:
     """The token is the provider's, in the worker and in the triggerer; each call of its command takes seconds."""
     from airflow.sdk.exceptions import TaskDeferred
 
-    from windtunnel_airflow.podtrigger import TrainingPodTrigger
+    from windtunnel_airflow.pods.trigger import TrainingPodTrigger
 
     cluster.script = [RUNNING, over(0, "Completed", "Succeeded")]
     ti = SimpleNamespace(dag_id="d", run_id="r", task_id="train", map_index=-1, try_number=1, start_date=None,

@@ -106,7 +106,7 @@ def world(
     """Fly one training, dying once; what became of it."""
     from windtunnel_airflow import TrainOperator
     from windtunnel_airflow.hook import WindtunnelHook
-    from windtunnel_airflow.podtrigger import TrainingPodTrigger
+    from windtunnel_airflow.pods.trigger import TrainingPodTrigger
 
     extra = {"kube_config_path": str(cluster.kubeconfig(tmp_path / "kubeconfig")), "namespace": "training"}
     monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": extra}))

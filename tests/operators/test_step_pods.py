@@ -39,7 +39,7 @@ class Store(dict[str, Any]):
 def fly(tmp_path: Path, describe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """One try of a step in a pod that runs as a process; what its task returns."""
     from windtunnel_airflow import ExtraStepOperator
-    from windtunnel_airflow.podtrigger import TrainingPodTrigger
+    from windtunnel_airflow.pods.trigger import TrainingPodTrigger
 
     home = Home(tmp_path / "home")
     frame = pd.DataFrame({"t": range(20), "a": range(20), "y": range(20)})

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from windtunnel_airflow.operators.podded import PodOperator
-from windtunnel_airflow.podflight import CANCEL_GRACE
+from windtunnel_airflow.pods.flight import CANCEL_GRACE
 
 if TYPE_CHECKING:
     from windtunnel.tracking.contract import RunSpec, RunStatus
@@ -31,7 +31,7 @@ class GangOperator(PodOperator):
         if where.nodes == 1:
             return super()._flight(spec, record, digest)
         from windtunnel.tracking.pods import gang, nodes, trainjob
-        from windtunnel_airflow.gangflight import GangFlight
+        from windtunnel_airflow.pods.gangflight import GangFlight
 
         pod = where.pinned(self._pod)
         make = gang.job_set if pod.trainjob is None else trainjob.train_job

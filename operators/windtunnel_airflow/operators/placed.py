@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from windtunnel_airflow.operators.running import RunnerOperator
-from windtunnel_airflow.podrefusals import refused, said_of
-from windtunnel_airflow.whereabouts import Whereabouts
+from windtunnel_airflow.pods.refusals import refused, said_of
+from windtunnel_airflow.pods.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
     from windtunnel.spec import Pod
-    from windtunnel_airflow.podflight import PodFlight
+    from windtunnel_airflow.pods.flight import PodFlight
 
 
 class PlacedOperator(RunnerOperator):

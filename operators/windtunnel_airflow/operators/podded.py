@@ -9,7 +9,7 @@ before anything starts, the pod's name follows from it, and the run says in the 
 * a pod that was taken away (preempted, evicted, node lost) is followed by one that goes on from the newest checkpoint;
 * a pod is removed only after it was read why it ended.
 
-A person's cancel ends the pod, and its run as cancelled: Airflow's triggerer tells the trigger (``podtrigger``).
+A person's cancel ends the pod, and its run as cancelled: Airflow's triggerer tells the trigger (``pods.trigger``).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from windtunnel.errors import ResourceError, TransientError, WindtunnelError
-from windtunnel_airflow import attempts
 from windtunnel_airflow.base import run_coordinates
 from windtunnel_airflow.operators.placed import PlacedOperator
 from windtunnel_airflow.operators.running import cleared, ended_by_person, failure
-from windtunnel_airflow.podflight import CANCEL_GRACE, PodFlight
-from windtunnel_airflow.podrefusals import problem, said_of
+from windtunnel_airflow.pods import attempts
+from windtunnel_airflow.pods.flight import CANCEL_GRACE, PodFlight
+from windtunnel_airflow.pods.refusals import problem, said_of
 
 if TYPE_CHECKING:
     from windtunnel.tracking.contract import RunSpec, RunStatus
@@ -85,7 +85,7 @@ class PodOperator(PlacedOperator):
         """Do it; where it has to wait and may not be deferred, wait here and go on."""
         from airflow.sdk.exceptions import AirflowTaskTimeout
 
-        from windtunnel_airflow.podwaiting import event_of
+        from windtunnel_airflow.pods.waiting import event_of
 
         while True:
             try:
@@ -239,7 +239,7 @@ class PodOperator(PlacedOperator):
             digest: of what is to be done; empty where the pod is only looked for.
         """
         from windtunnel.tracking.pods.manifest import Place
-        from windtunnel_airflow.podsweep import installation
+        from windtunnel_airflow.pods.sweeping import installation
 
         return Place(
             command=COMMAND,
@@ -301,7 +301,7 @@ class PodOperator(PlacedOperator):
             TaskDeferred: it waits.
             ResourceError: in vain: it asks for more than the quota, or ``start_within`` is over.
         """
-        from windtunnel_airflow.podtrigger import QuotaTrigger
+        from windtunnel_airflow.pods.trigger import QuotaTrigger
 
         record = self._record(context)
         since = float(record.get("full_since") or time.time())
@@ -327,7 +327,7 @@ class PodOperator(PlacedOperator):
 
     def _trigger(self, theirs: Any, record: Mapping[str, Any]) -> Any:
         """Ours instead of the provider's, which asks the API for each pod."""
-        from windtunnel_airflow.podtrigger import TrainingPodTrigger
+        from windtunnel_airflow.pods.trigger import TrainingPodTrigger
 
         return TrainingPodTrigger.instead_of(theirs, grace=CANCEL_GRACE, run=self._whose(record))
 
@@ -340,12 +340,12 @@ class PodOperator(PlacedOperator):
 
     def _cancel(self, flight: PodFlight, record: Mapping[str, Any]) -> None:
         """End a pod whose answer nobody wants; its run ends as cancelled (TRN-7)."""
-        from windtunnel_airflow import podcancel
+        from windtunnel_airflow.pods import cancelling
 
         whose = self._whose(record)
-        self._try(podcancel.tell, whose)
+        self._try(cancelling.tell, whose)
         gone = flight.remove(CANCEL_GRACE)
-        self._try(podcancel.close, {**whose, "pods": gone})
+        self._try(cancelling.close, {**whose, "pods": gone})
 
     def _try(self, what: Callable[..., None], whose: Mapping[str, Any]) -> None:
         """What is worth doing, and no reason to leave the rest undone."""

@@ -51,7 +51,7 @@ class SweepPodsOperator(_Steward):
 
     def execute(self, context: Any) -> list[str]:
         from windtunnel.tracking.pods import namespaces
-        from windtunnel_airflow import podsweep
+        from windtunnel_airflow.pods import sweeping
 
         objects = self._objects()
         made = self._noted(objects)
@@ -59,7 +59,7 @@ class SweepPodsOperator(_Steward):
         failed: dict[str, WindtunnelError] = {}
         for namespace in self._namespaces(made):
             try:
-                swept = podsweep.sweep(
+                swept = sweeping.sweep(
                     self.kubernetes_conn_id, namespace, self.older_than.total_seconds(), self._word(context),
                     lambda thing, why, evidence: self._depart(objects, thing, why, evidence),
                 )  # fmt: skip
@@ -120,7 +120,7 @@ class SweepPodsOperator(_Steward):
     def _word(self, context: Any) -> Callable[[Task], Word]:
         """What Airflow says of a task; nothing of other installations'."""
         from windtunnel.tracking.pods import orphans
-        from windtunnel_airflow.podsweep import installation
+        from windtunnel_airflow.pods.sweeping import installation
 
         mine, ti = installation(self.hook), context.get("ti")
 

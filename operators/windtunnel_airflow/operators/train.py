@@ -104,7 +104,7 @@ class TrainOperator(GangOperator):
 
     def run_spec(self, run_id: str, context: Any) -> Any:
         from windtunnel.tracking.contract import RunSpec
-        from windtunnel_airflow.charging import prices_of
+        from windtunnel_airflow.pods.charging import prices_of
 
         training, chosen = self.description.training, self.chosen()
         # A pod's hours are not its process's: they are counted where the pod is looked at.
@@ -163,7 +163,7 @@ class TrainOperator(GangOperator):
         self, context: Any, flight: Any, depot: Any, record: Mapping[str, Any], status: Any, end: Any
     ) -> dict[str, Any]:
         from windtunnel.tracking.server import connect
-        from windtunnel_airflow.charging import bill_of, charge
+        from windtunnel_airflow.pods.charging import bill_of, charge
 
         try:
             hook = self.hook
@@ -176,7 +176,7 @@ class TrainOperator(GangOperator):
         return made
 
     def _whose(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        from windtunnel_airflow.charging import bill_of
+        from windtunnel_airflow.pods.charging import bill_of
 
         try:
             bill = bill_of(self.hook, self.description)

@@ -22,7 +22,7 @@ from windtunnel.tracking.pods import gang, naming
 from windtunnel.tracking.pods.ends import classify, newest_first
 from windtunnel.tracking.pods.manifest import CONTAINER
 from windtunnel.tracking.pods.waiting import KUEUE_OF, admission, waits_for
-from windtunnel_airflow.podlog import READ, Reader, read_of
+from windtunnel_airflow.pods.logs import READ, Reader, read_of
 
 Result = TypeVar("Result")
 
@@ -142,10 +142,10 @@ class GangTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """A person ended or cleared the task: the run is told to end as cancelled, and its pods go (TRN-7)."""
-        from windtunnel_airflow import podcancel
+        from windtunnel_airflow.pods import cancelling
 
         self._waits = None
-        told = asyncio.create_task(self._tell(podcancel.tell))
+        told = asyncio.create_task(self._tell(cancelling.tell))
         # The pods read the word when they are told to stop; a store that hangs does not keep them alive.
         await asyncio.wait({told}, timeout=CANCEL_S / 3)
         pods: list[dict[str, Any]] = []
@@ -154,7 +154,7 @@ class GangTrigger(BaseTrigger):
             self.log.info("A person ended the task: set %s/%s is removed", self.namespace, self.name)
         except (TimeoutError, WindtunnelError) as error:
             self.log.error("Set %s/%s was not removed: %s", self.namespace, self.name, error)
-        await asyncio.wait({asyncio.create_task(self._tell(podcancel.close, pods=pods))}, timeout=CANCEL_S / 3)
+        await asyncio.wait({asyncio.create_task(self._tell(cancelling.close, pods=pods))}, timeout=CANCEL_S / 3)
 
     async def _tell(self, what: Any, **more: Any) -> None:
         if not self.run_of:
@@ -169,7 +169,7 @@ class _Wait:
     """One trigger's waiting; its looks block, in threads."""
 
     def __init__(self, trigger: GangTrigger) -> None:
-        from windtunnel_airflow.gangflight import client_of, kind_of
+        from windtunnel_airflow.pods.gangflight import client_of, kind_of
 
         self.trigger, self.log, self.kind = trigger, trigger.log, kind_of(trigger.kind)
         self.client = client_of(trigger.kubernetes_conn_id, trigger.namespace)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from windtunnel.errors import AbsentError, ConflictError, ForbiddenError, WindtunnelError
 from windtunnel.tracking.pods import gang, naming, orphans
 from windtunnel.tracking.pods.ends import classify
-from windtunnel_airflow.gangflight import client_of
+from windtunnel_airflow.pods.gangflight import client_of
 
 if TYPE_CHECKING:
     from windtunnel.kube.client import Client

@@ -1,6 +1,6 @@
 """The pods of a training of several nodes on a cluster, as one set: made once, found again, looked at, removed.
 
-What ``podflight`` is for one pod, with the same words. The provider has no operator for JobSets or TrainJobs, so the
+What ``flight`` is for one pod, with the same words. The provider has no operator for JobSets or TrainJobs, so the
 set is a custom object, made by our own client of the API; a trigger of ours waits for it (``gangtrigger``).
 """
 
@@ -70,10 +70,10 @@ class Connected:
         from airflow.sdk.exceptions import AirflowException
         from kubernetes.config import ConfigException
 
-        from windtunnel_airflow import ekscluster
+        from windtunnel_airflow.pods import eks
 
         try:
-            return ekscluster.client_of(self.kubernetes_conn_id, self.namespace), self.namespace
+            return eks.client_of(self.kubernetes_conn_id, self.namespace), self.namespace
         except (AirflowException, ConfigException, OSError) as error:
             raise ForbiddenError(
                 f"no way to the cluster by connection {self.kubernetes_conn_id!r}: {error}",
@@ -133,7 +133,7 @@ class GangFlight:
             TaskDeferred: it is waited for.
             TrainingError: the cluster knows no such sets, or does not take this one.
         """
-        from windtunnel_airflow.gangtrigger import GangTrigger
+        from windtunnel_airflow.pods.gangtrigger import GangTrigger
 
         if found is None:
             self._look_at_runtime()

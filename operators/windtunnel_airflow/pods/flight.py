@@ -2,7 +2,7 @@
 
 The provider's operator is composed here, when a task runs, and nothing of it is imported before: a subclass would
 double what a DAG file costs. It makes the pod and comes back when the trigger says so. That trigger is ours: it follows
-all pods of a namespace in one watch (``podtrigger``). What else the provider does not do as we need it is done here by
+all pods of a namespace in one watch (``trigger``). What else the provider does not do as we need it is done here by
 its own client: finding the pod of a run by label, whatever task or try made it; reading why a pod ended before it is
 gone; removing it.
 """
@@ -21,7 +21,7 @@ from windtunnel.tracking.pods import naming
 from windtunnel.tracking.pods.capacity import compare
 from windtunnel.tracking.pods.ends import PodEnd, classify
 from windtunnel.tracking.pods.manifest import CONTAINER
-from windtunnel_airflow.podrefusals import said_of
+from windtunnel_airflow.pods.refusals import said_of
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class PodFlight:
         """The provider's operator for this pod."""
         from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 
-        from windtunnel_airflow.ekscluster import Kubeconfig, eks_of
+        from windtunnel_airflow.pods.eks import Kubeconfig, eks_of
 
         labels = self.manifest["metadata"]["labels"]
         given: dict[str, Any] = {

@@ -56,7 +56,7 @@ def close(
     tracking.set_state(run_id, "KILLED", int(time.time() * 1000))
     if bill is not None:
         from windtunnel.tracking.pods.depot import Depot
-        from windtunnel_airflow.charging import charge
+        from windtunnel_airflow.pods.charging import charge
 
         charge(tracking, bill, Depot(hook.objects, run_id), attempt)
 

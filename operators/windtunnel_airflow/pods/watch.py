@@ -237,7 +237,7 @@ class Door:
         """A kubeconfig as the provider makes it, with fresh credentials; blocking. Its files are held for the token."""
         import yaml
 
-        from windtunnel_airflow.ekscluster import EksCluster, Kubeconfig
+        from windtunnel_airflow.pods.eks import EksCluster, Kubeconfig
 
         name, aws_conn_id, region = self.where.eks
         self._files = Kubeconfig(EksCluster(str(name), aws_conn_id, region), self.where.namespace)

@@ -1,8 +1,8 @@
 """Wait for a training pod without a worker and nearly without requests.
 
-Every trigger of a triggerer follows its pod in one shared list and watch (``podwatch``). It tells, in the task's log,
+Every trigger of a triggerer follows its pod in one shared list and watch (``watch``). It tells, in the task's log,
 what a pod waits for, and copies the pod's log there. It judges nothing: when the pod has ended, or has not started in
-its time, the task goes on and finds out why (``podflight``).
+its time, the task goes on and finds out why (``flight``).
 
 A trigger that dies starts again, here or in another triggerer, and lists anew.
 """
@@ -24,8 +24,8 @@ from windtunnel.tracking.pods import naming
 from windtunnel.tracking.pods.ends import classify, container_of
 from windtunnel.tracking.pods.manifest import CONTAINER
 from windtunnel.tracking.pods.waiting import gated, scheduled, unqueued, waits_for
-from windtunnel_airflow.podlog import READ, Reader, read_of
-from windtunnel_airflow.podwatch import PodWatch, Where, shared
+from windtunnel_airflow.pods.logs import READ, Reader, read_of
+from windtunnel_airflow.pods.watch import PodWatch, Where, shared
 
 #: For a pod that was just made to appear in the list, before it is asked for alone.
 APPEARS_S = 5.0
@@ -162,11 +162,11 @@ class TrainingPodTrigger(BaseTrigger):
 
         Airflow calls this for a person's act and for nothing else: not when this triggerer goes down.
         """
-        from windtunnel_airflow import podcancel
+        from windtunnel_airflow.pods import cancelling
 
         self._reads = None
         async with shared(self.where) as watch:
-            told = asyncio.create_task(self._tell(podcancel.tell))
+            told = asyncio.create_task(self._tell(cancelling.tell))
             gone: dict[str, Any] | None = None
             # The pod reads the word when it is told to stop; a store that hangs does not keep it alive.
             await asyncio.wait({told}, timeout=CANCEL_S / 3)
@@ -175,7 +175,7 @@ class TrainingPodTrigger(BaseTrigger):
                 self.log.info("A person ended the task: pod %s/%s is removed", self.pod_namespace, self.pod_name)
             except (Refusal, Cut, TimeoutError, WindtunnelError) as error:
                 self.log.error("Pod %s/%s was not removed: %s", self.pod_namespace, self.pod_name, error)
-            closed = asyncio.create_task(self._tell(podcancel.close, pods=[gone] if gone is not None else []))
+            closed = asyncio.create_task(self._tell(cancelling.close, pods=[gone] if gone is not None else []))
             await asyncio.wait({closed}, timeout=CANCEL_S / 3)
 
     async def _tell(self, what: Any, **more: Any) -> None:
@@ -212,10 +212,10 @@ class QuotaTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """A person ended or cleared the task: there is no pod, only a run to close."""
-        from windtunnel_airflow import podcancel
+        from windtunnel_airflow.pods import cancelling
 
         try:
-            await asyncio.to_thread(podcancel.close, **self.run_of)
+            await asyncio.to_thread(cancelling.close, **self.run_of)
         except Exception as error:  # nothing runs; the run is closed by hand
             self.log.warning("Run %s was not closed: %s", self.run_of.get("run_id"), error)
 
