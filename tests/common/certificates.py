@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
@@ -28,3 +33,18 @@ def pair(folder: Path) -> tuple[Path, Path]:
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     private.write_bytes(key.private_bytes(*form))
     return certificate, private
+
+
+@contextmanager
+def https(answers: type[BaseHTTPRequestHandler], folder: Path) -> Iterator[str]:
+    """The URL of a server with such a certificate, which lies in ``folder`` as ``ca.crt``."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), answers)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*pair(folder))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"https://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()

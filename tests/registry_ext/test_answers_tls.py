@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import ssl
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import pair
+from certificates import https
 
 from windtunnel_mlflow.access import answers
 from windtunnel_mlflow.refusal import Refusal
@@ -39,14 +37,8 @@ class _Airflow(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def airflow(tmp_path: Path) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Airflow)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*pair(tmp_path))
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"https://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with https(_Airflow, tmp_path) as url:
+        yield url
 
 
 def test_an_authority_of_the_house_is_believed_where_it_is_named(

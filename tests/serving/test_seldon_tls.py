@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import ssl
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import pair
+from certificates import https
 
 from windtunnel.errors import DescriptionError, UnavailableError
 from windtunnel.serving.seldon import split
@@ -31,14 +29,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*pair(tmp_path))
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"https://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with https(_Handler, tmp_path) as url:
+        yield url
 
 
 def test_a_gateways_own_authority_is_believed_where_it_is_named(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import pair
+from certificates import https
 
 from windtunnel.errors import DescriptionError, UnavailableError
 from windtunnel.tracking.server import connect
@@ -31,14 +29,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    made = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*pair(tmp_path))
-    made.socket = context.wrap_socket(made.socket, server_side=True)
-    threading.Thread(target=made.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"https://127.0.0.1:{made.server_address[1]}"
-    made.shutdown()
-    made.server_close()
+    with https(_Handler, tmp_path) as url:
+        yield url
 
 
 def test_its_authority_is_believed_where_mlflows_own_variable_names_it(server: str, tmp_path: Path) -> None:
