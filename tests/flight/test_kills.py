@@ -102,7 +102,9 @@ def fly(bench: Bench, name: str, kills: Mapping[str, str]) -> DagRun:
         if release is not None:
             release = next(run for run in bench.api.runs(RELEASE) if run.run_id == release.run_id)
             if release.over:
-                assert not left, f"never reached: {left}"
+                # A gate, or the guard, may rightly end it before the last step.
+                said = [(t["task_id"], t["state"]) for t in bench.api.tasks(RELEASE, release.run_id)]
+                assert not left or (release.state == "failed" and len(left) < len(kills)), (left, said)
                 return release
             tasks = bench.api.tasks(RELEASE, release.run_id)
             waiting += [t for t in tasks if t["state"] in ("running", "deferred")]

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from windtunnel.errors import StackError
+from windtunnel.home import Home
 from windtunnel.loopback import any_free, is_free
-from windtunnel.stack import ports
+from windtunnel.stack import ports, stack
 
 
 @pytest.fixture
@@ -49,3 +54,27 @@ def test_one_port_for_two_servers_is_refused() -> None:
     port = any_free()
     with pytest.raises(StackError, match=f"{port} is named for two"):
         ports.choose({"airflow": port, "mlflow": port}, {})
+
+
+@pytest.mark.parametrize(
+    ("looks", "lost"),
+    [
+        ([1], False),
+        ([None, 1], False),  # it began to listen while ports and processes were read
+        ([2, 1], False),  # it was replaced by a program of its own: no mark for a moment
+        ([None, "nobody listens"], False),
+        ([2, 2], True),
+        ([None, None], True),
+    ],
+)
+def test_a_port_is_lost_to_a_stranger_and_not_to_a_process_that_has_just_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: list[Any], lost: bool
+) -> None:
+    found = iter([*looks, looks[-1]])
+    monkeypatch.setattr(
+        stack.port_choice, "listeners", lambda: {} if (pid := next(found)) == "nobody listens" else {5000: pid}
+    )
+    monkeypatch.setattr(stack.processes, "of_home", lambda home: [SimpleNamespace(pid=1)])
+    file = SimpleNamespace(ports={"airflow": 8080, "mlflow": 5000, "envoy": 8085})
+    with pytest.raises(StackError, match="port 5000 for mlflow was taken") if lost else nullcontext():
+        stack.Stack(Home(tmp_path))._check_ports(file, {"mlflow": None}, ["mlflow"])  # type: ignore[arg-type, dict-item]

@@ -302,10 +302,17 @@ class Stack:
             port = file.ports[server]
             if name not in waiting or name not in states or port not in listening:
                 continue
-            pid = listening[port]
-            # One of ours that was restarted a moment ago is not below the pid that we know, but it bears our mark.
-            if pid is None or pid not in {process.pid for process in processes.of_home(self.home)}:
+            if self._is_ours(listening[port]):
+                continue
+            # Who listens is read in two parts, ports and their processes: one that began to listen between the two is
+            # nobody's at the first look.
+            again = port_choice.listeners()
+            if port in again and not self._is_ours(again[port]):
                 raise _PortLost(server, port, port_choice.holder(port))
+
+    def _is_ours(self, pid: int | None) -> bool:
+        """By its mark: one that was restarted a moment ago is not below the pid that we know."""
+        return pid is not None and pid in {process.pid for process in processes.of_home(self.home)}
 
     # ------------------------------------------------------------------ down
     def down(self, *, tell: Tell = lambda line: None) -> list[str]:
