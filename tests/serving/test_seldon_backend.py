@@ -615,10 +615,15 @@ def test_prometheus_is_asked_for_this_namespace_alone(world: World) -> None:
     here = usual.client.namespace
     asked = usual._source("visits").names.select("visits")
     assert asked.endswith(f',namespace=~"|{here}",kubernetes_namespace=~"|{here}"')
-    told = world.backend(prometheus_labels={"cluster": 'a"b\\c', "ns": "{namespace}"}, prometheus_token_file="token")
+    told = world.backend(
+        prometheus_labels={"cluster": 'a"b\\c', "ns": "{namespace}"},
+        prometheus_token_file="token",
+        prometheus_stale_s=150,
+    )
     source = told._source("visits")
     assert source.names.select("visits").endswith(f',cluster="a\\"b\\\\c",ns="{here}"')
     assert source._token_file == Path("token")
+    assert (usual._source("visits").stale_after_s, source.stale_after_s) == (60, 150)
     istio = world.backend(prometheus_names={"requests": "istio_requests_total", "unit": "ms", "start": ""})
     names = istio._source("visits").names
     assert (names.requests, names.unit, names.start) == ("istio_requests_total", "ms", None)

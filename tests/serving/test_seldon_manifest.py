@@ -402,6 +402,7 @@ def test_the_names_of_the_page_are_settings() -> None:
         ({"prometheus_labels": {"a-b": "c"}}, "a table of Prometheus' labels"),
         ({"prometheus_names": "x"}, "prometheus_names is 'x'"),
         ({"prometheus_names": {"counts": "x"}}, "prometheus_names has unknown counts"),
+        ({"prometheus_stale_s": 0}, "prometheus_stale_s is 0"),
         ({"prometheus_names": {"requests": "sum(x)"}}, r"prometheus_names\.requests is 'sum\(x\)'"),
         ({"prometheus_names": {"buckets": 1}}, r"prometheus_names\.buckets is 1"),
         ({"prometheus_names": {"matchers": '{a="{model}"}'}}, r"prometheus_names\.matchers is"),

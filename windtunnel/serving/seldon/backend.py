@@ -480,5 +480,6 @@ class SeldonBackend:
                     names,
                     token_file=Path(token) if token else None,
                     verify=self.seldon.prometheus_ca or True,
+                    stale_after_s=self.seldon.prometheus_stale_s,
                 )
             return self._traffic

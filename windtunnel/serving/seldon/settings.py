@@ -41,6 +41,8 @@ class Seldon:
         prometheus_names: what the numbers are called there, where not as Seldon calls them: keys of ``Names``.
         prometheus_token_file: file with a bearer token for it, as whoever releases reads it, at each query.
         prometheus_ca: file with the authority of its certificate, as whoever releases reads it.
+        prometheus_stale_s: numbers whose last scrape is older than this, in seconds, are of a dead source: twice what
+            lies between two scrapes, or more.
         autoscaler: who scales: ``hpa``, Kubernetes' own, by CPU; ``keda`` where KEDA is installed, and Seldon's
             operator with it (``keda.enabled``): by queue, rate and latency too, from ``prometheus``.
         service_account: of the pods.
@@ -75,6 +77,7 @@ class Seldon:
     prometheus_names: Mapping[str, Any] | None = None
     prometheus_token_file: str | None = None
     prometheus_ca: str | None = None
+    prometheus_stale_s: float = 60.0
     autoscaler: Literal["hpa", "keda"] = "hpa"
     service_account: str | None = None
     pull_secrets: tuple[str, ...] = ()
@@ -173,7 +176,7 @@ class Seldon:
         return cls(access=access, **given)
 
 
-_NUMBERS = {"poll_s": float, "route_within_s": float, "split_requests": int}
+_NUMBERS = {"poll_s": float, "route_within_s": float, "split_requests": int, "prometheus_stale_s": float}
 
 
 def _check_type(name: str, value: Any) -> None:

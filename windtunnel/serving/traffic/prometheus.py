@@ -151,7 +151,8 @@ class PrometheusTraffic:
         if now - at > self.stale_after_s:
             raise UnavailableError(
                 f"the newest samples {where} are {now - at:.0f} s old, at most {self.stale_after_s:.0f} s expected",
-                hint="Prometheus has stopped scraping the router, or stale_after_s is shorter than the scrape interval",
+                hint="Prometheus has stopped scraping the router, or does so more rarely: then raise this limit "
+                "(prometheus_stale_s in the settings of Seldon)",
             )
         layouts = {frozenset(bounds) for bounds in reading.bounds.values()}
         if len(layouts) > 1:
