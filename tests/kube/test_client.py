@@ -51,7 +51,7 @@ def client(cluster: Cluster, tmp_path: Path, waits: list[float]) -> Client:
         waits.append(seconds)
         spent[0] += seconds
 
-    return Client(access, timeout_s=(1.0, 1.0), sleep=sleep, monotonic=lambda: spent[0])
+    return Client(access, timeout_s=(5.0, 5.0), sleep=sleep, monotonic=lambda: spent[0])
 
 
 def test_an_object_is_made_read_changed_and_deleted(client: Client, cluster: Cluster) -> None:

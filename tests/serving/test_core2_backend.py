@@ -38,7 +38,7 @@ class World:
     def backend(self, **more: Any) -> Core2Backend:
         """Another process' backend: it has seen nothing yet."""
         settings = replace(self.settings, **more)
-        return Core2Backend(settings, Client(settings.access, timeout_s=(1.0, 2.0), patience_s=2.0))
+        return Core2Backend(settings, Client(settings.access, timeout_s=(5.0, 20.0), patience_s=2.0))
 
     def live(self) -> dict[str, Any]:
         found = self.cluster.get("experiments", "visits")

@@ -43,7 +43,7 @@ class World:
     def backend(self, **more: Any) -> SeldonBackend:
         """Another process' backend: it has seen nothing yet."""
         settings = replace(self.settings, **more)
-        return SeldonBackend(settings, Client(settings.access, timeout_s=(1.0, 2.0), patience_s=2.0))
+        return SeldonBackend(settings, Client(settings.access, timeout_s=(5.0, 20.0), patience_s=2.0))
 
     def live(self) -> dict[str, Any]:
         found = self.cluster.get("seldondeployments", "visits")
