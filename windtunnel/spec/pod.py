@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from windtunnel.spec.base import Duration, Part
 
@@ -60,6 +60,11 @@ def _labels(values: dict[str, str], *, own: bool) -> dict[str, str]:
 def _reserved(key: str) -> bool:
     prefix = key.rpartition("/")[0]
     return any(prefix == word or prefix.endswith(f".{word}") for word in RESERVED)
+
+
+#: The key of a label, and labels that a node must have.
+Key = Annotated[str, AfterValidator(_key)]
+Selector = Annotated[dict[str, str], AfterValidator(lambda value: _labels(value, own=False))]
 
 
 class Toleration(Part):
@@ -116,26 +121,16 @@ class ServerPod(Part):
         gpu_resource: what a cluster calls a GPU; a MIG profile replaces the part after '/'.
     """
 
-    node_selector: dict[str, str] = Field(default_factory=dict)
+    node_selector: Selector = Field(default_factory=dict)
     tolerations: list[Toleration] = Field(default_factory=list)
     runtime_class: str | None = None
-    gpu_label: str = "nvidia.com/gpu.product"
-    gpu_resource: str = "nvidia.com/gpu"
-
-    @field_validator("node_selector")
-    @classmethod
-    def _node_selector(cls, value: dict[str, str]) -> dict[str, str]:
-        return _labels(value, own=False)
+    gpu_label: Key = "nvidia.com/gpu.product"
+    gpu_resource: Key = "nvidia.com/gpu"
 
     @field_validator("runtime_class")
     @classmethod
     def _runtime(cls, value: str | None) -> str | None:
         return value if value is None else _object(value, "Kubernetes object")
-
-    @field_validator("gpu_label", "gpu_resource")
-    @classmethod
-    def _gpu(cls, value: str) -> str:
-        return _key(value)
 
 
 class Volume(Part):
@@ -232,12 +227,12 @@ class Pod(Part):
     service_account: str | None = None
     priority_class: str | None = None
     runtime_class: str | None = None
-    node_selector: dict[str, str] = Field(default_factory=dict)
+    node_selector: Selector = Field(default_factory=dict)
     affinity: dict[str, Any] = Field(default_factory=dict)
     tolerations: list[Toleration] = Field(default_factory=list)
     spot: Literal["eks", "karpenter", "gke", "aks"] | None = None
-    gpu_label: str = "nvidia.com/gpu.product"
-    gpu_resource: str = "nvidia.com/gpu"
+    gpu_label: Key = "nvidia.com/gpu.product"
+    gpu_resource: Key = "nvidia.com/gpu"
     volumes: list[Volume] = Field(default_factory=list)
     secrets: dict[str, str] = Field(default_factory=dict)
     secrets_from: list[str] = Field(default_factory=list)
@@ -278,11 +273,6 @@ class Pod(Part):
     def _secret_names(cls, value: list[str]) -> list[str]:
         return [_object(name, "Secret") for name in value]
 
-    @field_validator("node_selector")
-    @classmethod
-    def _node_selector(cls, value: dict[str, str]) -> dict[str, str]:
-        return _labels(value, own=False)
-
     @field_validator("labels")
     @classmethod
     def _own_labels(cls, value: dict[str, str]) -> dict[str, str]:
@@ -304,11 +294,6 @@ class Pod(Part):
         if value is not None:
             _labels({"cost-centre": value}, own=False)
         return value
-
-    @field_validator("gpu_label", "gpu_resource")
-    @classmethod
-    def _gpu(cls, value: str) -> str:
-        return _key(value)
 
     @field_validator("affinity")
     @classmethod
