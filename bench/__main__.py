@@ -28,6 +28,7 @@ NAMES = (
     "memory",
     "flight",
     "pods",
+    "triggerer",
     "audit",
     "verify",
     "sealing",

@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -107,40 +109,73 @@ def deploy(place: Any, rollouts: int) -> list[str]:
     return names
 
 
-def watched(folder: Path, rollouts: int, seconds: float) -> Watched:
-    os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="wt-airflow-"))
+@dataclass
+class Cluster:
+    """The running API and Prometheus.
+
+    Attributes:
+        connection: extra of Airflow's connection to it.
+    """
+
+    connection: dict[str, Any]
+    pipe: Any
+
+    def asked(self) -> Counter[str]:
+        """Requests about models so far, by verb."""
+        self.pipe.send("count")
+        found: Counter[str] = self.pipe.recv()
+        return found
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[Cluster]:
+    """In a process of their own; Airflow's connection ``windtunnel_seldon`` leads there."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     server = multiprocessing.get_context("spawn").Process(target=serve, args=(str(folder), theirs), daemon=True)
     server.start()
     theirs.close()  # so that a server that dies ends the waiting for it
     try:
-        return _watched(folder, ours.recv(), ours, rollouts, seconds)
+        told = {"prometheus": ours.recv(), "kubeconfig": str(folder / "kubeconfig")}
+        extra = {"image": "i", "registry": "r", "poll_s": 0.2, **told}
+        os.environ["AIRFLOW_CONN_WINDTUNNEL_SELDON"] = json.dumps({"conn_type": "windtunnel_seldon", "extra": extra})
+        yield Cluster(extra, ours)
     finally:
         ours.send("end")
         server.join(20)
 
 
-def _watched(folder: Path, url: str, pipe: Any, rollouts: int, seconds: float) -> Watched:
-    from windtunnel.registry.orders import OrdersPage
+def gate_of(folder: Path, model: str) -> dict[str, Any]:
+    """What the trigger of a model's gate is told: a rollout at 50 % that goes on for hours."""
     from windtunnel.rollout import Plan
-    from windtunnel.serving.place import in_cluster
     from windtunnel.serving.release.lookout import Watch
-    from windtunnel.serving.seldon import Seldon
     from windtunnel.spec import Rollout
-    from windtunnel_airflow import orderbook, places
-    from windtunnel_airflow.triggers import GateTrigger
 
-    extra = {
-        "image": "i", "registry": "r", "kubeconfig": str(folder / "kubeconfig"), "prometheus": url, "poll_s": 0.2,
-    }  # fmt: skip
-    os.environ["AIRFLOW_CONN_WINDTUNNEL_SELDON"] = json.dumps({"conn_type": "windtunnel_seldon", "extra": extra})
-    os.environ["AIRFLOW_CONN_WINDTUNNEL_DEFAULT"] = json.dumps({"conn_type": "windtunnel", "host": "127.0.0.1"})
-    models = deploy(in_cluster(Seldon.of(extra)), rollouts)
     plan = Plan.from_spec(
         Rollout.model_validate({"gates": [{"metric": "errors", "margin": 0.005}, {"metric": "latency", "margin": 0.05}],
                                 "steps": [{"weight": 50, "hold": "4h"}]}),
         False,
     ).to_dict()  # fmt: skip
+    return Watch(
+        home=str(folder), model=model, version="2", champion="1", rollout_id=f"r-{model}", token=1, plan=plan,
+        step=0, lease_s=120.0, digest=f"sha256:{'2' * 64}", seldon_conn_id="windtunnel_seldon",
+    ).to_dict()  # fmt: skip
+
+
+def watched(folder: Path, rollouts: int, seconds: float) -> Watched:
+    os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="wt-airflow-"))
+    with served(folder) as cluster:
+        return _watched(folder, cluster, rollouts, seconds)
+
+
+def _watched(folder: Path, cluster: Cluster, rollouts: int, seconds: float) -> Watched:
+    from windtunnel.registry.orders import OrdersPage
+    from windtunnel.serving.place import in_cluster
+    from windtunnel.serving.seldon import Seldon
+    from windtunnel_airflow import orderbook, places
+    from windtunnel_airflow.triggers import GateTrigger
+
+    os.environ["AIRFLOW_CONN_WINDTUNNEL_DEFAULT"] = json.dumps({"conn_type": "windtunnel", "host": "127.0.0.1"})
+    models = deploy(in_cluster(Seldon.of(cluster.connection)), rollouts)
     starts: dict[str, list[float]] = {}
     took: list[float] = []
 
@@ -162,11 +197,7 @@ def _watched(folder: Path, url: str, pipe: Any, rollouts: int, seconds: float) -
             return found
 
     async def gate(model: str) -> list[str]:
-        watch = Watch(
-            home=str(folder), model=model, version="2", champion="1", rollout_id=f"r-{model}", token=1, plan=plan,
-            step=0, lease_s=120.0, digest=f"sha256:{'2' * 64}", seldon_conn_id="windtunnel_seldon",
-        )  # fmt: skip
-        return [str(event.payload) async for event in Gate(watch.to_dict(), EVERY_S).run()]
+        return [str(event.payload) async for event in Gate(gate_of(folder, model), EVERY_S).run()]
 
     async def run() -> list[str]:
         gates = [asyncio.create_task(gate(model)) for model in models]
@@ -176,18 +207,19 @@ def _watched(folder: Path, url: str, pipe: Any, rollouts: int, seconds: float) -
         await asyncio.gather(*pending, return_exceptions=True)
         return [one for task in done for one in task.result()]
 
-    pipe.send("count")
-    before: Counter[str] = pipe.recv()
+    before = cluster.asked()
     used, began = time.process_time(), time.monotonic()
     wrong = asyncio.run(run())
     used, lasted = time.process_time() - used, time.monotonic() - began
-    pipe.send("count")
-    asked = pipe.recv() - before
+    asked = cluster.asked() - before
     places.forget()
-    gaps = []
-    for model in models:
-        gaps += [b - a for a, b in pairwise([began, *starts.get(model, ()), began + seconds])]
+    gaps = pauses((starts.get(model, []) for model in models), began, began + seconds)
     return Watched(len(took), gaps, took, asked, wrong, used, lasted)
+
+
+def pauses(starts: Iterable[list[float]], began: float, ended: float) -> list[float]:
+    """Seconds between two looks of each rollout, before its first and after its last one too."""
+    return [b - a for looks in starts for a, b in pairwise([began, *looks, ended])]
 
 
 def run() -> Table:

@@ -69,6 +69,15 @@ def dumps(value: Any) -> bytes:
     return rfc8785.dumps(_encode(value))
 
 
+def text(value: Any) -> bytes:
+    """What ``loads`` reads as ``dumps``' bytes, made some times faster: for what is kept and never hashed or signed.
+
+    Raises:
+        TypeError: as ``dumps``.
+    """
+    return json.dumps(_encode(value), sort_keys=True, separators=(",", ":")).encode()
+
+
 def loads(data: bytes | str) -> Any:
     """The value behind canonical bytes; the inverse of ``dumps`` (tuples come back as lists)."""
     return _decode(json.loads(data))

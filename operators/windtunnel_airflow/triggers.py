@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -96,7 +97,15 @@ class GateTrigger(BaseTrigger):
         orders = self.orders()
         return gatekeeping.look(watch, self.backend(), log, time.time(), orders=orders)
 
+    @property
+    def phase(self) -> float:
+        """Share of the first pause that this gate waits, in (0, 1], the same after each restart. Gates that a triggerer
+        takes over all at once must not look all at once for ever: they would keep everybody else from the processor."""
+        name = f"{self.watch['model']}/{self.watch['rollout_id']}".encode()
+        return (zlib.crc32(name) + 1) / 2**32
+
     async def run(self) -> AsyncIterator[TriggerEvent]:
+        share = self.phase
         while True:
             started = time.monotonic()
             try:
@@ -112,7 +121,8 @@ class GateTrigger(BaseTrigger):
                 yield TriggerEvent({"status": "answer", "answer": answer.to_dict()})
                 return
             # Looks keep their rhythm whatever a look costs, and never pile up.
-            await asyncio.sleep(max(0.05, self.look_every - (time.monotonic() - started)))
+            await asyncio.sleep(max(0.05, self.look_every * share - (time.monotonic() - started)))
+            share = 1.0
 
     async def on_kill(self) -> None:
         """A person ended or cleared the gate: shorten the lease, so that the guard acts soon unless somebody goes on.

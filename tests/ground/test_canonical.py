@@ -47,6 +47,11 @@ def test_what_goes_in_comes_back(value: object) -> None:
     assert same(value, canonical.loads(canonical.dumps(value)))
 
 
+@given(json_values)
+def test_text_that_is_not_hashed_is_read_as_the_same_value(value: object) -> None:
+    assert same(canonical.loads(canonical.dumps(value)), canonical.loads(canonical.text(value)))
+
+
 @given(st.dictionaries(st.text(), st.integers()))
 def test_key_order_does_not_matter(value: dict[str, int]) -> None:
     assert canonical.digest(value) == canonical.digest(dict(reversed(value.items())))

@@ -254,6 +254,37 @@ def test_the_trigger_looks_until_there_is_an_answer_and_blocks_nobody(watch: Wat
     assert ticks > 50
 
 
+def test_gates_that_begin_together_do_not_look_together(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first pause differs, and is the same for the same rollout in another triggerer; all later ones are whole."""
+
+    def gate(rollout: str) -> Any:
+        return GateTrigger({**watch.to_dict(), "rollout_id": rollout}, 10.0)
+
+    phases = [gate(f"r{n}").phase for n in range(200)]
+    assert all(0 < phase <= 1 for phase in phases) and phases == [gate(f"r{n}").phase for n in range(200)]
+    for tenth in range(10):
+        assert sum(tenth / 10 < phase <= (tenth + 1) / 10 for phase in phases) >= 8
+
+    paused: list[float] = []
+    goes_on = SimpleNamespace(over=False, action="hold", reason="more evidence is needed")
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+        if len(paused) == 3:
+            raise asyncio.CancelledError
+
+    async def run(trigger: Any) -> None:
+        async for _ in trigger.run():
+            raise AssertionError("a look that goes on is no event")
+
+    trigger = gate("r7")
+    monkeypatch.setattr(trigger, "look", lambda: goes_on)
+    monkeypatch.setattr("windtunnel_airflow.triggers.asyncio.sleep", pause)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(run(trigger))
+    assert paused[0] <= 10 * trigger.phase and paused[1] > 9 and paused[2] > 9 > paused[0]
+
+
 @pytest.mark.parametrize(
     ("error", "event"),
     [

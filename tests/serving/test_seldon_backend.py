@@ -593,6 +593,22 @@ def test_two_hundred_rollouts_are_looked_at_by_one_list_and_one_watch(world: Wor
     assert world.cluster.asked(began) == [f"GET {SDEP}/visits"]
 
 
+def test_a_look_reads_the_state_of_an_object_once_and_anew_when_it_has_changed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from windtunnel.serving.seldon import record
+
+    backend = world.backend()
+    backend.apply(release(75, arm(2, 25)))
+    read, asked = record.state_of, []
+    monkeypatch.setattr(record, "state_of", lambda live: asked.append(live) or read(live))
+    for _ in range(3):
+        assert backend.observe("visits").token == 1
+    assert len(asked) <= 1
+    world.backend().apply(release(60, arm(2, 40), token=9))
+    assert backend.observe("visits").token == 9
+
+
 def test_a_feed_that_is_silent_is_not_believed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """DEMAND ROL-3: silence is not news."""
     from windtunnel.serving.seldon import feed

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import groupby
 from typing import Any
 
@@ -408,19 +408,28 @@ def models(home: Home) -> list[str]:
 
 
 def to_dict(state: State) -> dict[str, Any]:
-    """Plain JSON of a state; slots as runs."""
-    release = asdict(state.release)
+    """Plain JSON of a state; slots as runs. Settings are the state's own, not copies: they are large, and every look of
+    a gate writes them."""
+    release = _fields(state.release)
+    arms = {
+        "champion": asdict(release["champion"]) if release["champion"] else None,
+        "candidates": [asdict(arm) for arm in release["candidates"]],
+    }
     return {
         "schema": 1,
-        "release": release,
+        "release": release | arms,
         "aborted": state.aborted,
         "slots": [[version, sum(1 for _ in run)] for version, run in groupby(state.slots)],
         "route": state.route,
-        "servers": {version: asdict(server) for version, server in sorted(state.servers.items())},
+        "servers": {version: _fields(server) for version, server in sorted(state.servers.items())},
         "warm": dict(sorted(state.warm.items())),
         "failed": state.failed,
         "dropped": state.dropped,
     }
+
+
+def _fields(thing: Server | Release) -> dict[str, Any]:
+    return {one.name: getattr(thing, one.name) for one in fields(thing)}
 
 
 def from_dict(plain: Mapping[str, Any]) -> State:

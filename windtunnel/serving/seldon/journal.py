@@ -131,8 +131,8 @@ def write_looks(kept: Kept) -> dict[str, str]:
     Raises:
         ServingError: it is more than an annotation takes.
     """
-    plain = {**asdict(kept), "decisive": list(kept.decisive)}
-    text = base64.b64encode(zlib.compress(canonical.dumps(plain), 6)).decode()
+    plain = {"rollout_id": kept.rollout_id, "count": kept.count, "decisive": kept.decisive, "newest": kept.newest}
+    text = base64.b64encode(zlib.compress(canonical.text(plain), 6)).decode()
     if len(text) > LARGEST:
         raise ServingError(
             f"a look of rollout {kept.rollout_id} has {len(text)} bytes, the annotation {record.LOOKS} takes {LARGEST}",

@@ -55,16 +55,20 @@ class Objects:
 
     Args:
         monotonic: seconds, of a clock that nobody sets.
+        deploys: what is there becomes what the settings say; see ``SeldonBackend``.
     """
 
     #: The kind of object that says what is wanted of a model, and what to do where the cluster has none such.
     kind: Kind = SELDON_DEPLOYMENT
     absent = "install Seldon Core 1, or name another cluster"
 
-    def __init__(self, seldon: Seldon, client: Client, monotonic: Callable[[], float]) -> None:
+    def __init__(self, seldon: Seldon, client: Client, monotonic: Callable[[], float], deploys: bool = True) -> None:
         self._seldon, self._client, self._monotonic = seldon, client, monotonic
+        self._deploys = deploys
         self._seen: dict[str, _Seen] = {}
         self._written_at: dict[str, str] = {}  # by model: version of our last write
+        #: By model: which object in which version was read as a state last, and that state. A look reads it five times.
+        self._states: dict[str, tuple[tuple[str | None, str | None], State]] = {}
         self.feed: Feed | None = None
         self._lock = threading.Lock()
 
@@ -179,12 +183,17 @@ class Objects:
             raise ServingError(
                 f"{model}: its {self.kind.name} is being deleted", hint="wait until it is gone, then release it again"
             )
+        which = live["metadata"].get("uid"), live["metadata"].get("resourceVersion")
+        known = self._states.get(model)
+        if known is not None and known[0] == which and None not in which:
+            return known[1]
         state = record.state_of(live)
         if state is None:
             raise ServingError(
                 f"{model}: there is a {self.kind.name} of that name which is not Windtunnel's",
                 hint="delete it, or give the model another name; nothing was changed",
             )
+        self._states[model] = which, state
         return state
 
     def _written(self, live: dict[str, Any], wanted: State) -> bool:
@@ -201,7 +210,7 @@ class Objects:
         self, state: State, live: dict[str, Any] | None, journal: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """The whole of what we say of the object."""
-        return manifest.deployment(state, self._seldon, live, self._client.namespace, journal)
+        return manifest.deployment(state, self._seldon, live, self._client.namespace, journal, keep=not self._deploys)
 
     def just_written(self, model: str) -> dict[str, Any] | None:
         """The object, where the last that was heard of it was our own write, a moment ago."""
