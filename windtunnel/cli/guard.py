@@ -50,7 +50,7 @@ def _of_cluster(path: Path, stop: threading.Event, stack: contextlib.ExitStack) 
     from windtunnel.serving.place import in_cluster
     from windtunnel.serving.seldon import Seldon
 
-    place = in_cluster(Seldon.read(path))
+    place = in_cluster(Seldon.read(path), deploys=False)
     while not stop.is_set():
         try:
             stack.enter_context(place.backend.following())

@@ -78,26 +78,27 @@ def in_cluster(
     *,
     store: Objects | None = None,
     read_mlmodel: Callable[[str, Arm], bytes] | None = None,
+    deploys: bool = True,
 ) -> Place:
     """Seldon, all state on its objects.
 
     Args:
         client: of the cluster; made from the settings unless told.
         store: object store that all looks go to; without one only what a release needs is kept.
-        read_mlmodel: see ``SeldonBackend``.
+        read_mlmodel, deploys: see ``SeldonBackend``.
     """
     from windtunnel.serving.release.archive import LookArchive
     from windtunnel.serving.seldon.journal import ObjectIntents, ObjectLooks
 
-    backend = _backend(settings, client, read_mlmodel)
+    backend = _backend(settings, client=client, read_mlmodel=read_mlmodel, deploys=deploys)
     archive = LookArchive(store) if store is not None else None
     return Place(backend, lambda model: ObjectLooks(backend, model, archive), ObjectIntents(backend))
 
 
-def _backend(settings: Seldon, client: Client | None, read_mlmodel: Callable[[str, Arm], bytes] | None) -> Any:
+def _backend(settings: Seldon, **more: Any) -> Any:
     from windtunnel.serving.core2 import backend_of
 
-    return backend_of(settings, client=client, read_mlmodel=read_mlmodel)
+    return backend_of(settings, **more)
 
 
 def settings_file(told: Path | None, home: Home, model: str | None = None) -> Path | None:
@@ -127,4 +128,4 @@ def of_command(home: Home, model: str | None, told: Path | None, *, store: str |
     from windtunnel.data.objects import connect
     from windtunnel.serving.seldon import Seldon
 
-    return in_cluster(Seldon.read(path), store=connect(store) if store else None)
+    return in_cluster(Seldon.read(path), store=connect(store) if store else None, deploys=False)

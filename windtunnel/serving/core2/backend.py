@@ -54,12 +54,21 @@ class Core2Backend(SeldonBackend):
         traffic: PrometheusTraffic | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        deploys: bool = True,
     ) -> None:
-        super().__init__(seldon, client, read_mlmodel=read_mlmodel, traffic=traffic, clock=clock, monotonic=monotonic)
+        super().__init__(
+            seldon,
+            client,
+            read_mlmodel=read_mlmodel,
+            traffic=traffic,
+            clock=clock,
+            monotonic=monotonic,
+            deploys=deploys,
+        )
         self._core2, self.capabilities = seldon, manifest.capabilities(seldon)
-        experiments = Experiments(seldon, self.client, monotonic)
+        experiments = Experiments(seldon, self.client, monotonic, deploys)
         self._objects = experiments
-        self._parts = Parts(seldon, self.client)
+        self._parts = Parts(seldon, self.client, deploys)
         self._readiness = Readiness(seldon, self.client, experiments, self._parts, monotonic)
         self._gateway = Gateway(seldon, self.client, experiments, monotonic, manifest.route)
 
@@ -82,7 +91,7 @@ class Core2Backend(SeldonBackend):
     # -- steps
 
     def _check(self, release: Release) -> None:
-        manifest.check(release, self._core2)
+        manifest.check(release, self._core2, deploys=self._deploys)
 
     def _follow(self, state: State) -> None:
         """Make the Models and Servers that follow from the Experiment as it was written."""

@@ -19,14 +19,14 @@ class Experiments(Objects):
     kind = EXPERIMENT
     absent = "install Seldon Core 2, or name another cluster"
 
-    def __init__(self, seldon: Core2, client: Client, monotonic: Callable[[], float]) -> None:
-        super().__init__(seldon, client, monotonic)
+    def __init__(self, seldon: Core2, client: Client, monotonic: Callable[[], float], deploys: bool = True) -> None:
+        super().__init__(seldon, client, monotonic, deploys)
         self._core2 = seldon
 
     def _made(
         self, state: State, live: dict[str, Any] | None, journal: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        return manifest.experiment(state, self._core2, live, self._client.namespace, journal)
+        return manifest.experiment(state, self._core2, live, self._client.namespace, journal, keep=not self._deploys)
 
     def _written(self, live: dict[str, Any], wanted: State) -> bool:
         copies = self._made(wanted, live)["spec"].get("mirror")

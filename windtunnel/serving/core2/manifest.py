@@ -58,8 +58,11 @@ def route(model: str) -> dict[str, str]:
     return {HEADER: f"{model}.experiment"}
 
 
-def check(release: Release, seldon: Core2) -> None:
+def check(release: Release, seldon: Core2, *, deploys: bool = True) -> None:
     """Refuse what Core 2 cannot do, by these settings, or cannot be called.
+
+    Args:
+        deploys: servers may be made by these settings, so that they must name their images.
 
     Raises:
         ServingError: it says which.
@@ -102,7 +105,8 @@ def check(release: Release, seldon: Core2) -> None:
                 f"{model} version {version}: Core 2 scales by requests that wait, and by nothing else (serving.scale)",
                 hint="leave serving.scale out; serving.minimum and serving.maximum are the bounds",
             )
-        seldon.image_of(serving.get("environment"))
+        if deploys:
+            seldon.image_of(serving.get("environment"))
 
 
 def experiment(
@@ -111,12 +115,15 @@ def experiment(
     live: Mapping[str, Any] | None,
     namespace: str,
     journal: Mapping[str, str] | None = None,
+    *,
+    keep: bool = False,
 ) -> dict[str, Any]:
     """The whole of what we say of the Experiment, to be applied by server-side apply.
 
     Args:
         live: the object as it is; None when there is none.
         journal: its annotations of a release's looks and intent; as they are when None.
+        keep: its labels stay, whatever ``seldon`` says.
     """
     model = state.model
     spec: dict[str, Any] = {"candidates": _candidates(state), "resourceType": "model"}
@@ -130,7 +137,7 @@ def experiment(
         "metadata": {
             "name": model,
             "namespace": namespace,
-            "labels": {**seldon.labels, "app.kubernetes.io/managed-by": "windtunnel", record.MODEL: model},
+            "labels": core1.labels(model, seldon, live if keep else None),
             "annotations": record.notes(state) | (record.kept(live) if journal is None else dict(journal)),
         },
         "spec": spec,

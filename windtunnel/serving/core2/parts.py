@@ -35,10 +35,14 @@ class Found:
 
 
 class Parts:
-    """Models and Servers of one namespace."""
+    """Models and Servers of one namespace.
 
-    def __init__(self, seldon: Core2, client: Client) -> None:
-        self._seldon, self._client = seldon, client
+    Args:
+        deploys: what is there becomes what the settings say; see ``SeldonBackend``.
+    """
+
+    def __init__(self, seldon: Core2, client: Client, deploys: bool = True) -> None:
+        self._seldon, self._client, self._deploys = seldon, client, deploys
         self.feeds: dict[Kind, Feed] = {}
 
     def read(self, model: str) -> Found:
@@ -79,6 +83,8 @@ class Parts:
         found = self.read(state.model)
         for version in manifest.parts(state):
             live = found.servers.get(version)
+            if not self._deploys and version in found.models and _of(live, state.servers[version].digest):
+                continue
             if version not in state.slots or not _of(live, state.servers[version].digest):
                 self._write(SERVER, manifest.server_of(state, version, self._seldon, owner), live)
             self._write(MODEL, manifest.model_of(state, version, self._seldon, owner), found.models.get(version))

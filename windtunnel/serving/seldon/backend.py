@@ -51,6 +51,8 @@ class SeldonBackend:
             this process's home.
         traffic: where counters come from; made from ``seldon.prometheus`` unless told.
         clock, monotonic: seconds, since the epoch and of a clock that nobody sets.
+        deploys: these settings are those of whoever releases. False (guards, commands): they may say less, so versions
+            that are there stay as they were deployed, whatever is done to their traffic.
     """
 
     capabilities: frozenset[Capability] = manifest.CAPABILITIES
@@ -67,12 +69,13 @@ class SeldonBackend:
         traffic: PrometheusTraffic | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        deploys: bool = True,
     ) -> None:
         self.seldon = seldon
         self.client = client or Client(seldon.access)
         self._read_mlmodel, self._traffic = read_mlmodel, traffic
-        self._clock = clock
-        self._objects = Objects(seldon, self.client, monotonic)
+        self._clock, self._deploys = clock, deploys
+        self._objects = Objects(seldon, self.client, monotonic, deploys)
         self._readiness: Readiness = Readiness(seldon, self.client, self._objects, monotonic)
         self._gateway = Gateway(seldon, self.client, self._objects, monotonic)
         self._lock = threading.Lock()
@@ -376,7 +379,7 @@ class SeldonBackend:
 
     def _check(self, release: Release) -> None:
         """Refuse what these settings and this API cannot do."""
-        manifest.check(release, self.seldon)
+        manifest.check(release, self.seldon if self._deploys else None)
 
     def _follow(self, state: State) -> None:
         """Make what follows from the object as it was written: here nothing, the operator does."""

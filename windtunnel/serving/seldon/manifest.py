@@ -108,6 +108,8 @@ def deployment(
     live: Mapping[str, Any] | None,
     namespace: str,
     journal: Mapping[str, str] | None = None,
+    *,
+    keep: bool = False,
 ) -> dict[str, Any]:
     """The whole of what we say of the object, to be applied by server-side apply.
 
@@ -115,11 +117,16 @@ def deployment(
         live: the object as it is; None when there is none. Predictors that others have put into it stay, without
             traffic: which version gets what is decided here alone.
         journal: its annotations of a release's looks and intent; as they are when None.
+        keep: versions that are there stay as they were deployed but for their traffic, whatever ``seldon`` says.
     """
     model = state.model
     found = {one["name"]: one for one in ((live or {}).get("spec") or {}).get("predictors") or []}
     predictors = []
     for version in _order(state):
+        there = found.get(predictor_name(version))
+        if keep and there is not None and _stays(there, state, version):
+            predictors.append({**copy.deepcopy(dict(there)), **_share(state, version)})
+            continue
         ours = predictor(state, version, seldon, namespace)
         predictors.append(_merged(found.get(predictor_name(version)), ours))
         for component, mine in zip(predictors[-1]["componentSpecs"], ours["componentSpecs"], strict=False):
@@ -136,7 +143,7 @@ def deployment(
         "metadata": {
             "name": model,
             "namespace": namespace,
-            "labels": {**seldon.labels, "app.kubernetes.io/managed-by": "windtunnel", record.MODEL: model},
+            "labels": labels(model, seldon, live if keep else None),
             "annotations": record.notes(state) | (record.kept(live) if journal is None else dict(journal)),
         },
         "spec": {"protocol": "v2", "predictors": predictors},
@@ -148,6 +155,12 @@ def deployment(
         if value is not None:
             manifest["metadata"][name] = value
     return manifest
+
+
+def labels(model: str, seldon: Seldon, kept: Mapping[str, Any] | None) -> dict[str, str]:
+    """Of the object. Those of ``kept`` stay: an operator may select by one that these settings do not know."""
+    more = seldon.labels if kept is None else (kept["metadata"].get("labels") or {})
+    return {**more, "app.kubernetes.io/managed-by": "windtunnel", record.MODEL: model}
 
 
 def asleep(state: State) -> bool:
@@ -173,7 +186,26 @@ def predictor(state: State, version: str, seldon: Seldon, namespace: str) -> dic
     """One version: a graph of one model, served by MLServer from the copy that the first step has verified."""
     model, server = state.model, state.servers[version]
     serving = server.serving
-    resting = asleep(state)
+    share = _share(state, version)
+    spec = collecting.into(pod(state.model, version, server, seldon), seldon, shadow=share["shadow"])
+    component: dict[str, Any] = {"metadata": {"name": COMPONENT}, "spec": spec}
+    component |= scaling.settings(model, version, predictor_name(version), serving, seldon, namespace)
+    graph: dict[str, Any] = {"name": model, "type": "MODEL", "modelUri": server.source, "children": []}
+    logger = collecting.logger(seldon, shadow=share["shadow"])
+    if logger is not None:
+        graph["logger"] = logger
+    return {
+        "name": predictor_name(version),
+        "labels": {**seldon.labels, record.MODEL: model, record.VERSION: version, "version": predictor_name(version)},
+        "annotations": {record.DIGEST: server.digest},
+        **share,
+        "graph": graph,
+        "componentSpecs": [component],
+    }
+
+
+def _share(state: State, version: str) -> dict[str, Any]:
+    """What of a predictor follows from the state alone: who gets which requests."""
     shadow = _shadow(state)
     is_shadow = shadow is not None and shadow[0] == version and bool(state.slots)
     traffic = state.weights.get(version, 0)
@@ -181,23 +213,16 @@ def predictor(state: State, version: str, seldon: Seldon, namespace: str) -> dic
         traffic = shadow[1]
     if not state.slots:  # one of several must have everything; where nothing may serve, it has no replicas
         traffic = 100 if version == _order(state)[0] else 0
-    spec = collecting.into(pod(state.model, version, server, seldon), seldon, shadow=is_shadow)
-    component: dict[str, Any] = {"metadata": {"name": COMPONENT}, "spec": spec}
-    component |= scaling.settings(model, version, predictor_name(version), serving, seldon, namespace)
-    graph: dict[str, Any] = {"name": model, "type": "MODEL", "modelUri": server.source, "children": []}
-    logger = collecting.logger(seldon, shadow=is_shadow)
-    if logger is not None:
-        graph["logger"] = logger
-    return {
-        "name": predictor_name(version),
-        "labels": {**seldon.labels, record.MODEL: model, record.VERSION: version, "version": predictor_name(version)},
-        "annotations": {record.DIGEST: server.digest},
-        "replicas": 0 if resting else serving.replicas,
-        "traffic": traffic,
-        "shadow": is_shadow,
-        "graph": graph,
-        "componentSpecs": [component],
-    }
+    replicas = 0 if asleep(state) else state.servers[version].serving.replicas
+    return {"replicas": replicas, "traffic": traffic, "shadow": is_shadow}
+
+
+def _stays(there: Mapping[str, Any], state: State, version: str) -> bool:
+    """Whether a predictor is this version's already, and need not be woken or told that it is a shadow no more."""
+    digest = (there.get("annotations") or {}).get(record.DIGEST)
+    share = _share(state, version)
+    woken = share["replicas"] and there.get("replicas") == 0
+    return digest == state.servers[version].digest and not woken and bool(there.get("shadow")) == share["shadow"]
 
 
 def _shadow(state: State) -> tuple[str, int] | None:
