@@ -37,12 +37,7 @@ def _client(conn_id: str | None) -> Any:
     """A boto3 client by the amazon provider's connection, else by the environment."""
     from botocore.config import Config  # type: ignore[import-untyped]
 
-    config = Config(
-        connect_timeout=WITHIN_S,
-        read_timeout=WITHIN_S,
-        retries={"total_max_attempts": 2},
-        s3={"addressing_style": "auto"},
-    )
+    config = Config(connect_timeout=WITHIN_S, read_timeout=WITHIN_S, retries={"total_max_attempts": 2})
     if conn_id:
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 

@@ -15,7 +15,7 @@ CLUSTER = {
     "container_memory_working_set_bytes", "container_cpu_usage_seconds_total",
     "kube_pod_container_status_restarts_total", "kube_deployment_status_replicas_available",
 }  # fmt: skip
-FUNCTIONS = {"absent", "max", "min", "rate", "sum", "label_values"}
+FUNCTIONS = {"absent", "and", "count", "label_values", "max", "min", "on", "rate", "sum"}
 KNOWN = {name for name, _, _ in METRICS} | CLUSTER
 
 
@@ -44,14 +44,21 @@ def test_every_alert_is_explained_and_nothing_else_is(helpers: Any) -> None:
         assert {"**It means**", "**If nobody does**"} <= set(re.findall(r"\*\*[^*]+\*\*", told)), told.partition("\n")[
             0
         ]
-    every = helpers.merged(helpers.preset("production+guard"), {"registry": {"volume": {"enabled": True}}})
+    every = helpers.merged(helpers.preset("production+guard"), helpers.preset("production+collector"))
+    every = helpers.merged(every, {"registry": {"volume": {"enabled": True}}})
     every = helpers.merged(every, {"registry": {"volume": {"accessMode": "ReadWriteMany"}}})
     for base in ("", "https://git.example.org/windtunnel/answer-an-alert.html"):
         given = helpers.merged(every, {"monitoring": {"rules": {"runbookUrl": base}}})
-        (group,) = helpers.of(helpers.render(given), "PrometheusRule")["spec"]["groups"]
-        assert [one["alert"] for one in group["rules"]] == [told.partition("\n")[0] for told in sections]
-        assert [one["annotations"]["runbook_url"] for one in group["rules"]] == [
-            f"{base or page}#{one['alert'].lower()}" for one in group["rules"]
+        objects = helpers.render(given)
+        rules = [
+            rule
+            for name in ("wt-registry", "wt-collector")
+            for group in helpers.of(objects, "PrometheusRule", name)["spec"]["groups"]
+            for rule in group["rules"]
+        ]
+        assert [one["alert"] for one in rules] == [told.partition("\n")[0] for told in sections]
+        assert [one["annotations"]["runbook_url"] for one in rules] == [
+            f"{base or page}#{one['alert'].lower()}" for one in rules
         ]
 
 

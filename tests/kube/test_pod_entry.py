@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import roles
 from waiting import until
 
 from windtunnel import canonical
@@ -42,6 +43,12 @@ def s3() -> Iterator[dict[str, str]]:
     server.stop()
 
 
+@pytest.fixture
+def cloud() -> Iterator[roles.Cloud]:
+    with roles.cloud() as made:
+        yield made
+
+
 @pytest.fixture(params=["s3", "file"])
 def store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -49,6 +56,14 @@ def store(
     """URL of an empty store, and what a process needs to reach it."""
     if request.param == "file":
         return (tmp_path / "shared volume").as_uri(), {}
+    if request.param == "role":
+        account = request.getfixturevalue("cloud")
+        given = {}
+        for name in ("airflow", "training"):
+            (tmp_path / name).mkdir()
+            given[name] = account.service_account(tmp_path / name, account.role(name, "steps"))
+        roles.be(monkeypatch, given["airflow"])
+        return f"s3://{account.bucket}/steps", given["training"]
     import boto3
 
     found: dict[str, str] = request.getfixturevalue("s3")
@@ -183,6 +198,36 @@ def test_a_pod_that_a_person_ends_is_cancelled_and_not_failed(
     assert process.returncode == 130, said
     ended = depot.outcome(1)
     assert ended is not None and (ended.state, ended.message) == ("cancelled", "Ada ended it")
+
+
+@pytest.mark.parametrize("store", ["role"], indirect=True)
+def test_a_pod_has_a_role_and_no_key(
+    objects: Objects, store: tuple[str, dict[str, str]], home: Home, spec: Callable[..., RunSpec],
+    pod: Callable[..., Any], cloud: roles.Cloud, tmp_path: Path,
+) -> None:  # fmt: skip
+    """DEMAND TRN-2, OPS-13: inputs, checkpoints and outputs by IRSA, and the token is renewed while it trains. The next
+    attempt has another role, which may do nothing here: it ends at once, for good, and says whose role that is."""
+    cloud.good_for = 300.0  # boto3 asks anew before each request
+    wall = tmp_path / "wall"
+    task = spec(params={"wall": str(wall), "until": 2})
+    depot = Depot(objects, task.run_id)
+    digest = depot.deposit(home, task)
+    process = pod(task, digest, WINDTUNNEL_CHECKPOINT_EVERY="0.2")
+    until(lambda: process.poll() is not None or _kept(objects, depot) == "2")
+    assert process.poll() is None, process.communicate()[0]
+    given = store[1]
+    renewed = cloud.renew(Path(given["AWS_WEB_IDENTITY_TOKEN_FILE"]), given["AWS_ROLE_ARN"])
+    assert renewed not in cloud.presented
+    wall.touch()
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert renewed in cloud.presented
+    assert depot.collect(home).metrics["epoch"] == 2.0
+    given |= cloud.service_account(tmp_path / "training", cloud.role("somebody"))
+    process = pod(task, digest, attempt=2)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 65, said
+    assert f"asked by role {given['AWS_ROLE_ARN']}" in said and "install-on-eks.md" in said
 
 
 def test_a_pod_told_to_stop_asks_why(objects: Objects, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import roles
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from windtunnel.data import steps
@@ -1064,6 +1065,29 @@ def test_workers_reach_the_store_by_their_own_connection(monkeypatch: pytest.Mon
         }  # fmt: skip
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("conn_id", ["aws_default", ""])
+def test_workers_reach_the_store_by_their_role(conn_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DEMAND OPS-13: on EKS, by the amazon provider's connection without a key, or by no connection at all."""
+    from windtunnel_airflow.hook import WindtunnelHook
+
+    with roles.cloud() as cloud:
+        arn = cloud.role("airflow", "steps")
+        roles.be(monkeypatch, cloud.service_account(tmp_path, arn))
+        aws = {"conn_type": "aws", "extra": {"endpoint_url": cloud.url, "region_name": roles.REGION}}
+        ours = {"conn_type": "windtunnel", "extra": {"store": f"s3://{cloud.bucket}/steps", "store_conn_id": conn_id}}
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(aws))
+        monkeypatch.setenv("AIRFLOW_CONN_WINDTUNNEL_DEFAULT", json.dumps(ours))
+        hook = WindtunnelHook()
+        hook.objects.put_bytes("a/b", b"1")
+        assert hook.objects.get_bytes("a/b") == b"1" and set(cloud.presented) == set(cloud.trusted)
+        told = hook.store_environment
+        assert told.pop("WINDTUNNEL_STORE") == f"s3://{cloud.bucket}/steps"
+        assert told == ({"AWS_DEFAULT_REGION": roles.REGION, "AWS_ENDPOINT_URL_S3": cloud.url} if conn_id else {})
+        roles.be(monkeypatch, cloud.service_account(tmp_path, cloud.role("another")))
+        with pytest.raises(DataError, match=r"asked by role arn:aws:iam::\d+:role/another"):
+            hook.objects.put_bytes("a/b", b"1")
 
 
 def test_no_store_is_said(

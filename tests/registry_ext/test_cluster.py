@@ -20,6 +20,7 @@ from typing import IO, Any
 import httpx
 import podlike
 import pytest
+import roles
 import waiting
 from mlflow import environment_variables
 from sqlalchemy import create_engine, text
@@ -36,9 +37,6 @@ from windtunnel.safety.keys import KeyRing
 from windtunnel_mlflow import migrate
 from windtunnel_mlflow.api import metrics
 from windtunnel_mlflow.cluster import doors, election, mounted, schema
-
-#: Of this file alone: all S3 servers of a process share what is in them.
-BUCKET = "registry-in-a-pod"
 
 
 def certificate(folder: Path, name: str = "localhost") -> int:
@@ -161,32 +159,22 @@ def migration(database: Databases, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @dataclass(frozen=True)
 class Store:
-    """An S3-compatible object store."""
+    """A bucket where the server is let in by its pod's role (IRSA), and has no key."""
 
-    url: str
-
-    def client(self) -> Any:
-        import boto3
-
-        return boto3.client("s3", endpoint_url=self.url, **KEYS, region_name="us-east-1")
+    cloud: roles.Cloud
+    role: str
+    variables: dict[str, str]
 
     def names(self) -> list[str]:
-        return [one["Key"] for one in self.client().list_objects_v2(Bucket=BUCKET).get("Contents", [])]
-
-
-KEYS = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+        found = self.cloud.admin("s3").list_objects_v2(Bucket=self.cloud.bucket)
+        return [one["Key"] for one in found.get("Contents", [])]
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[Store]:
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    try:
-        made = Store("http://{}:{}".format(*server.get_host_and_port()))
-        made.client().create_bucket(Bucket=BUCKET)
-        yield made
-    finally:
-        server.stop()
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with roles.cloud() as made:
+        role = made.role("windtunnel-registry", "registry", "audit")
+        yield Store(made, role, made.service_account(tmp_path_factory.mktemp("token"), role))
 
 
 @pytest.fixture(scope="module")
@@ -209,9 +197,8 @@ def pod(database: Databases, migration: Pod, store: Store, tmp_path_factory: pyt
 
 def serve(pod: Pod, store: Store, *words: str, **more: str) -> None:
     pod.process = pod.start("serve", "--host=127.0.0.1", f"--port={pod.port}", f"--tls={pod.tls}", *words, log=pod.log,
-        MLFLOW_ARTIFACTS_DESTINATION=f"s3://{BUCKET}/registry", MLFLOW_S3_ENDPOINT_URL=store.url,
-        **{name.upper(): value for name, value in KEYS.items()}, AWS_DEFAULT_REGION="us-east-1",
-        WINDTUNNEL_SERVER_NAME="localhost", **more,
+        MLFLOW_ARTIFACTS_DESTINATION=f"s3://{store.cloud.bucket}/registry", MLFLOW_S3_ENDPOINT_URL=store.cloud.url,
+        WINDTUNNEL_SERVER_NAME="localhost", **store.variables, **more,
     )  # fmt: skip
 
 
@@ -229,8 +216,16 @@ def test_the_check_of_helm_test_passes(pod: Pod, store: Store) -> None:
 
 
 @pytest.mark.real
-def test_the_check_fails_where_something_is_wrong(pod: Pod, tmp_path: Path) -> None:
+def test_the_check_fails_where_something_is_wrong(pod: Pod, store: Store, tmp_path: Path) -> None:
     _ready(pod)
+    for lacking, said in (
+        ("s3:PutObject", f"asked by role {store.role}"),
+        ("s3:DeleteObject", "keeps what was removed"),
+    ):
+        store.cloud.allow(store.role, "registry", "audit", without=lacking)
+        code, told = pod.run("check", f"--url={pod.url}", f"--ca={pod.tls / 'ca.crt'}")
+        assert (code, said in told, lacking in told) == (1, True, True), told
+    store.cloud.allow(store.role, "registry", "audit")
     other = Pod(tmp_path, "unused", pod.port)
     code, told = other.run("check", f"--url={pod.url}", f"--ca={pod.tls / 'ca.crt'}")
     assert (code, "answered 401, expected 200" in told) == (1, True), told
@@ -397,7 +392,7 @@ class Twin(Pod):
             path.chmod(0o440)
         serve(
             self, store, WINDTUNNEL_KEYS_SECRET=str(keys), WINDTUNNEL_HOME_TEMPORARY="1",
-            WINDTUNNEL_AUDIT_PUBLISH=f"s3://{BUCKET}/audit",
+            WINDTUNNEL_AUDIT_PUBLISH=f"s3://{store.cloud.bucket}/audit",
         )  # fmt: skip
 
 

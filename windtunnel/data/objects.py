@@ -18,15 +18,9 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from windtunnel import files
+from windtunnel.data import refusals
 from windtunnel.errors import DataError, UnavailableError
 
-#: Answers of S3 that another try may change; everything else it says is an answer.
-_LATER = frozenset(
-    {"InternalError", "SlowDown", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException",
-     "RequestLimitExceeded", "ConditionalRequestConflict", "500", "502", "503", "504", "429",
-     # Of credentials that end: the next try, or the next pod, has others.
-     "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
-)  # fmt: skip
 _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 #: What a store says of an object that is there already, and what one that knows no conditions says of them.
 _TAKEN = frozenset({"PreconditionFailed", "412"})
@@ -188,7 +182,14 @@ class S3Objects:
         parts = urlsplit(url)
         self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
         self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
-        self._client = client if client is not None else _client()
+        if client is None:
+            try:
+                client = _client()
+            except Exception as raised:  # some credentials are asked for before there is a request
+                if (error := refusals.refusal(raised, self.url, "")) is None:
+                    raise
+                raise error from raised
+        self._client = client
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
@@ -233,9 +234,9 @@ class S3Objects:
             try:
                 self._client.put_object(**asked, IfNoneMatch="*")
             except ClientError as error:
-                if _code(error) in _TAKEN:
+                if refusals.code(error) in _TAKEN:
                     return False
-                if _code(error) not in _NO_CONDITIONS:
+                if refusals.code(error) not in _NO_CONDITIONS:
                     raise
                 self._client.put_object(**asked)
         return True
@@ -247,7 +248,7 @@ class S3Objects:
             try:
                 self._client.download_file(self.bucket, self._key(key), str(target))
             except ClientError as error:
-                if _code(error) in _ABSENT:
+                if refusals.code(error) in _ABSENT:
                     return False
                 raise
             return True
@@ -259,7 +260,7 @@ class S3Objects:
             try:
                 answer = self._client.get_object(Bucket=self.bucket, Key=self._key(key))
             except ClientError as error:
-                if _code(error) in _ABSENT:
+                if refusals.code(error) in _ABSENT:
                     return None
                 raise
             body: bytes = answer["Body"].read()
@@ -287,40 +288,19 @@ class S3Objects:
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
-        from boto3.exceptions import Boto3Error  # type: ignore[import-untyped]
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-
         try:
             yield
-        except NoCredentialsError as error:
-            raise DataError(
-                f"{self.url}: no credentials found for {key!r}",
-                hint="give AWS_* variables by training.pod.secrets, or a role by training.pod.service_account",
-            ) from error
-        except ClientError as error:
-            if _code(error) in _LATER:
-                raise UnavailableError(f"{self.url} answers {_code(error)} to {key!r}: try again later") from error
-            raise DataError(
-                f"{self.url} refuses {key!r}: {_code(error)}",
-                hint="check the bucket's name and who may read and write it",
-            ) from error
-        except (BotoCoreError, Boto3Error) as error:
-            raise UnavailableError(f"{self.url} does not answer for {key!r}: {error}") from error
+        except Exception as raised:
+            if (error := refusals.refusal(raised, self.url, key, self._client)) is None:
+                raise
+            raise error from raised
 
 
 def _client() -> Any:
     import boto3  # type: ignore[import-untyped]
     from botocore.config import Config  # type: ignore[import-untyped]
 
-    # Path style wherever an endpoint is given: most S3-compatible stores have no host name per bucket.
-    config = Config(
-        retries={"mode": "standard", "max_attempts": 5},
-        connect_timeout=10,
-        read_timeout=60,
-        s3={"addressing_style": "auto"},
-    )
+    # Nothing is said of addresses: boto3 takes the path wherever an endpoint is given (most S3-compatible stores have
+    # no host name per bucket), unless AWS_CONFIG_FILE says s3.addressing_style.
+    config = Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
     return boto3.client("s3", config=config)
-
-
-def _code(error: Any) -> str:
-    return str((error.response.get("Error") or {}).get("Code") or "unknown")

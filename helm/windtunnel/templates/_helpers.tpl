@@ -294,6 +294,17 @@ tolerations:
     - port: {{ . }}
       protocol: TCP
     {{- end }}
+{{- if .Values.networkPolicy.podIdentity }}
+# The agent of EKS Pod Identity on the pod's node: credentials of the service account's role.
+- to:
+    - ipBlock:
+        cidr: 169.254.170.23/32
+    - ipBlock:
+        cidr: fd00:ec2::23/128
+  ports:
+    - port: 80
+      protocol: TCP
+{{- end }}
 {{- end -}}
 
 {{/* Namespaces whose pods ask the registry, as a JSON list: those that are named, and those that the chart's own parts

@@ -9,7 +9,7 @@ import ssl
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from windtunnel.errors import RegistryError, UnavailableError
 
 _OURS, _MLFLOW = "/api/windtunnel/v1", "/api/2.0/mlflow"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+_RIGHT = "on S3 the server's role, or key, needs s3:{} there: docs/how-to/install-on-eks.md"
 #: The experiment that checks leave their (deleted) runs in.
 EXPERIMENT = "windtunnel-check"
 
@@ -74,9 +75,9 @@ def _awake(http: httpx.Client, wait: float) -> None:
     _expect(answer, 200, "/health")
 
 
-def _expect(answer: httpx.Response, status: int, what: str) -> Any:
+def _expect(answer: httpx.Response, status: int, what: str, mend: str | None = None) -> Any:
     if answer.status_code != status:
-        raise RegistryError(f"{what} answered {answer.status_code}, expected {status}: {answer.text[:300]}")
+        raise RegistryError(f"{what} answered {answer.status_code}, expected {status}: {answer.text[:300]}", hint=mend)
     return answer
 
 
@@ -113,13 +114,17 @@ def _run(http: httpx.Client) -> Iterator[tuple[str, str]]:
     try:
         yield experiment, run
     finally:
-        http.post(f"{_MLFLOW}/runs/delete", json={"run_id": run})
+        with suppress(httpx.HTTPError):  # what went wrong before is what is told
+            http.post(f"{_MLFLOW}/runs/delete", json={"run_id": run})
 
 
 def _artifact(http: httpx.Client, experiment: str, run: str) -> None:
     place, content = f"{_ARTIFACTS}/{experiment}/{run}/artifacts/check.txt", uuid.uuid4().hex.encode()
-    _expect(http.put(place, content=content), 200, "writing an artifact")
-    read = _expect(http.get(place), 200, "reading an artifact")
+    _expect(http.put(place, content=content), 200, "writing an artifact", _RIGHT.format("PutObject"))
+    read = _expect(http.get(place), 200, "reading an artifact", _RIGHT.format("GetObject"))
     if read.content != content:
         raise RegistryError("the artifact store gave back other bytes than it was given")
-    _expect(http.delete(place), 200, "removing an artifact")
+    _expect(http.delete(place), 200, "removing an artifact", _RIGHT.format("DeleteObject"))
+    if http.get(place).status_code == 200:
+        # S3 says per object what it did not remove, and MLflow does not pass it on.
+        raise RegistryError("the artifact store keeps what was removed", hint=_RIGHT.format("DeleteObject"))

@@ -16,6 +16,7 @@ from typing import Any
 
 from windtunnel_mlflow.refusal import Refusal
 from windtunnel_mlflow.versions.locations import clean
+from windtunnel_mlflow.versions.storing import told
 
 #: Raises when the path is sealed. Arguments: path, whether everything below the path would be touched too.
 Check = Callable[[str, bool], None]
@@ -104,21 +105,25 @@ def govern(repo: Any, writes: Writes, check: Check) -> None:
     body: dict[str, Any] = {"windtunnel_governed": True}
 
     def log_artifact(self: Any, local_file: str, artifact_path: str | None = None) -> Any:
-        with writes.writing(_target(artifact_path, posixpath.basename(str(local_file))), check):
+        path = _target(artifact_path, posixpath.basename(str(local_file)))
+        with writes.writing(path, check), told(self, path):
             return base.log_artifact(self, local_file, artifact_path)
 
     def log_artifacts(self: Any, local_dir: str, artifact_path: str | None = None) -> Any:
-        with writes.writing(_target(artifact_path), check, True):
+        path = _target(artifact_path)
+        with writes.writing(path, check, True), told(self, path):
             return base.log_artifacts(self, local_dir, artifact_path)
 
     def delete_artifacts(self: Any, artifact_path: str | None = None) -> Any:
-        with writes.writing(_target(artifact_path), check, True):
+        path = _target(artifact_path)
+        with writes.writing(path, check, True), told(self, path):
             return base.delete_artifacts(self, artifact_path)
 
     def log_artifact_from_stream(
         self: Any, stream: Any, artifact_file_name: str, artifact_path: str | None = None
     ) -> Any:
-        with writes.writing(_target(artifact_path, posixpath.basename(artifact_file_name)), check):
+        path = _target(artifact_path, posixpath.basename(artifact_file_name))
+        with writes.writing(path, check), told(self, path):
             return base.log_artifact_from_stream(self, stream, artifact_file_name, artifact_path)
 
     async def log_artifact_from_async_stream(
@@ -127,7 +132,8 @@ def govern(repo: Any, writes: Writes, check: Check) -> None:
         path = _target(artifact_path, posixpath.basename(artifact_file_name))
         await asyncio.to_thread(writes.begin, path, check, False)
         try:
-            return await base.log_artifact_from_async_stream(self, chunks, artifact_file_name, artifact_path)
+            with told(self, path):
+                return await base.log_artifact_from_async_stream(self, chunks, artifact_file_name, artifact_path)
         finally:
             writes.end(path)
 
