@@ -121,6 +121,7 @@ def follow(folder: Path, database: str, registry: governed.Server, many: int, se
         )
         with triggerer(folder / "triggerer.log") as process:
             rig.wait_until(lambda: all(looks_of(place, gate) for gate in gates.values()), 120, "each gate's first look")
+            time.sleep(EVERY_S)  # their second looks come at times of their own
             dice = random.Random(7)
             api.begin(0.0)
             before, spent, began = cluster.asked(), used(process), time.time()
