@@ -32,7 +32,12 @@ SELDON = "machinelearning.seldon.io"
 
 
 def node(name: str, ready: bool = True, labels: dict[str, str] | None = None, **offers: str) -> dict[str, Any]:
-    allocatable = {"cpu": "8", **{f"nvidia.com/{what.replace('_', '-')}": count for what, count in offers.items()}}
+    allocatable = {
+        "cpu": "8",
+        "memory": "64Gi",
+        "ephemeral-storage": "200Gi",
+        **{f"nvidia.com/{what.replace('_', '-')}": count for what, count in offers.items()},
+    }
     condition = {"type": "Ready", "status": "True" if ready else "Unknown"}
     return {
         "metadata": {"name": name, "labels": labels or {}},

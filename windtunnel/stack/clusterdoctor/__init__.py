@@ -7,8 +7,9 @@ quotas     its ResourceQuotas: what is left, and whether the pods that we would 
 limits     its LimitRanges, held against the same pods
 needs      what models need, by their descriptions: extensions, runtimes, pods, what their releases would be refused for
 queues     queues of Kueue that models name
-secrets    what pods of model servers are given: the registry's user, keys, authorities
+secrets    what pods are given: the registry's user, keys, authorities; of trainings, what descriptions name
 machines   nodes with GPUs, storage classes
+placing    whether nodes could hold the pods of models
 around     object store, Prometheus, gateway
 queries    what Prometheus makes of the queries of gates
 collecting the collector of predictions

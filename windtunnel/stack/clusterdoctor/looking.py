@@ -76,6 +76,7 @@ def _examine(cluster: Cluster, client: Client) -> list[Finding]:
         machines,
         namespace,
         needs,
+        placing,
         queues,
         quotas,
         secrets,
@@ -87,8 +88,8 @@ def _examine(cluster: Cluster, client: Client) -> list[Finding]:
     if not _failed(findings):
         checks: tuple[Check, ...] = (
             api.clock, api.rights, api.extensions, needs.runtimes, queues.queues, namespace.exists, quotas.quotas,
-            limits.limit_ranges, machines.gpus, machines.storage_classes, secrets.given_to_servers,
-            collecting.collector,
+            limits.limit_ranges, machines.gpus, placing.nodes_for_pods, machines.storage_classes,
+            secrets.given_to_servers, secrets.given_to_trainings, collecting.collector,
         )  # fmt: skip
         for check in checks:
             findings += _run(check, cluster, client)

@@ -146,16 +146,27 @@ def pods(cluster: Cluster, namespace: str) -> list[Made]:
     return out
 
 
-def _training_pods(model: Model, namespace: str) -> Iterator[Made]:
+def described(models: Sequence[Model], namespace: str) -> Iterator[tuple[str, Pod]]:
+    """The pods of trainings and steps that run in this namespace, by whose they are."""
+    for model in models:
+        for who, pod, _, _ in _in_pods(model):
+            if pod is not None and pod.namespace in (None, namespace):
+                yield who, pod
+
+
+def _in_pods(model: Model) -> Iterator[tuple[str, Pod | None, Resources, int]]:
+    """Whose, what is described of it, what it asks for, how many at once."""
     training = model.training
-    found: dict[str, tuple[Pod | None, Resources, int]] = {}
     if model.training_target == "kubernetes":
-        found[f"the training of {model.name}"] = (training.pod, training.resources, training.nodes)
+        yield f"the training of {model.name}", training.pod, training.resources, training.nodes
     for step in model.steps:
         if step.target == "kubernetes":
-            words = f"step {step.name} of {model.name}"
-            found[words] = (step.pod or training.pod, step.resources or training.resources, 1)
-    for who, (pod, resources, count) in found.items():
+            who = f"step {step.name} of {model.name}"
+            yield who, step.pod or training.pod, step.resources or training.resources, 1
+
+
+def _training_pods(model: Model, namespace: str) -> Iterator[Made]:
+    for who, pod, resources, count in _in_pods(model):
         if pod is None or pod.namespace in (None, namespace):  # others' limits are others'
             made = _training_pod(model.name, resources, pod or Pod())
             yield Made(who, made, count, pod.queue if pod is not None else None)

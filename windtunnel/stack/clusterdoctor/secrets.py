@@ -1,7 +1,8 @@
-"""What pods of model servers are given beside the models: the registry's user, the keys of signatures, authorities.
+"""What pods are given beside them. Model servers: the registry's user, the keys of signatures, authorities. Trainings:
+what their descriptions name, such as the user by whom they log in to MLflow.
 
-Without one of them no pod starts, or none verifies its version: the release waits until ``serving.ready_within``.
-Values are looked at for being there, and never told.
+Without one of them no pod starts, or none verifies its version: the release waits until ``serving.ready_within``, the
+training until ``start_within``. Values are looked at for being there, and never told.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Any
 from windtunnel.errors import ForbiddenError
 from windtunnel.kube.client import Client
 from windtunnel.kube.kinds import CONFIG_MAP, SECRET
+from windtunnel.spec import Pod
+from windtunnel.stack.clusterdoctor import needs
 from windtunnel.stack.clusterdoctor.looking import Cluster
 from windtunnel.stack.finding import Finding
 
-PAGE = "docs/how-to/release-on-seldon.md"
+PAGE, TRAINING_PAGE = "docs/how-to/release-on-seldon.md", "docs/how-to/train-in-a-pod.md"
 
 
 def given_to_servers(cluster: Cluster, client: Client) -> Iterator[Finding]:
@@ -34,6 +37,45 @@ def given_to_servers(cluster: Cluster, client: Client) -> Iterator[Finding]:
     except ForbiddenError as error:
         mend = "without that right it is not looked at; ask somebody who has it to run the doctor"
         yield Finding("registry keys", "warn", error.message, mend)
+
+
+def given_to_trainings(cluster: Cluster, client: Client) -> Iterator[Finding]:
+    """What trainings and steps of the models name in this namespace; nothing of those that name none."""
+    if "training" not in cluster.parts:
+        return
+    for who, pod in needs.described(cluster.models, client.namespace):
+        wanted = _wanted(pod)
+        if not wanted:
+            continue
+        name, lacking = f"secrets of {who}", []
+        for secret, keys in sorted(wanted.items()):
+            found = Beside(client, secret)
+            if found.refused:
+                mend = "without that right it is not looked at; ask somebody who has it to run the doctor"
+                yield Finding(name, "warn", found.refused, mend)
+                break
+            if found.data is None:
+                lacking.append(f"no Secret {secret}")
+            elif without := sorted(keys - found.data.keys()):
+                lacking.append(f"no {', '.join(without)} in Secret {secret}")
+        else:
+            if lacking:
+                text = f"namespace {client.namespace} has {'; '.join(lacking)}: no pod would start"
+                yield Finding(name, "fail", text, f"kubectl -n {client.namespace} create secret ...: {TRAINING_PAGE}")
+            else:
+                yield Finding(name, "ok", ", ".join(sorted(wanted)))
+
+
+def _wanted(pod: Pod) -> dict[str, set[str]]:
+    """Secret -> its keys that a pod cannot do without. A pull secret that is not there fails the image."""
+    out: dict[str, set[str]] = {}
+    for place in pod.secrets.values():
+        secret, _, key = place.partition("/")
+        out.setdefault(secret, set()).add(key)
+    mounted = [volume.secret for volume in pod.volumes if volume.secret is not None]
+    for secret in (*pod.secrets_from, *pod.pull_secrets, *mounted):
+        out.setdefault(secret, set())
+    return out
 
 
 def judge_keys(name: str, item: Mapping[str, Any] | None, namespace: str) -> Finding:
