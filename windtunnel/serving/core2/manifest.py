@@ -138,7 +138,9 @@ def experiment(
             "name": model,
             "namespace": namespace,
             "labels": core1.labels(model, seldon, live if keep else None),
-            "annotations": record.notes(state) | (record.kept(live) if journal is None else dict(journal)),
+            "annotations": record.notes(state)
+            | core1.registry(seldon, live if keep else None)
+            | (record.kept(live) if journal is None else dict(journal)),
         },
         "spec": spec,
     }

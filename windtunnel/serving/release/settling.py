@@ -362,6 +362,9 @@ class Settler:
             return True
         if champion is None or (release.champion is None and not release.candidates):
             return True
+        foreign = getattr(self._backend, "foreign", None)
+        if release.rollout_id is None and foreign is not None and foreign(model):
+            return True  # another registry's model of the same name, and no rollout to know it by
         if follow(self._backend, release, champion):
             self._act(model, "follow", f"the registry has version {champion.version} as champion")
         return True
@@ -444,6 +447,12 @@ class Settler:
             registry = self._client()
             record = registry.rollout(case.rollout_id)
             champion = registry.champion(case.model)
+        except NotFoundError as error:
+            told = f"rollout {case.rollout_id} is not in this registry, whoever has it settles it: {error.message}"
+            if self._errors.get(case.model) != told:
+                log.warning("model %s: %s", case.model, told)
+            self._errors[case.model] = told
+            return None, None
         except (UnavailableError, StackError) as error:
             log.warning("the registry cannot be asked about model %s: %s", case.model, error)
             self._registry = None  # its address may be another one when it comes back

@@ -344,6 +344,10 @@ class SeldonBackend:
         release = self._objects.state(model, self._objects.read(check_model_name(model))).release
         return release if release.arms() else None
 
+    def foreign(self, model: str) -> bool:
+        """Whether another registry than ours releases the model, as was seen last."""
+        return self._objects.foreign(model)
+
     def lagging(self, model: str) -> bool:
         """Whether traffic was told otherwise than is wanted: an ``apply`` is under way, or died."""
         return desired.lagging(self._objects.state(model, self._objects.look(model)))

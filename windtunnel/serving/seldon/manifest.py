@@ -144,7 +144,9 @@ def deployment(
             "name": model,
             "namespace": namespace,
             "labels": labels(model, seldon, live if keep else None),
-            "annotations": record.notes(state) | (record.kept(live) if journal is None else dict(journal)),
+            "annotations": record.notes(state)
+            | registry(seldon, live if keep else None)
+            | (record.kept(live) if journal is None else dict(journal)),
         },
         "spec": {"protocol": "v2", "predictors": predictors},
     }
@@ -161,6 +163,12 @@ def labels(model: str, seldon: Seldon, kept: Mapping[str, Any] | None) -> dict[s
     """Of the object. Those of ``kept`` stay: an operator may select by one that these settings do not know."""
     more = seldon.labels if kept is None else (kept["metadata"].get("labels") or {})
     return {**more, "app.kubernetes.io/managed-by": "windtunnel", record.MODEL: model}
+
+
+def registry(seldon: Seldon, kept: Mapping[str, Any] | None) -> dict[str, str]:
+    """Whose releases the object has; as ``kept`` says it where that is given."""
+    said = seldon.registry if kept is None else record.registry_of(kept)
+    return {record.REGISTRY: re.sub(r"//[^/@]*@", "//", said)} if said else {}
 
 
 def asleep(state: State) -> bool:

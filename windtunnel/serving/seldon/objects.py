@@ -175,7 +175,8 @@ class Objects:
         """The state on the object; that of a model never deployed where there is none.
 
         Raises:
-            ServingError: the object is somebody else's, or is being deleted.
+            ServingError: the object is somebody else's, or is being deleted. Another registry's is somebody else's to
+                whoever releases; whoever only guards takes also its candidates back.
         """
         if live is None:
             return State(Release(check_model_name(model), None))
@@ -193,8 +194,19 @@ class Objects:
                 f"{model}: there is a {self.kind.name} of that name which is not Windtunnel's",
                 hint="delete it, or give the model another name; nothing was changed",
             )
+        if self._deploys and not self._seldon.releases(theirs := record.registry_of(live)):
+            raise ServingError(
+                f"{model}: its {self.kind.name} is released by the registry {theirs}, ours is {self._seldon.registry}",
+                hint="one registry to a namespace: release it into another one, or under another name; where the "
+                "registry has only moved, name its old address in the setting 'formerly'; nothing was changed",
+            )
         self._states[model] = which, state
         return state
+
+    def foreign(self, model: str) -> bool:
+        """Whether another registry than ours releases the model, by the last look."""
+        seen = self._seen.get(model)
+        return seen is not None and not self._seldon.releases(record.registry_of(seen.live))
 
     def _written(self, live: dict[str, Any], wanted: State) -> bool:
         """Whether the object says all of this already."""

@@ -25,6 +25,8 @@ ABORTED = f"{PREFIX}aborted"
 INTENT = f"{PREFIX}intent"
 LOOKS = f"{PREFIX}looks"
 SAID = f"{PREFIX}last-look"
+#: Address of the registry that gave the token: whose releases these are.
+REGISTRY = f"{PREFIX}registry"
 #: What others had written into our fields (``contested``).
 OVERRULED = f"{PREFIX}overruled"
 #: Label of each object that is ours, and of its pods: the model.
@@ -66,6 +68,11 @@ def kept(live: Mapping[str, Any] | None) -> dict[str, str]:
     """The journal's annotations on an object; a key nobody wrote yet is not there."""
     found = ((live or {}).get("metadata") or {}).get("annotations") or {}
     return {name: str(found[name]) for name in (INTENT, LOOKS, SAID, OVERRULED) if name in found}
+
+
+def registry_of(live: Mapping[str, Any] | None) -> str | None:
+    """Address of the registry whose releases an object has; None where nobody has said it yet."""
+    return (((live or {}).get("metadata") or {}).get("annotations") or {}).get(REGISTRY) or None
 
 
 def state_of(live: Mapping[str, Any]) -> State | None:

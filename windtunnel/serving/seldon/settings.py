@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from windtunnel.errors import DescriptionError, ServingError
 from windtunnel.kube.access import Access
@@ -26,6 +27,7 @@ class Seldon:
         image: of the model servers: Windtunnel and MLServer (``locks/serving.txt``), by digest if you can.
         images: of the model servers of models that name a ``serving.environment``, by its name.
         registry: URL of the MLflow server with the governed registry, as pods reach it.
+        formerly: addresses that the registry had before: models that were released by them are still ours.
         registry_secret: Secret with keys ``username`` and ``password``: the pods' user, who may read models.
         registry_ca: Secret with ``ca.crt``, where the registry's certificate is by an authority of your own.
         keys: ConfigMap with ``keys.json`` and ``KEYID.pem`` of ``HOME/keys``: whose signatures count.
@@ -65,6 +67,7 @@ class Seldon:
 
     image: str
     registry: str
+    formerly: tuple[str, ...] = ()
     registry_secret: str = "windtunnel-registry"
     registry_ca: str | None = None
     keys: str = "windtunnel-keys"
@@ -107,6 +110,10 @@ class Seldon:
                 hint=f"images in the settings of Seldon; it has {', '.join(sorted(self.images)) or 'none'}",
             )
         return self.images[environment]
+
+    def releases(self, registry: str | None) -> bool:
+        """Whether what another one says of ``registry`` is about ours; None: nobody has said it."""
+        return registry is None or _place(registry) in {_place(one) for one in (self.registry, *self.formerly)}
 
     @property
     def names(self) -> Names:
@@ -169,11 +176,21 @@ class Seldon:
             raise DescriptionError(f"seldon: collector_rows is {given['collector_rows']!r}", hint="server or logger")
         if given.get("collector") and given.get("logger"):
             raise DescriptionError("seldon: collector and logger are set", hint="one of them: rows would come twice")
-        if "pull_secrets" in given:
-            given["pull_secrets"] = tuple(given["pull_secrets"])
+        for name in ("pull_secrets", "formerly"):
+            if name in given:
+                given[name] = tuple(given[name])
         if given.get("prometheus_names") is not None:
             names_of(given["prometheus_names"], _NAMES[cls.api])
         return cls(access=access, **given)
+
+
+def _place(url: str) -> str:
+    """Where a server is, however its address is written: TLS, user and Kubernetes' own endings make no other one."""
+    split = urlsplit(url if "//" in url else f"//{url}")
+    host, colon, port = split.netloc.rpartition("@")[2].lower().partition(":")
+    host = host.removesuffix(".cluster.local").removesuffix(".svc")
+    usual = port == {"http": "80", "https": "443"}.get(split.scheme)
+    return f"{host}{'' if usual else colon + port}{split.path.rstrip('/')}"
 
 
 _NUMBERS = {"poll_s": float, "route_within_s": float, "split_requests": int, "prometheus_stale_s": float}
@@ -190,9 +207,9 @@ def _check_type(name: str, value: Any) -> None:
     elif name in ("labels", "images"):
         right = isinstance(value, Mapping) and all(isinstance(v, str) for v in value.values())
         expected = "a table of strings"
-    elif name == "pull_secrets":
+    elif name in ("pull_secrets", "formerly"):
         right = isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
-        expected = "a list of names"
+        expected = "a list of names" if name == "pull_secrets" else "a list of addresses"
     elif name in _NUMBERS:
         right = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
         expected = "a number above 0"
