@@ -6,7 +6,7 @@ import datetime
 import ipaddress
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,13 +38,20 @@ def pair(folder: Path) -> tuple[Path, Path]:
 @contextmanager
 def https(answers: type[BaseHTTPRequestHandler], folder: Path) -> Iterator[str]:
     """The URL of a server with such a certificate, which lies in ``folder`` as ``ca.crt``."""
+    with renewable(answers, folder) as (url, _):
+        yield url
+
+
+@contextmanager
+def renewable(answers: type[BaseHTTPRequestHandler], folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The same, and what gives the server a certificate by another authority, which lies in ``folder`` then."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), answers)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*pair(folder))
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
-        yield f"https://127.0.0.1:{server.server_address[1]}"
+        yield f"https://127.0.0.1:{server.server_address[1]}", lambda: context.load_cert_chain(*pair(folder))
     finally:
         server.shutdown()
         server.server_close()
