@@ -104,6 +104,7 @@ class Core2:
         self.counts: Counter[tuple[str, str]] = Counter()  # Server, code
         self.probes: Counter[str] = Counter()
         self.clock: Callable[[], float] = time.time  # of Prometheus
+        self.blind = False  # its Prometheus does not answer
         self._cache: dict[str, Route] = {}  # as the scheduler has them
         self._experiments: dict[str, dict[str, Any]] = {}  # accepted ones, by name
         self._told: dict[str, int] = {}  # generation of an Experiment that was handled last
@@ -315,6 +316,8 @@ def _handler(core: Core2) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self.path == "/api/v1/query":
+                if core.blind:
+                    return self._send(503, {"status": "error", "error": "scripted"})
                 asked = parse_qs(raw.decode())
                 rows = core.query(asked["query"][0], asked.get("time", [None])[0])
                 return self._send(200, {"status": "success", "data": {"resultType": "vector", "result": rows}})

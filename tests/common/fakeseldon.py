@@ -121,7 +121,7 @@ class Seldon:
         self.cluster, self.fate, self.after_s = of, fate, after_s
         self.stuck = False
         self.clock: Callable[[], float] = time.time  # of Prometheus
-        self.refuse: str | None = None
+        self.blind = False  # its Prometheus does not answer
         self.routes: dict[str, dict[str, int]] = {}
         self.mirrors: dict[str, tuple[str, int]] = {}
         self.available: dict[str, set[str]] = {}
@@ -290,6 +290,8 @@ def _handler(seldon: Seldon) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self.path == "/api/v1/query":
+                if seldon.blind:
+                    return self._send(503, {"status": "error", "error": "scripted"})
                 asked = parse_qs(raw.decode())
                 rows = seldon.query(asked["query"][0], asked.get("time", [None])[0])
                 return self._send(200, {"status": "success", "data": {"resultType": "vector", "result": rows}})

@@ -81,6 +81,8 @@ class Cluster:
         self.denied: list[str] = []  # patterns of METHOD PATH, or "verb plural", that are forbidden
         self.services: dict[str, tuple[str, int, str]] = {}  # name to host, port, prefix
         self.cut_watches = threading.Event()
+        #: The whole API is away: it answers this status to everybody, or ``cut``, or ``hang``. Empty: it is there.
+        self.away: int | str = ""
         self.stopping = False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -284,7 +286,7 @@ class Cluster:
                 since = at
                 if kind == plural and _selected(thing, labels):
                     yield {"type": what, "object": thing}
-            if self.cut_watches.is_set():
+            if self.cut_watches.is_set() or self.away:
                 raise ConnectionAbortedError
 
     def _problems(self, plural: str, body: dict[str, Any]) -> list[str]:
@@ -317,6 +319,8 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
                     )
                 if not fault.wait_s or fault.done:
                     return self._cut()
+            elif cluster.away:
+                return self._gone(cluster.away)
             if query.get("watch", "").lower() in ("1", "true"):
                 return self._watch(split.path, query)
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who asked is gone
@@ -329,6 +333,18 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
             self.close_connection = True
             with contextlib.suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
+
+        def _gone(self, how: int | str) -> None:
+            if isinstance(how, int):
+                reason = "Unauthorized" if how == 401 else "ServiceUnavailable"
+                return self._send(*_status(how, reason, reason))
+            if how == "hang":  # until it is back, or whoever asked has gone
+                self.connection.settimeout(0.05)
+                while cluster.away == how and not cluster.stopping:
+                    with contextlib.suppress(TimeoutError):
+                        if not self.connection.recv(1):
+                            break
+            return self._cut()
 
         def _fault(self) -> Fault | None:
             for fault in cluster.faults:

@@ -350,6 +350,7 @@ class Flight:
         self.guarded = guarded
         self.passed: list[str] = []
         self.died: str | None = None
+        self.tick_s = 1.0  # between two rounds of the guard
         self._tended = 0
 
     def fly(self, limit_s: float = 3600.0) -> Run:
@@ -372,7 +373,7 @@ class Flight:
     def wait(self, seconds: float) -> None:
         """Time goes by; the guard does its rounds."""
         while seconds > 0:
-            step = min(1.0, seconds)
+            step = min(self.tick_s, seconds)
             self.sky.world.advance(step)
             seconds -= step
             if self.guarded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -39,9 +40,14 @@ class ClusterSky(Sky):
         seldon: fakeseldon.Seldon,
         running: ExitStack,
         access: Access | None = None,
+        follow: bool = True,
         **settings: Any,
     ) -> None:
         self.cluster, self.seldon, self.running = cluster, seldon, running
+        #: Told before each request of the test's own thread to the API; what it returns is the request's time-out.
+        self.on_request: Callable[[str, tuple[float, float]], tuple[float, float]] = lambda _, timeout: timeout
+        #: How a client waits before it tries again, by the time of this world.
+        self.nap: Callable[[float], None] = lambda seconds: self.world.advance(seconds)
         self.main = threading.current_thread()
         super().__init__()
         self.home = Home(folder / "home")
@@ -68,7 +74,8 @@ class ClusterSky(Sky):
 
         self.world.advance = flow  # type: ignore[method-assign]
         guarding = self.place()
-        running.enter_context(guarding.backend.following())
+        if follow:
+            running.enter_context(guarding.backend.following())
         self.guard = _Guard(
             self.home, guarding.backend, lambda: self.registry, clock=self.world.clock,
             intents=guarding.intents, looks=guarding.looks,
@@ -82,16 +89,28 @@ class ClusterSky(Sky):
         sky = self
 
         class Edged(Client):
-            def _once(self, method: str, path: str, *args: Any, **more: Any) -> Any:
+            def _once(
+                self, method: str, path: str, query: Any, body: Any, content_type: str, timeout: Any, *more: Any
+            ) -> Any:
                 if threading.current_thread() is not sky.main:
-                    return super()._once(method, path, *args, **more)
-                with sky.world.call(f"api {method} {path.rpartition('/namespaces/')[2]}"):
-                    return super()._once(method, path, *args, **more)
+                    return super()._once(method, path, query, body, content_type, timeout, *more)
+                name = f"api {method} {path.rpartition('/namespaces/')[2]}"
+                with sky.world.call(name):
+                    timeout = sky.on_request(name, timeout)
+                    return super()._once(method, path, query, body, content_type, timeout, *more)
 
-        client = Edged(self.settings.access, timeout_s=(2.0, 10.0), patience_s=5.0)
+        client = Edged(
+            self.settings.access, timeout_s=(2.0, 10.0), patience_s=5.0, sleep=self._sleep, monotonic=self._monotonic
+        )
         found = in_cluster(self.settings, client, store=self.object_store, read_mlmodel=lambda model, arm: MLMODEL)
         found.backend._clock = lambda: self.world.wall
         return found
+
+    def _sleep(self, seconds: float) -> None:
+        self.nap(seconds) if threading.current_thread() is self.main else time.sleep(seconds)
+
+    def _monotonic(self) -> float:
+        return self.world.real if threading.current_thread() is self.main else time.monotonic()
 
     # -- the hook's side
 
@@ -188,11 +207,11 @@ def cluster_dag() -> Any:
     return release_dag(Model.model_validate(plain))
 
 
-def core1_world(folder: Path, running: ExitStack) -> ClusterSky:
+def core1_world(folder: Path, running: ExitStack, **more: Any) -> ClusterSky:
     """A world with Seldon Core 1, which ends with ``running``."""
     cluster = running.enter_context(fakeseldon.cluster())
     seldon = running.enter_context(fakeseldon.Seldon(cluster, after_s=0.0))
-    return ClusterSky(folder, cluster, seldon, running)
+    return ClusterSky(folder, cluster, seldon, running, **more)
 
 
 @contextmanager
@@ -205,10 +224,10 @@ def worlds_of(root: Path, world: Callable[..., Any]) -> Iterator[Callable[..., A
     count = iter(range(1000))
     with ExitStack() as running:
 
-        def make(*args: Any) -> Any:
+        def make(*args: Any, **more: Any) -> Any:
             running.close()
             folder = root / str(next(count))
             folder.mkdir()
-            return world(folder, running, *args)
+            return world(folder, running, *args, **more)
 
         yield make

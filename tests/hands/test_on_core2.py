@@ -77,9 +77,9 @@ class Core2Sky(core1.ClusterSky):  # type: ignore[misc, name-defined]
         return manifest.weights(self.live())
 
 
-def core2_world(folder: Path, running: ExitStack) -> Core2Sky:
+def core2_world(folder: Path, running: ExitStack, **more: Any) -> Core2Sky:
     cluster = running.enter_context(fakecore2.cluster())
-    return Core2Sky(folder, cluster, running.enter_context(Mesh(cluster, after_s=0.0)), running)
+    return Core2Sky(folder, cluster, running.enter_context(Mesh(cluster, after_s=0.0)), running, **more)
 
 
 @pytest.fixture

@@ -1,0 +1,115 @@
+"""DEMAND PIP-5, ROL-6, ROL-7: the Kubernetes API, or Prometheus, goes away for three minutes at any request of a
+release, on both of Seldon's APIs. That is longer than the lease, the patience of a request and most tasks' tries.
+
+A release that this befalls ends as one that nothing befell, or goes back; it never stops between the two, and leaves
+nothing behind. What does harm and could not be taken back goes back when the API answers again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from airborne import LEASE_S, MODEL, Flight, hooked
+from outages import How, Outage, wrong
+from seldonsky import ClusterSky, agree, canary, cluster_dag, core1_world, worlds_of
+
+from windtunnel.serving.seldon import record
+
+_spec = importlib.util.spec_from_file_location("hands_on_core2", Path(__file__).with_name("test_on_core2.py"))
+assert _spec is not None and _spec.loader is not None
+core2 = importlib.util.module_from_spec(_spec)
+sys.modules.setdefault(_spec.name, core2)
+_spec.loader.exec_module(core2)
+
+WORLDS = {"core1": core1_world, "core2": core2.core2_world}
+Make = Callable[..., ClusterSky]
+
+
+@pytest.fixture(scope="module")
+def dag() -> Any:
+    return cluster_dag()
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[[str], Make]]:
+    with ExitStack() as running:
+        yield lambda api: running.enter_context(worlds_of(tmp_path, WORLDS[api]))
+
+
+def befallen(skies: Make, dag: Any, *, harmful: bool, **outage: Any) -> tuple[ClusterSky, Flight, Outage]:
+    sky = canary(skies(follow=False), dag)
+    if harmful:
+        _harm(sky)
+    weather = Outage(sky, **outage)
+    return sky, weather.fly(dag), weather
+
+
+def _harm(sky: ClusterSky) -> None:
+    """Version 2 fails every other request as soon as callers reach it."""
+    if hasattr(sky.seldon, "harm"):
+        sky.seldon.harm = f"{MODEL}-v2"
+        return
+    seldon, before, turn = sky.seldon, sky.seldon.direct, iter(range(10**9))
+
+    def direct(model: str, predictor: str) -> tuple[int, dict[str, Any]]:
+        if predictor == "v2" and seldon.routes.get(model, {}).get(predictor):
+            seldon.failing = {predictor} if next(turn) % 2 else set()
+        return before(model, predictor)
+
+    seldon.direct = direct  # type: ignore[method-assign]
+
+
+def every(make: Any, dag: Any, api: str, how: How, harmful: bool, sample: Callable[[int], range]) -> dict[Any, Any]:
+    """What went wrong, by the request that the outage began with."""
+    skies, found, begun = make(api), {}, 0
+    sky, calm, weather = befallen(skies, dag, harmful=harmful, at=None)
+    assert not wrong(sky, calm, weather, harmful=harmful)
+    for number in (numbers := sample(weather.asked)):
+        sky, flight, weather = befallen(skies, dag, harmful=harmful, at=number, how=how)
+        begun += weather.first is not None  # the tests' own threads make some releases shorter than the first
+        if bad := wrong(sky, flight, weather, harmful=harmful):
+            found[number, weather.first] = bad, flight.run.states, flight.run.why
+    assert begun >= len(numbers) * 0.8
+    return found
+
+
+@pytest.mark.parametrize(("api", "how", "harmful"), [("core1", "lost", True), ("core2", "503", True)])
+def test_an_outage_at_some_requests(make: Any, dag: Any, api: str, how: How, harmful: bool) -> None:
+    assert not every(make, dag, api, how, harmful, lambda asked: range(asked // 3, asked - asked // 4, asked // 3))
+
+
+@pytest.mark.parametrize(("api", "how"), [("core1", 503), ("core1", 401), ("core2", "cut")])
+def test_the_guard_alone_takes_back_when_the_api_answers_again(make: Any, dag: Any, api: str, how: int | str) -> None:
+    """DEMAND ROL-6: Airflow is gone for good, and the lease ends while the API is away. Nothing that was tried in vain
+    is forgotten: the first round of the guard that is answered takes the candidate back."""
+    sky = canary(make(api)(follow=False), dag)
+    with hooked(lambda: sky):
+        flight = Flight(sky, dag)
+        while not flight.run.watches:
+            flight._task(flight.run.ready(sky.now())[0])
+        assert sky.weights() == {"1": 90, "2": 10}
+        sky.cluster.away, flight.tick_s = how, LEASE_S
+        flight.wait(3 * LEASE_S)
+        assert sky.weights() == {"1": 90, "2": 10}, "nobody can write"
+        sky.cluster.away, began = "", len(sky.cluster.requests)
+        sky.guard.watch()
+        assert sky.weights() == {"1": 100} and "lease" in sky.notes()[record.ABORTED]
+        assert sum(one.method == "PATCH" for one in sky.cluster.requests[began:]) == 1
+        flight.tick_s = 1.0
+        flight.wait(20.0)
+    assert [one.state for one in sky.registry.rollouts_] == ["promoted", "rolled_back"] and agree(sky) == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("harmful", [False, True], ids=["well", "harmful"])
+@pytest.mark.parametrize("how", get_args(How))
+@pytest.mark.parametrize("api", WORLDS)
+def test_an_outage_at_any_request(make: Any, dag: Any, api: str, how: How, harmful: bool) -> None:
+    assert not every(make, dag, api, how, harmful, lambda asked: range(1, asked, 3))
