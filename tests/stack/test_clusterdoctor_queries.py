@@ -60,6 +60,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, str], str, str, str]] = [
     ("a query that is none", {f"{SELDON.requests}|": "answered 400: parse error"}, TYPES, "query of visits", "fail",
      "parse error"),
     ("latency alone", {f"{SELDON.requests}|": WHOLE[1:]}, TYPES, "query of visits", "fail", "latency without requests"),
+    ("scraped twice", {f"{SELDON.requests}|": [*WHOLE, *({**one, "job": "other"} for one in WHOLE)]}, TYPES,
+     "query of visits", "fail", 'counted twice in Prometheus: the series of'),
     ("nothing of the model", {f"{SELDON.requests}|": []}, TYPES, "query of visits", "warn", "yields nothing: "),
     ("of another namespace", {f"{SELDON.requests}|": [], "count by (predictor_name) (": [{"predictor_name": "v1"}]},
      TYPES, "query of visits", "fail", "yields nothing here: "),
