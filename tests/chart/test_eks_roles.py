@@ -60,15 +60,19 @@ def test_the_annotation_reaches_every_pod_that_asks_the_store(helpers: Any) -> N
     assert not {name for name in env if name.startswith("AWS_")}
 
 
+@pytest.mark.parametrize(
+    ("listen", "agent"), [("0.0.0.0", "169.254.170.23/32"), ("::", "fd00:ec2::23/128")], ids=["IPv4", "IPv6"]
+)
 @pytest.mark.parametrize("asked", [True, False])
-def test_pods_may_ask_the_agent_of_pod_identity(helpers: Any, asked: bool) -> None:
+def test_pods_may_ask_the_agent_of_pod_identity(helpers: Any, asked: bool, listen: str, agent: str) -> None:
     """And nobody the node's own role."""
-    objects = helpers.render(_given(helpers, networkPolicy={"podIdentity": asked}))
+    objects = helpers.render(_given(helpers, listen=listen, networkPolicy={"podIdentity": asked}))
     for name, may in (("wt-registry", True), ("wt-collector", True), ("wt-guard", False)):
         rules = helpers.of(objects, "NetworkPolicy", name)["spec"]["egress"]
-        agent = [rule for rule in rules if {"ipBlock": {"cidr": "169.254.170.23/32"}} in rule.get("to", [])]
-        assert [rule["ports"] for rule in agent] == ([[{"port": 80, "protocol": "TCP"}]] if may and asked else []), name
-        for rule in rules:
-            for block in (one["ipBlock"] for one in rule.get("to", []) if "ipBlock" in one):
-                if block["cidr"] == "0.0.0.0/0" and rule["ports"][0]["port"] == 443:
-                    assert block["except"] == ["169.254.169.254/32"]
+        found = [rule["ports"] for rule in rules if {"ipBlock": {"cidr": agent}} in rule.get("to", [])]
+        assert found == ([[{"port": 80, "protocol": "TCP"}]] if may and asked else []), name
+        blocks = [one["ipBlock"] for rule in rules for one in rule.get("to", []) if "ipBlock" in one]
+        assert sum(block["cidr"].startswith(("169.254.", "fd00:ec2:")) for block in blocks) == len(found)
+    outside = helpers.of(objects, "NetworkPolicy", "wt-registry")["spec"]["egress"]
+    (block,) = [one for rule in outside if {"port": 443, "protocol": "TCP"} in rule["ports"] for one in rule["to"]]
+    assert block["ipBlock"]["except"] == ["169.254.169.254/32"]

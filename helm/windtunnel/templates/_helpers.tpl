@@ -298,9 +298,7 @@ tolerations:
 # The agent of EKS Pod Identity on the pod's node: credentials of the service account's role.
 - to:
     - ipBlock:
-        cidr: 169.254.170.23/32
-    - ipBlock:
-        cidr: fd00:ec2::23/128
+        cidr: {{ if contains ":" .Values.listen }}fd00:ec2::23/128{{ else }}169.254.170.23/32{{ end }}
   ports:
     - port: 80
       protocol: TCP
