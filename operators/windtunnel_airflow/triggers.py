@@ -30,6 +30,10 @@ T = TypeVar("T")
 #: others, nor anybody else's triggers, from looking.
 _LOOKS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="windtunnel-look")
 
+#: A gate looks on while the place where traffic flows is away, and gives its try up after so long, in seconds. Its task
+#: has few tries: without this four short outages would end a rollout of days.
+AWAY_S = 300.0
+
 
 async def _in_thread(call: Callable[[], T]) -> T:
     """``asyncio.to_thread`` with our threads; the context goes along, by which Airflow finds the trigger's log."""
@@ -106,16 +110,25 @@ class GateTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         share = self.phase
+        heard = time.monotonic()
         while True:
             started = time.monotonic()
             try:
                 answer = await _in_thread(self.look)
+            except UnavailableError as error:
+                if time.monotonic() - heard > AWAY_S:
+                    yield TriggerEvent(_error(error))
+                    return
+                self.log.warning("No look could be made, the next one may: %s", error.message)
+                await asyncio.sleep(max(0.05, self.look_every - (time.monotonic() - started)))
+                continue
             except FencedError as error:
                 yield TriggerEvent({"status": "fenced", "message": error.message})
                 return
             except Exception as error:  # every exception becomes an event: a silent trigger would never end
                 yield TriggerEvent(_error(error))
                 return
+            heard = time.monotonic()
             self.log.info("%s: %s", answer.action, answer.reason)
             if answer.over:
                 yield TriggerEvent({"status": "answer", "answer": answer.to_dict()})

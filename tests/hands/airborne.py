@@ -283,15 +283,17 @@ def attempt(run: Run, name: str, event: Mapping[str, Any] | None = None) -> Done
 
 
 def look(sky: Sky, watch: Mapping[str, Any]) -> dict[str, Any] | None:
-    """One look of a trigger; its event, or None while there is none. As ``GateTrigger.run``."""
+    """One look of a trigger; its event, or None while there is none, or while nothing answers that may do so later. As
+    ``GateTrigger.run``, but for its patience."""
     read = gatekeeping.Watch.from_dict(watch)
     try:
         answer = gatekeeping.look(read, sky.serving, sky.looks_, sky.now(), gather=sky.gather)
     except FencedError as error:
         return {"status": "fenced", "message": error.message}
+    except UnavailableError:
+        return None
     except Exception as error:
-        transient = not isinstance(error, WindtunnelError) or isinstance(error, UnavailableError)
-        return {"status": "error", "message": str(error), "transient": transient}
+        return {"status": "error", "message": str(error), "transient": not isinstance(error, WindtunnelError)}
     return {"status": "answer", "answer": answer.to_dict()} if answer.over else None
 
 

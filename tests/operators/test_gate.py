@@ -213,6 +213,31 @@ def events(trigger: GateTrigger, timeout: float = 20) -> list[dict[str, Any]]:
     return asyncio.run(asyncio.wait_for(run(), timeout))
 
 
+class _Away(_Trigger):
+    """Whose place is away for the first looks."""
+
+    looked = 0
+
+    def look(self) -> Any:
+        self.looked += 1
+        if self.looked <= 5:
+            raise UnavailableError("the Kubernetes API does not answer")
+        return Answer("roll_back", "FAIL", "harm", {}, 0, 1.0)
+
+
+def test_a_gate_looks_on_while_the_place_is_away(watch: Watch) -> None:
+    """Its task has four tries; more short outages than that end no rollout."""
+    (event,) = events(_Away(watch.to_dict(), 0.01))
+    assert event["status"] == "answer" and event["answer"]["action"] == "roll_back"
+
+
+def test_a_gate_whose_place_stays_away_says_so(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("windtunnel_airflow.triggers.AWAY_S", -1.0)
+    trigger = _Away(watch.to_dict(), 0.01)
+    (event,) = events(trigger)
+    assert (event["status"], event["transient"], trigger.looked) == ("error", True, 1)
+
+
 def test_the_trigger_survives_serialization(watch: Watch) -> None:
     trigger = GateTrigger(watch.to_dict(), 0.5)
     path, arguments = trigger.serialize()
