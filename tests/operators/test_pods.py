@@ -395,6 +395,19 @@ def test_a_task_that_died_finds_its_pod_again(train: Callable[..., Any], store: 
     assert [path for method, path in cluster.requests if method == "POST"] == ["/api/v1/namespaces/training/pods"]
 
 
+@pytest.mark.parametrize("state", ["failed", "success", "restarting"])
+def test_a_person_who_acts_while_the_pod_is_made_is_heard(
+    state: str, train: Callable[..., Any], store: Store, cluster: Cluster, mlflow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEMAND TRN-7: no signal has come yet, and Airflow takes no deferral of a task that is over."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
+    cluster.script = [RUNNING]
+    with pytest.raises(AirflowFailException, match=f"was set to {state}"):
+        train().execute(context(store, state=state))
+    assert len(cluster.removed) == 1 and not cluster.pods
+    assert run_of(store, mlflow).info.status == "KILLED"
+
+
 def test_two_workers_at_once_make_one_pod(train: Callable[..., Any], store: Store, cluster: Cluster) -> None:
     """DEMAND PIP-5: what the list did not show yet, the name still finds."""
     cluster.script = [RUNNING]

@@ -91,8 +91,10 @@ def pod(scheduled: str | None, started: str | None, *ends: str) -> dict[str, Any
         (pod(None, None), 0.0),
         ({"status": {"conditions": [{"type": "PodScheduled", "status": "False", "lastTransitionTime": "2026"}]}}, 0),
         (pod("2026-11-21T12:00:00Z", None), 0.0),
+        ({**pod("2026-11-21T12:00:00Z", None), "metadata": {"deletionTimestamp": "2026-11-21T12:10:00Z"}}, 600.0),
     ],
-    ids=["bound to ended", "by the kubelet's word", "goes on", "never bound", "unschedulable", "a clock ahead"],
+    ids=["bound to ended", "by the kubelet's word", "goes on", "never bound", "unschedulable", "a clock ahead",
+         "told to go, by a clock ahead"],
 )  # fmt: skip
 def test_a_pod_costs_while_it_has_a_node(thing: dict[str, Any], seconds: float) -> None:
     now = 1795258800.0  # 2026-11-21T11:00:00Z

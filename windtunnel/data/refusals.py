@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import email.utils
 import os
+import time
 from typing import Any
 
 from windtunnel.errors import DataError, UnavailableError, WindtunnelError
@@ -16,6 +18,8 @@ _LATER = frozenset(
 )  # fmt: skip
 #: A HEAD has no body, and so no other code.
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "403"})
+#: Seconds by which S3 lets clocks differ, less those of a request that is under way. A HEAD's 403 does not say which.
+_SKEW_S = 14 * 60.0
 #: What a role has to allow for a request that has another name than that.
 _RIGHTS = {
     "HeadObject": "GetObject",
@@ -82,6 +86,14 @@ def _no_right(raised: Any, url: str, key: str, client: Any) -> WindtunnelError:
     said = code(raised)
     if said in _LATER:
         return UnavailableError(f"{url} answers {said} to {key!r}: try again later")
+    if (behind := _behind(raised, said)) is not None:
+        off = f"{abs(behind) / 60:.0f} minutes {'behind' if behind > 0 else 'ahead of'}"
+        # Another pod may be on a node whose clock is right.
+        return UnavailableError(
+            f"{url} refuses {key!r}: this machine's clock is {off} the store's",
+            hint="set the clock of this machine, or of the store, by NTP: S3 takes no request that is signed more than "
+            "15 minutes off",
+        )
     if said in _DENIED:
         asked = raised.operation_name
         right, bucket = f"s3:{_RIGHTS.get(asked, asked)}", url.removeprefix("s3://").partition("/")[0]
@@ -94,6 +106,17 @@ def _no_right(raised: Any, url: str, key: str, client: Any) -> WindtunnelError:
         f"{url} refuses {key!r}: {said}, asked by {_who(client)}",
         hint="check the bucket's name and who may read and write it",
     )
+
+
+def _behind(raised: Any, said: str) -> float | None:
+    """By how many seconds our clock is behind the store's, where that is why it refuses; None: it is not why."""
+    headers = (raised.response.get("ResponseMetadata") or {}).get("HTTPHeaders") or {}
+    try:
+        behind = email.utils.parsedate_to_datetime(headers["date"]).timestamp() - time.time()
+    except (KeyError, TypeError, ValueError):
+        behind = 0.0
+    skewed = said == "RequestTimeTooSkewed" or (said in _DENIED and abs(behind) > _SKEW_S)
+    return behind if skewed else None
 
 
 def _no_role(raised: Any, url: str) -> WindtunnelError:

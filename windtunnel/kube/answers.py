@@ -27,6 +27,8 @@ from windtunnel.errors import (
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 #: Longest that an API's own ``Retry-After`` is obeyed for; what asks for more is told as unavailable.
 LONGEST_WAIT_S = 30.0
+#: Seconds: the API's time has whole ones, and an answer is under way for some.
+COARSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,18 @@ class Answer:
             return email.utils.parsedate_to_datetime(self.headers["date"]).timestamp()
         except (KeyError, TypeError, ValueError):
             return None
+
+    def ahead(self, now: float, otherwise: float = 0.0) -> float:
+        """By how many seconds the API's clock is ahead of ours; what is less than the header can say counts as none.
+
+        Args:
+            now: by our clock.
+            otherwise: where it does not say its time.
+        """
+        if self.said_at is None:
+            return otherwise
+        ahead = self.said_at - now
+        return ahead if abs(ahead) > COARSE_S else 0.0
 
     @property
     def message(self) -> str:

@@ -52,6 +52,14 @@ class Client:
         self._lock = threading.Lock()
         self._api: Any = None
         self._namespace: str | None = None
+        self._ahead = 0.0
+
+    def now(self) -> float:
+        """The API's own time, in seconds since the epoch, by what it said last; until it has said any, this machine's.
+
+        Times that stand in objects are the API's: by another clock a pod is minutes older or younger than it is.
+        """
+        return time.time() + self._ahead
 
     @property
     def namespace(self) -> str:
@@ -290,6 +298,7 @@ class Client:
                     raise UnavailableError(f"cannot {doing}: {error.message}", hint=error.hint) from error
                 self._sleep(wait)
                 continue
+            self._ahead = answer.ahead(time.time(), self._ahead)
             if answer.status < 400 or answer.status in tolerate:
                 return answer
             if answer.status == 401 and not renewed:

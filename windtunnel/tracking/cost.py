@@ -98,7 +98,7 @@ def pod_seconds(pod: Mapping[str, Any], now: float) -> float:
 
     Args:
         pod: as the Kubernetes API has it.
-        now: seconds since the epoch, for one that has not ended.
+        now: seconds since the epoch, for one that goes on.
     """
     status: Mapping[str, Any] = pod.get("status") or {}
     bound = next(
@@ -116,7 +116,10 @@ def pod_seconds(pod: Mapping[str, Any], now: float) -> float:
         _time(((one.get("state") or {}).get("terminated") or {}).get("finishedAt"))
         for one in status.get("containerStatuses") or []
     ]
-    over = max((end for end in ends if end is not None), default=None)
+    # One that was told to go has its node until then at most, by the clock that said when it was bound, whenever it is
+    # counted.
+    told = _time((pod.get("metadata") or {}).get("deletionTimestamp"))
+    over = max((end for end in ends if end is not None), default=told)
     return max(0.0, (now if over is None else over) - began)
 
 

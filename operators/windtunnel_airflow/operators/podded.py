@@ -269,7 +269,8 @@ class PodOperator(PlacedOperator):
             self._keep(context, {**record, "made": True, "api": flight.address})
             trigger = self._trigger(deferred.trigger, record)
             if self.execution_timeout is not None:  # Airflow leaves it to triggers while a task is deferred
-                trigger.until = context["ti"].start_date.timestamp() + self.execution_timeout.total_seconds()
+                spent = time.time() - context["ti"].start_date.timestamp()
+                trigger.until = flight.now() + self.execution_timeout.total_seconds() - spent
             raise TaskDeferred(trigger=trigger, method_name="resume_pod", timeout=deferred.timeout) from None
         except (WindtunnelError, AirflowFailException, AirflowSkipException):
             raise
@@ -355,13 +356,18 @@ class PodOperator(PlacedOperator):
             self.log.warning("Cancelling run %s: %s", whose["run_id"], error)
 
     def _obey(self, flight: PodFlight, context: Any) -> None:
-        """SIGTERM while no trigger watched: a person's act ends the pod, a worker that goes down does not."""
-        if not self.stop_asked:
-            return
+        """What became of the task while no trigger watched: a person's act ends the pod, SIGTERM for any other reason
+        does not.
+
+        A worker is told at its next heartbeat, and Airflow takes no deferral of a task that is over: who waits without
+        asking leaves the pod to nobody.
+        """
         state = self._state_in_airflow(context)
         if ended_by_person(state):
             self._cancel(flight, self._record(context))
             raise AirflowFailException(f"pod {flight.name} was removed because the task was set to {state}")
+        if not self.stop_asked:
+            return
         raise TransientError(
             f"this worker is going down (task is {state or 'unknown'} in Airflow); pod {flight.name} goes on by itself",
             hint="the next try attaches to it",

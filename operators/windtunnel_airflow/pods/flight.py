@@ -12,11 +12,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 from windtunnel.errors import UnavailableError
+from windtunnel.kube.answers import Answer
 from windtunnel.tracking.pods import naming
 from windtunnel.tracking.pods.capacity import compare
 from windtunnel.tracking.pods.ends import PodEnd, classify
@@ -102,6 +103,15 @@ class PodFlight:
         """Of the API that this goes to."""
         return str(self.client.api_client.configuration.host)
 
+    def now(self) -> float:
+        """The API's own time when it answered last, in seconds since the epoch; this worker's, where it has not said.
+
+        Times on a pod are the API's; a worker's clock may be minutes off.
+        """
+        last, now = self.client.api_client.last_response, time.time()
+        said = getattr(last, "urllib3_response", last)
+        return now + Answer.of(0, b"", said.headers if said is not None else {}).ahead(now)
+
     # -- with the provider's operator
     def watch(self, context: Any, found: Any = None) -> None:
         """Make the pod, or take the one that is there, and wait in the trigger; always raises.
@@ -182,7 +192,7 @@ class PodFlight:
         said = self._events()
         events = said or []
         waiting = pod is not None and pod.get("status", {}).get("phase") == "Pending"
-        waited = _age(pod) if pod is not None else 0.0
+        waited = self._age(pod) if pod is not None else 0.0
         # Who may not read events does not hear an autoscaler that makes a node: today's nodes are no answer then.
         nodes = self._nodes() if waiting and (said is not None or given_up) else None
         found = classify(pod, events, nodes, waited=waited, given_up=given_up)
@@ -201,13 +211,13 @@ class PodFlight:
         """The pod, where it was looked at early and there is reason to wait on; None where there is none.
 
         Args:
-            opened: when its queue let it go (seconds since the epoch), where it had one.
+            opened: when its queue let it go (seconds since the epoch, by the API's clock), where it had one.
         """
         end, evidence = self.end()
         if end.ended or evidence["pod"] is None:
             return None
         queued = naming.QUEUE in (evidence["pod"]["metadata"].get("labels") or {})
-        waited = time.time() - opened if queued and opened is not None else _age(evidence["pod"])
+        waited = self.now() - opened if queued and opened is not None else self._age(evidence["pod"])
         if waited >= self.start_within:
             return None
         return self.client.read_namespaced_pod(self.name, self.namespace)
@@ -223,6 +233,10 @@ class PodFlight:
                 raise
             return []
         return [self._plain(gone)]
+
+    def _age(self, pod: Mapping[str, Any]) -> float:
+        made = (pod.get("metadata") or {}).get("creationTimestamp")
+        return self.now() - datetime.fromisoformat(str(made)).timestamp() if made else 0.0
 
     def _plain(self, found: Any) -> dict[str, Any]:
         plain: dict[str, Any] = self.client.api_client.sanitize_for_serialization(found)
@@ -253,8 +267,3 @@ class PodFlight:
 
 def _nothing(*_: Any, **__: Any) -> None:
     """Instead of a step of the provider's."""
-
-
-def _age(pod: Mapping[str, Any]) -> float:
-    made = (pod.get("metadata") or {}).get("creationTimestamp")
-    return (datetime.now(UTC) - datetime.fromisoformat(str(made))).total_seconds() if made else 0.0

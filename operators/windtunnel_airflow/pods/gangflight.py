@@ -7,7 +7,6 @@ set is a custom object, made by our own client of the API; a trigger of ours wai
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cached_property
@@ -125,6 +124,10 @@ class GangFlight:
         """Of the API that this goes to."""
         return self.client.address
 
+    def now(self) -> float:
+        """The API's own time."""
+        return self.client.now()
+
     # -- making and waiting
     def watch(self, context: Any, found: Any = None) -> None:
         """Make the set, or take the one that is there, and wait in the trigger; always raises.
@@ -191,7 +194,7 @@ class GangFlight:
         pods = list(self.client.list(POD, labels=self.labels).get("items") or [])
         said = self._events(pods)
         events = said or {}
-        waited = max((_age(pod) for pod in pods), default=0.0)
+        waited = max((self._age(pod) for pod in pods), default=0.0)
         waiting = any((pod.get("status") or {}).get("phase") == "Pending" for pod in pods)
         # Who may not read events does not hear an autoscaler that makes a node: today's nodes are no answer then.
         nodes = self._nodes() if waiting and (said is not None or given_up) else None
@@ -219,14 +222,14 @@ class GangFlight:
         """The set, where it was looked at early and there is reason to wait on; None where there is none.
 
         Args:
-            opened: since when no queue held it back (seconds since the epoch).
+            opened: since when no queue held it back (seconds since the epoch, by the API's clock).
         """
         end, evidence = self.end()
         if end.ended or evidence["gang"] is None:
             return None
-        since = opened if opened is not None else time.time()
+        since = opened if opened is not None else self.now()
         found: dict[str, Any] = evidence["gang"]
-        return None if time.time() - since >= self.start_within else found
+        return None if self.now() - since >= self.start_within else found
 
     def remove(self, grace: int | None = None) -> list[dict[str, Any]]:
         """Delete the set and with it its pods; with ``grace``, how these were then. What is gone does not matter.
@@ -245,6 +248,10 @@ class GangFlight:
         return pods
 
     # -- inside
+    def _age(self, pod: Mapping[str, Any]) -> float:
+        made = (pod.get("metadata") or {}).get("creationTimestamp")
+        return self.now() - datetime.fromisoformat(str(made)).timestamp() if made else 0.0
+
     def _absent(self, error: Exception) -> TrainingError:
         text = f"set {self.namespace}/{self.name}: the cluster knows no {self.kind.name}s: {error}"
         return TrainingError(text, hint=INSTALL[self.kind.name])
@@ -302,8 +309,3 @@ class GangFlight:
         except WindtunnelError as error:
             log.info("Nodes cannot be listed (%s): what the cluster has is not told", error)
             return None
-
-
-def _age(pod: Mapping[str, Any]) -> float:
-    made = (pod.get("metadata") or {}).get("creationTimestamp")
-    return time.time() - datetime.fromisoformat(str(made)).timestamp() if made else 0.0

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -67,7 +68,8 @@ class GangTrigger(BaseTrigger):
         run: whose it is: ``{"windtunnel_conn_id", "run_id", "attempt"}``; for a person's cancel.
         began: since when it is waited for; now unless told.
         kind: of the set: ``JobSet`` or ``TrainJob``.
-        until: when the task's ``execution_timeout`` is over (seconds since the epoch); None: it has none.
+        until: when the task's ``execution_timeout`` is over (seconds since the epoch, by the API's clock); None: it has
+            none.
     """
 
     def __init__(
@@ -126,7 +128,7 @@ class GangTrigger(BaseTrigger):
                 event = {"status": "error", "message": f"{type(error).__name__}: {error}"}
             else:
                 refused = 0
-            if event is None and self.until is not None and time.time() >= self.until:
+            if event is None and self.until is not None and wait.client.now() >= self.until:
                 event = {"status": "timeout", "message": f"it is still there: {wait.said}", "late": True}
             if event is not None:
                 self._waits = None
@@ -201,7 +203,10 @@ class _Wait:
             return None
         if self.open is None:
             queued = naming.QUEUE in (found["metadata"].get("labels") or {})
-            self.open = time.time() if queued else self.trigger.began
+            made = found["metadata"].get("creationTimestamp")
+            # By the API's clock: the worker that made it may have had another time than this triggerer.
+            since = datetime.fromisoformat(str(made)).timestamp() if made else self.trigger.began
+            self.open = self.client.now() if queued else since
         if not self.runs:
             return self._starting(found, list(self.client.list(POD, labels=self.trigger.labels).get("items") or []))
         if time.monotonic() >= self.next_log:
@@ -237,7 +242,7 @@ class _Wait:
             told.append(why)
         self._say(f"{len(nodes) - len(waiting)} of {count} nodes run" + "".join(f"; {text}" for text in told))
         assert self.open is not None
-        if time.time() - self.open >= self.trigger.start_within:
+        if self.client.now() - self.open >= self.trigger.start_within:
             return {"status": "timeout", "message": f"not all of it runs: {self.said}"}
         return None
 

@@ -51,7 +51,8 @@ class TrainingPodTrigger(BaseTrigger):
 
     Args:
         pod_name, pod_namespace: the pod.
-        began: when it was deferred first (seconds since the epoch).
+        began: when it was deferred first (seconds since the epoch), by the worker's clock: for a pod that does not say
+            when it was made.
         kubernetes_conn_id: connection to the cluster; read in the triggerer, never stored.
         cluster_context, in_cluster: as the provider's operator has them.
         eks: name, AWS connection and region of an EKS cluster, where it is one.
@@ -62,7 +63,8 @@ class TrainingPodTrigger(BaseTrigger):
         run: whose run it is: ``{"windtunnel_conn_id", "run_id", "attempt"}``, with prices ``"bill"``; for a person's
             cancel.
         more: goes into the event as it is.
-        until: when the task's ``execution_timeout`` is over (seconds since the epoch); None: it has none.
+        until: when the task's ``execution_timeout`` is over (seconds since the epoch, by the API's clock); None: it has
+            none.
     """
 
     def __init__(
@@ -253,7 +255,7 @@ class _Wait:
                     return {"status": "failed", "message": "the pod is gone"}
                 if (event := await self._look(pod.thing)) is not None:
                     return event
-                if self.trigger.until is not None and time.time() >= self.trigger.until:
+                if self.trigger.until is not None and self.watch.door.now() >= self.trigger.until:
                     return {**self._event("timeout", f"it is still there: {self.said}"), "late": True}
                 await pod.changed(self._pause(pod.thing))
                 if self.watch.following.trouble != self.trouble:
@@ -298,9 +300,10 @@ class _Wait:
         return await self._pending(pod)
 
     async def _pending(self, pod: Mapping[str, Any]) -> dict[str, Any] | None:
-        now = time.time()
+        now = self.watch.door.now()
         if not gated(pod):
-            self.open = self.open or (now if _queued(pod) else self.trigger.began)
+            # By the API's clock: the worker that made it may have had another time than this triggerer.
+            self.open = self.open or (now if _queued(pod) else _made_at(pod) or self.trigger.began)
         if scheduled(pod):
             self.placed = self.placed or now
         await self._read_events(pod)
@@ -332,9 +335,10 @@ class _Wait:
 
     def _left(self) -> float | None:
         """Seconds until it must have a node, or run; None while a queue holds it back."""
+        now = self.watch.door.now()
         if self.placed is not None:
-            return self.placed + self.trigger.start_within - time.time()
-        return self.open + self.trigger.schedule_within - time.time() if self.open is not None else None
+            return self.placed + self.trigger.start_within - now
+        return self.open + self.trigger.schedule_within - now if self.open is not None else None
 
     def _stuck(self, pod: Mapping[str, Any]) -> dict[str, Any] | None:
         if not (pod.get("metadata") or {}).get("deletionTimestamp"):
@@ -361,7 +365,7 @@ class _Wait:
         if self.deleted is not None:
             ends.append(self.deleted)
         if self.trigger.until is not None:
-            ends.append(now + self.trigger.until - time.time())
+            ends.append(now + self.trigger.until - self.watch.door.now())
         return max(0.05, min(ends) - now)
 
     async def _log(self, *, last: bool = False) -> None:
@@ -405,6 +409,11 @@ class _Wait:
 
 def _on_eks(theirs: Any) -> bool:
     return hasattr(theirs, "eks_cluster_name")
+
+
+def _made_at(pod: Mapping[str, Any]) -> float | None:
+    made = pod["metadata"].get("creationTimestamp")
+    return datetime.fromisoformat(str(made)).timestamp() if made else None
 
 
 def _queued(pod: Mapping[str, Any]) -> bool:

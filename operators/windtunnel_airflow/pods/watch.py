@@ -63,6 +63,11 @@ class Door:
         self._files: Any = None
         self._closing: set[asyncio.Task[None]] = set()
         self._one = asyncio.Lock()
+        self._ahead = 0.0
+
+    def now(self) -> float:
+        """The API's own time, as ``Client.now`` has it."""
+        return time.time() + self._ahead
 
     # -- following.Source
     async def listed(self) -> Mapping[str, Any]:
@@ -83,6 +88,7 @@ class Door:
                 _request_timeout=for_s + 15,
             )  # fmt: skip
             async with answer:
+                self._hear(answer)
                 await _check(answer)
                 rest = b""
                 async for chunk in answer.content.iter_any():
@@ -179,11 +185,15 @@ class Door:
                 namespace=self.where.namespace, _preload_content=False, _request_timeout=ANSWER_S, **arguments
             )
             async with answer:
+                self._hear(answer)
                 await _check(answer)
                 raw: bytes = await answer.read()
                 return raw
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Cut(f"{type(error).__name__}: {error}") from error
+
+    def _hear(self, answer: Any) -> None:
+        self._ahead = Answer.of(answer.status, b"", answer.headers).ahead(time.time(), self._ahead)
 
     async def _api(self, *, custom: bool = False) -> Any:
         from kubernetes_asyncio.client import CoreV1Api, CustomObjectsApi
