@@ -340,10 +340,18 @@ class Flight:
         die_at: number of the edge (0-based, over workers and triggerer) at which whoever is there dies.
         away: seconds until Airflow notices and goes on; meanwhile the guard does its rounds.
         guarded: the guard is up.
+        tick_s: seconds between two of its rounds.
     """
 
     def __init__(
-        self, sky: Sky, dag: Any, *, die_at: int | None = None, away: float = 5.0, guarded: bool = True
+        self,
+        sky: Sky,
+        dag: Any,
+        *,
+        die_at: int | None = None,
+        away: float = 5.0,
+        guarded: bool = True,
+        tick_s: float = 1.0,
     ) -> None:
         self.sky = sky
         self.run = Run(dag, "run-1")
@@ -352,7 +360,7 @@ class Flight:
         self.guarded = guarded
         self.passed: list[str] = []
         self.died: str | None = None
-        self.tick_s = 1.0  # between two rounds of the guard
+        self.tick_s = tick_s
         self._tended = 0
 
     def fly(self, limit_s: float = 3600.0) -> Run:

@@ -38,8 +38,7 @@ class Outage:
     def fly(self, dag: Any) -> Flight:
         """A release, which this outage befalls; and then as long as it takes until nothing is wrong any more."""
         sky = self.sky
-        flight = Flight(sky, dag)
-        flight.tick_s = 4.0
+        flight = Flight(sky, dag, tick_s=4.0)
         advance = sky.world.advance
 
         def later(seconds: float) -> None:
