@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 import pytest
 from airborne import LEASE_S, MODEL, Flight, hooked
-from outages import How, Outage, wrong
+from outages import How, Outage, deployed, wrong
 from seldonsky import ClusterSky, agree, canary, cluster_dag, core1_world, worlds_of
 
 from windtunnel.serving.seldon import record
@@ -104,6 +104,22 @@ def test_the_guard_alone_takes_back_when_the_api_answers_again(make: Any, dag: A
         flight.tick_s = 1.0
         flight.wait(20.0)
     assert [one.state for one in sky.registry.rollouts_] == ["promoted", "rolled_back"] and agree(sky) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("api", WORLDS)
+def test_a_former_champion_that_could_not_be_removed_goes_later(make: Any, dag: Any, api: str) -> None:
+    sky = canary(make(api)(follow=False), dag)
+    assert Outage(sky, at=None).fly(dag).run.states["outcome"] == "success"
+    assert deployed(sky) == {"1", "2"}
+    sky.world.wall += 25 * 3600.0
+    sky.cluster.away = 503
+    sky.guard.tend()
+    assert deployed(sky) == {"1", "2"}
+    sky.cluster.away = ""
+    for _ in range(3):  # on Core 2 the record, the Model, then its Server
+        sky.guard.tend()
+    assert deployed(sky) == {"2"} and agree(sky) == []
 
 
 @pytest.mark.long
