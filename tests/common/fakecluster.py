@@ -43,6 +43,9 @@ class Cluster:
         nodes: None: nobody may list them.
         age: how old a pod says it is when it is made.
         failing: answers to give instead, each once: (method, part of the path, HTTP status).
+        lingers: asked with the name of a pod that is to be deleted and its grace; True: it is being deleted until
+            somebody takes it out of ``pods``.
+        held: asked with a request, and whether it was done; True: it waits.
     """
 
     def __init__(self) -> None:
@@ -55,6 +58,8 @@ class Cluster:
         self.scripts: dict[str, list[Status | Callable[[], Status]]] = {}
         self.script: list[Status | Callable[[], Status]] = [{"phase": "Pending"}]
         self.made: Callable[[dict[str, Any]], None] = lambda pod: None
+        self.lingers: Callable[[str, int | None], bool] = lambda name, grace: False
+        self.held: Callable[[Any, bool], bool] = lambda request, done: False
         self.failing: list[tuple[str, str, int]] = []
         self.age = timedelta(0)
         self.tokens: set[str] = set()
@@ -110,7 +115,7 @@ class Cluster:
             await self._end.wait()
 
     def _answering(self, answer: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def respond(request: Any) -> Any:
+        async def respond(request: Any) -> Any:
             method, path = str(request.method).rpartition(".")[2].upper(), str(request.url.path)
             self.requests.append((method, path))
             self.tokens.add(str(request.headers.get("Authorization", "")))
@@ -118,7 +123,12 @@ class Cluster:
                 if verb == method and part in path:
                     del self.failing[at]
                     raise _error(status, "as the script says")
-            return answer(request)
+            while self.held(request, False):
+                await asyncio.sleep(self.tick)
+            answered = answer(request)
+            while self.held(request, True):
+                await asyncio.sleep(self.tick)
+            return answered
 
         return respond
 
@@ -208,6 +218,9 @@ class Cluster:
         said = request.data if isinstance(request.data, dict) else {}
         grace = request.params.get("gracePeriodSeconds") or said.get("gracePeriodSeconds")
         self.removed.append((name, int(grace) if grace else None))
+        if self.lingers(name, int(grace) if grace else None):
+            self.pods[name]["metadata"].setdefault("deletionTimestamp", datetime.now(UTC).isoformat())
+            return self._whole(name)
         was = self._whole(name)
         del self.pods[name]
         return was

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pytest
 
 #: Tests of whole stacks, one after the other by one worker.
-STACKS = "control", "postgres", "registry_event", "rehearse", "release_approval", "stack"
+STACKS = "cluster_ends", "control", "postgres", "registry_event", "rehearse", "release_approval", "stack"
 HALL = ("tests/flight/", *(f"tests/stack/test_{name}.py" for name in STACKS), "tests/ground/test_wheel.py")
 #: Rooms whose tests share one server.
 TOGETHER = ("tests/registry_ext/",)
