@@ -207,7 +207,7 @@ def test_a_stale_write_is_refused(client: Client) -> None:
 
 def test_a_release_from_its_first_version_to_its_rollback(access: Access, client: Client) -> None:
     """DEMAND ROL-6, SRV-1: deployed, proven, weighed, copied, taken back by one write; others' fields stay."""
-    with fakecore2.Core2(Real(client)) as core:  # type: ignore[arg-type]
+    with fakecore2.Core2(Real(Client(access))) as core:  # type: ignore[arg-type]
         settings = replace(SETTINGS, access=access, gateway=core.url, direct=core.url)
         backend = Core2Backend(settings, client)
         one = {"warmup": [{"age": 30.0}], "serving": {"timeout": "5s", "drain": "1s"}}
@@ -245,7 +245,7 @@ def test_who_scales_a_server_keeps_its_number(
     access: Access, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An HorizontalPodAutoscaler writes by the subresource ``scale``, which the API's ``managedFields`` say."""
-    with fakecore2.Core2(Real(client)) as core:  # type: ignore[arg-type]
+    with fakecore2.Core2(Real(Client(access))) as core:  # type: ignore[arg-type]
         backend = Core2Backend(replace(SETTINGS, access=access, gateway=None, direct=core.url), client)
         one = {"warmup": [{"age": 30.0}], "serving": {"timeout": "5s", "drain": "1s"}}
 
