@@ -8,6 +8,7 @@ pod and no process left, the MLflow run closed, and what was known of the pod be
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import signal
@@ -36,6 +37,8 @@ pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.timeout(1800)]
 #: On a machine that does other things.
 LONG_S = 600.0
 until = functools.partial(within, limit_s=LONG_S)
+#: What Airflow writes when it ends a task's process that a person has ended.
+TOLD = "shouldn't be running anymore"
 #: What a person does to a task in Airflow's page.
 ACTS = ("failed", "success", "cleared")
 CASES = Path(__file__).parents[1] / "kube" / "cases" / "wt_pod_cases.py"
@@ -118,6 +121,11 @@ class Ends:
 
     def _made(self, path: str) -> dict[str, Any] | None:
         return next((pod for pod in self.node.made if pod["metadata"]["name"] == path.rpartition("/")[2]), None)
+
+    def log(self, name: str) -> str:
+        """What Airflow wrote down of the task."""
+        found = (self.home.logs / "airflow").rglob(f"*run_id={name}/task_id=train/*.log")
+        return "".join(path.read_text() for path in found)
 
     def wait(self, *names: str) -> None:
         """Until each pod is where it is held, and its task in the triggerer's hands."""
@@ -221,7 +229,10 @@ def ends(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[End
 
 
 def dead(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def description() -> dict[str, Any]:
@@ -237,7 +248,7 @@ def description() -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("act", ["failed", "cleared"])
+@pytest.mark.parametrize("act", ACTS)
 def test_a_person_ends_it_in_each_phase(ends: Ends, act: str) -> None:
     """The pod goes, its run ends as cancelled, and one that was cleared trains anew, as another run."""
     names = {phase: ends.fly(f"{act}-{phase}", phase) for phase in PHASES}
@@ -269,6 +280,40 @@ def test_a_person_ends_it_in_each_phase(ends: Ends, act: str) -> None:
     ends.nothing_left()
 
 
+@pytest.mark.parametrize("program", ["airflow-triggerer", "airflow-scheduler"])
+def test_what_waits_outlives_its_airflow(ends: Ends, program: str) -> None:
+    """Killed with -9 while pods are in each phase: who comes after goes on with the same pods, in the same try."""
+    names = {phase: ends.fly(f"{program}-{phase}", phase) for phase in PHASES}
+    ends.wait(*names.values())
+    tries = {name: ends.task(name)["try_number"] for name in names.values()}
+    ends.kill(program)
+    for name in names.values():
+        ends.node.free(name)
+    ends.landed(*names.values())
+    assert {name: ends.task(name)["try_number"] for name in names.values()} == tries
+
+
+@pytest.mark.parametrize("call", ["POST", "DELETE"], ids=["made", "removed"])
+def test_a_worker_dies_at_a_call(ends: Ends, call: str) -> None:
+    """Killed with -9 while it makes the pod or removes it, before the API has heard of it or before it has heard of the
+    answer, the task alone or its supervisor too: the next try ends what was begun, in the same run."""
+    names: dict[str, str] = {}
+    tries: dict[str, int] = {}
+    for who, done in itertools.product(("task", "both"), (False, True)):
+        name = ends.fly(f"dies-{who}-{call.lower()}-{'answered' if done else 'asked'}", "")
+        ends.stop_at(name, call, done)
+        names[name] = who
+    for name, who in names.items():
+        until(lambda name=name: ends.stopped_at(name))  # type: ignore[misc]
+        processes, tries[name] = ends.workers(name), ends.task(name)["try_number"]
+        for found in [processes["task"]] if who == "task" else [processes["supervisor"], processes["task"]]:
+            found.kill()
+        until(lambda found=processes["task"]: dead(found))  # type: ignore[misc]
+        ends.go_on(name)
+    ends.landed(*names)
+    assert all(ends.task(name)["try_number"] > tried for name, tried in tries.items())
+
+
 def test_the_scheduler_dies_while_a_pod_is_made(ends: Ends) -> None:
     """Its workers outlive it, or not: the training is made once."""
     name = ends.fly("scheduler-made", "")
@@ -279,9 +324,10 @@ def test_the_scheduler_dies_while_a_pod_is_made(ends: Ends) -> None:
     ends.landed(name)
 
 
-def test_a_person_ends_it_while_its_pod_is_made(ends: Ends) -> None:
-    """Its worker has not heard of it yet, and Airflow takes no deferral of a task that is over."""
-    names = {act: ends.fly(f"made-{act}") for act in ACTS}
+@pytest.mark.parametrize("told", [False, True], ids=["before its worker is told", "after its worker is told"])
+def test_a_person_ends_it_while_its_pod_is_made(ends: Ends, told: bool) -> None:
+    """A worker hears of it at its next heartbeat: it has made the pod by then, or is about to wait for it."""
+    names = {act: ends.fly(f"made-{act}-{'told' if told else 'untold'}") for act in ACTS}
     for name in names.values():
         ends.stop_at(name, "POST", True)
     workers = {}
@@ -289,7 +335,14 @@ def test_a_person_ends_it_while_its_pod_is_made(ends: Ends) -> None:
         until(lambda name=name: ends.stopped_at(name))  # type: ignore[misc]
         workers[act] = ends.workers(name)["task"]
         ends.end(name, act)
-        ends.go_on(name)
+        if not told:
+            ends.go_on(name)
+    late = set(names.values()) if told else set()
+    while late:  # each at once: a process that has not ended within 5 s of SIGTERM is killed
+        for name in [name for name in late if TOLD in ends.log(name)]:
+            ends.go_on(name)
+            late.remove(name)
+        time.sleep(0.05)
     for act, name in names.items():
         at = time.monotonic()
         first = ends.node.of(name)[0]
