@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def airflow(stack: Stack) -> httpx.Client:
     url = StackFile.read(stack.home).urls["airflow"]
     login = {"username": "admin", "password": read_secret(stack.home, "airflow-admin")}
     token = httpx.post(f"{url}/auth/token", json=login, timeout=30).raise_for_status().json()["access_token"]
-    return httpx.Client(base_url=f"{url}/api/v2", headers={"Authorization": f"Bearer {token}"}, timeout=30)
+    return httpx.Client(base_url=f"{url}/api/v2", headers={"Authorization": f"Bearer {token}"}, timeout=90)
 
 
 @pytest.fixture
@@ -66,8 +67,10 @@ def rollout(stack: Stack, service: RegistryClient) -> Any:
 
 def trigger(airflow: httpx.Client, model: str, order: str, reason: str) -> str:
     conf = {"model": model, "order": order, "reason": reason}
-    body = {"logical_date": None, "conf": conf}
-    return str(airflow.post(f"/dags/{CONTROL}/dagRuns", json=body).raise_for_status().json()["dag_run_id"])
+    body = {"dag_run_id": f"order-{uuid.uuid4()}", "logical_date": None, "conf": conf}
+    # An Airflow that has just started waits for SQLite's lock, and gives up after 30 s (500); 409: it has it by then.
+    until(lambda: airflow.post(f"/dags/{CONTROL}/dagRuns", json=body).status_code in (200, 409), 300)
+    return str(body["dag_run_id"])
 
 
 def ended(airflow: httpx.Client, run_id: str) -> str | None:
