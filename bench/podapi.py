@@ -99,7 +99,7 @@ class Pods:
         self.asked["create"] += 1
         pod = await request.json()
         name = pod["metadata"]["name"]
-        pod["metadata"]["creationTimestamp"] = "2026-11-21T10:00:00Z"
+        pod["metadata"]["creationTimestamp"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
         pod["status"] = {"phase": "Pending", "conditions": [waits]}
         self.pods[name] = pod
