@@ -6,12 +6,12 @@ import importlib.util
 import re
 import sys
 import time
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from dagruns import trigger as post_run
 from waiting import until
 
 from windtunnel.errors import RefusedError
@@ -67,10 +67,7 @@ def rollout(stack: Stack, service: RegistryClient) -> Any:
 
 def trigger(airflow: httpx.Client, model: str, order: str, reason: str) -> str:
     conf = {"model": model, "order": order, "reason": reason}
-    body = {"dag_run_id": f"order-{uuid.uuid4()}", "logical_date": None, "conf": conf}
-    # An Airflow that has just started waits for SQLite's lock, and gives up after 30 s (500); 409: it has it by then.
-    until(lambda: airflow.post(f"/dags/{CONTROL}/dagRuns", json=body).status_code in (200, 409), 300)
-    return str(body["dag_run_id"])
+    return post_run(airflow, f"/dags/{CONTROL}/dagRuns", conf)
 
 
 def ended(airflow: httpx.Client, run_id: str) -> str | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from dagruns import trigger
 from waiting import until
 
 from windtunnel.errors import RefusedError
@@ -63,8 +64,7 @@ class Release:
 
     def begin(self) -> None:
         until(lambda: self.get(""))
-        made = self.http.post(f"/dags/{self.dag_id}/dagRuns", json={"logical_date": None, "conf": {}})
-        self.run_id = made.raise_for_status().json()["dag_run_id"]
+        self.run_id = trigger(self.http, f"/dags/{self.dag_id}/dagRuns")
 
     def state(self, task: str = "policy") -> str:
         return str(self.get(f"/dagRuns/{self.run_id}/taskInstances/{task}")["state"])
