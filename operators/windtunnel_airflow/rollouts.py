@@ -78,7 +78,7 @@ def make_claim(
     from windtunnel.serving.release.values import values_of
 
     first = champion is None
-    plan = Plan.from_spec(model.rollout, first, model.serving.replicas)
+    plan = Plan.of(model, first)
     quality = [gate.loss for gate in model.rollout.gates if gate.metric == "quality"]
     return {
         "model": model.name,

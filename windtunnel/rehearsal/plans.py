@@ -60,7 +60,7 @@ def find_plan(given: str | None, home: Home, *, first: bool = False) -> Rehearse
 def _of_model(name: str, model: Model, first: bool) -> Rehearsed:
     from windtunnel.rollout.plan import Plan
 
-    plan = Plan.from_spec(model.rollout, first, model.serving.replicas)
+    plan = Plan.of(model, first)
     return Rehearsed(name, _with_steps(name, plan), model.rollout, model)
 
 

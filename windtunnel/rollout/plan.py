@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from itertools import chain, count
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from windtunnel.errors import DescriptionError
 from windtunnel.rollout.hours import Window
 from windtunnel.spec.rollout import Gate, Rollout, Step, Strategy
 from windtunnel.stats.betting import bonferroni
+
+if TYPE_CHECKING:
+    from windtunnel.spec import Model
 
 #: Fewest labelled rows (predictions) per arm on which a quality (prediction) gate may speak.
 ENOUGH_ROWS = 20
@@ -132,13 +135,19 @@ class Plan:
     audience: bool = False
 
     @classmethod
-    def from_spec(cls, rollout: Rollout, first: bool, replicas: int = 1) -> Plan:
+    def of(cls, model: Model, first: bool) -> Plan:
+        """The plan of a model's releases, where they are served; see ``from_spec``."""
+        return cls.from_spec(model.rollout, first, model.serving.replicas, in_cluster=model.target != "local")
+
+    @classmethod
+    def from_spec(cls, rollout: Rollout, first: bool, replicas: int = 1, *, in_cluster: bool = False) -> Plan:
         """The plan behind a description.
 
         Args:
             rollout: the description.
             first: there is no champion yet: watch 100 % against the absolute limits only.
             replicas: of the model's serving section; a rolling release has a step after each but the last.
+            in_cluster: it is served in one, where looks that nobody timed come more seldom.
 
         Raises:
             DescriptionError: the plan has nothing to judge by, or cannot be flown.
@@ -183,7 +192,7 @@ class Plan:
             limit_alpha=alpha,
             on_inconclusive=rollout.on_inconclusive,
             patience_s=rollout.patience.total_seconds() if rollout.patience is not None else None,
-            look_every_s=rollout.look_every.total_seconds(),
+            look_every_s=rollout.looks_every(in_cluster).total_seconds(),
             strategy=rollout.strategy,
             windows=tuple(Window.of(h.days, h.start, h.end, h.timezone) for h in rollout.hours),
             segments=segments,

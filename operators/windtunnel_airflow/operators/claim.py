@@ -196,7 +196,7 @@ class ClaimReleaseOperator(WaitsForPolicy, WindtunnelOperator):
         if "several" not in self.hook.backend().capabilities:
             raise AirflowFailException(f"{words}: the place where it is served divides requests between two versions")
         try:
-            share(Plan.from_spec(model.rollout, False, model.serving.replicas), len(named))
+            share(Plan.of(model, False), len(named))
         except DescriptionError as error:
             raise AirflowFailException(f"{words}: {error}") from error
 
@@ -234,7 +234,7 @@ class ClaimReleaseOperator(WaitsForPolicy, WindtunnelOperator):
     ) -> Any:
         from windtunnel.rollout import Plan
 
-        plan = Plan.from_spec(model.rollout, champion is None, model.serving.replicas).to_dict()
+        plan = Plan.of(model, champion is None).to_dict()
         # What the registry must know of the description: whose freeze holds, how long the way back is kept.
         plan |= {"owner": model.owner, "keep_warm_s": model.rollout.keep_warm.total_seconds()}
         if others:
