@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hall import scheduler
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from windtunnel.stack.stack import Stack
 
 ROOT = Path(__file__).parent.parent
 
+# An example takes longer on a busy machine, and is no worse for it.
+settings.register_profile("busy", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 #: A quiet browser, on a machine where the tests are root.
 QUIET = (
