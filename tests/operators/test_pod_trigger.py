@@ -281,7 +281,7 @@ def test_each_line_of_a_log_is_read_once() -> None:
     from windtunnel_airflow.pods.logs import Reader
 
     reader = Reader()
-    assert reader.since() is None
+    assert reader.since(0.0) is None
 
     def at(seconds: str, text: str) -> bytes:
         return f"2026-11-21T10:00:{seconds}Z {text}\n".encode()
@@ -289,7 +289,7 @@ def test_each_line_of_a_log_is_read_once() -> None:
     old = at("01.5", "one") + at("02.000000001", "two") + at("02.000000001", "three") + b"at their line's end\n"
     assert reader.new(old) == ["one", "two", "three", "at their line's end"]
     reader.asked(0.0)
-    assert reader.since() is not None
+    assert reader.since(0.0) is not None
     more = at("02.000000001", "four") + at("02.00000001", "five") + at("03", "") + at("03", "\u00fc")
     assert reader.new(old + more) == ["four", "five", "", "\u00fc"]
     assert reader.new(old + more) == []
@@ -345,11 +345,11 @@ def test_what_is_no_position_is_the_beginning(noted: str | None) -> None:
     from windtunnel_airflow.pods.logs import Reader
 
     reader = Reader(noted)
-    assert reader.since() is None and reader.position is None
+    assert reader.since(0.0) is None and reader.position is None
     assert reader.new(b"2026-11-21T10:00:00.5Z one\n") == ["one"]
     assert reader.to_note() is None, "not at once"
     position = reader.to_note(now=True)
     assert position == "2026-11-21T10:00:00.500000000Z/1" and reader.to_note(now=True) is None
     again = Reader(position)
-    assert again.position == position and again.since() is not None
+    assert again.position == position and again.since(0.0) is not None
     assert again.new(b"2026-11-21T10:00:00.5Z one\n2026-11-21T10:00:00.5Z two\n") == ["two"]

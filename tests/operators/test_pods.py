@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -694,6 +695,46 @@ def test_the_tasks_own_time_ends_a_pod_too(
     assert run_of(store, mlflow).info.status == "FAILED"
 
 
+def a_worker(monkeypatch: pytest.MonkeyPatch, ahead: float) -> None:
+    """From here on another worker's turn: its clock is ahead of the API's by so many seconds."""
+    from windtunnel_airflow.operators import podded
+    from windtunnel_airflow.pods import flight
+
+    for module in (podded, flight):
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: time.time() + ahead))
+
+
+def test_a_try_has_one_end_whoever_goes_on_with_it(
+    train: Callable[..., Any], store: Store, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow says when a try began by the clock of the worker that began it; the next is another worker's."""
+
+    def operator() -> Any:
+        made = train()
+        made.execution_timeout = timedelta(minutes=30)
+        return made
+
+    def when(ahead: float, **more: Any) -> dict[str, Any]:
+        """What Airflow gives a try that began just now, by the clock of the worker that began it."""
+        given = context(store, **more)
+        given["ti"].start_date = datetime.now(UTC) + timedelta(seconds=ahead)
+        return given
+
+    cluster.script = [{"phase": "Pending"}]
+    early: dict[str, Any] = {"status": "timeout", "message": "not yet"}
+    a_worker(monkeypatch, ahead=600.0)
+    at = deferred(lambda: operator().execute(when(600.0)))
+    assert abs(at.trigger.until - time.time() - 1800.0) < 300.0
+    for ahead in (-600.0, 600.0, 0.0):
+        a_worker(monkeypatch, ahead)
+        again = deferred(lambda: operator().resume_pod(when(600.0), early))
+        assert again.trigger.until == at.trigger.until
+    a_worker(monkeypatch, ahead=-600.0)
+    store["windtunnel_pod"]["began"]["at"] -= 1200.0
+    second = deferred(lambda: operator().execute(when(-600.0, tries=2)))
+    assert abs(second.trigger.until - time.time() - 1800.0) < 300.0, "another try has a time of its own"
+
+
 def test_nodes_are_no_answer_where_an_autoscaler_cannot_be_heard(
     train: Callable[..., Any], store: Store, cluster: Cluster
 ) -> None:
@@ -1022,6 +1063,43 @@ def test_a_full_quota_is_waited_for_and_told(
     assert run_of(store, mlflow).info.status == "KILLED"
     at = again(lambda: operator().resume_quota(context(store), {"status": "again"}))
     assert at.method_name == "resume_pod" and len(cluster.pods) == 1
+
+
+def test_a_full_quota_is_waited_for_by_the_apis_clock(
+    train: Callable[..., Any], store: Store, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEMAND TRN-8: for ``start_within`` and no other time, whose clocks the workers of its tries have."""
+
+    def operator() -> Any:
+        made = train(start_within="10m")
+        made.execution_timeout = timedelta(hours=3)
+        return made
+
+    def waits(ahead: float, *, begins: bool = False, tries: int = 1) -> None:
+        a_worker(monkeypatch, ahead)
+        cluster.refusals = [f'pods "x" is forbidden: {FULL.format(used=7)}limits.memory=8Gi,pods=9']
+        with pytest.raises(TaskDeferred) as found:
+            if begins:
+                operator().execute(context(store, tries=tries))
+            else:
+                operator().resume_quota(context(store, tries=tries), {"status": "again"})
+        assert found.value.method_name == "resume_quota"
+
+    for ahead in (3600.0, -3600.0, 3600.0):
+        waits(ahead, begins=ahead > 0)
+    record = store["windtunnel_pod"]
+    assert abs(record["full_since"] - time.time()) < 300.0
+    record["full_since"] -= 601.0
+    with pytest.raises(ResourceError, match="found no room for 600 s"):
+        waits(-3600.0)
+    waits(3600.0, begins=True)
+    store["windtunnel_pod"]["began"]["at"] -= 2.5 * 3600.0
+    with pytest.raises(ResourceError, match=r"execution_timeout \(3:00:00\) is over; it waits for quota team"):
+        waits(-3600.0)
+    cluster.script = [RUNNING]
+    waits(0.0, begins=True, tries=2)
+    deferred(lambda: operator().resume_quota(context(store, tries=2), {"status": "again"}))
+    assert "full_since" not in store["windtunnel_pod"], "a pod that is taken away hours later waits anew"
 
 
 def test_a_quota_that_can_never_hold_it_is_told_at_once(

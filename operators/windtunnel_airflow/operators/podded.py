@@ -43,6 +43,8 @@ _BY_CLUSTER = frozenset({"evicted", "preempted", "node-lost", "deadline", "disk-
 
 #: Seconds between two tries to make a pod that the namespace's quota has no room for.
 QUOTA_EVERY = 20.0
+#: What a record says of that: since when (by the API's clock), and what was said. The next wait is another.
+_WAITED = frozenset({"full_since", "full"})
 
 COMMAND = ("python", "-P", "-m", "windtunnel.tracking.pods.entry")
 
@@ -196,6 +198,8 @@ class PodOperator(PlacedOperator):
         key = "{dag_id}/{dag_run_id}/{task_id}/{map_index}".format(**where) + f"/after:{previous}"
         run_id = self.make_run_id(key, context)
         record = {"run_id": run_id, "attempt": 1, "made": False, **now, "where": self._where.plain()}
+        if before is not None and "began" in before:  # the try's, whichever run it goes on with
+            record["began"] = before["began"]
         self._keep(context, record)
         return record
 
@@ -265,17 +269,29 @@ class PodOperator(PlacedOperator):
             yield
         except TaskDeferred as deferred:
             self._obey(flight, context)
-            record = self._record(context)
-            self._keep(context, {**record, "made": True, "api": flight.address})
+            record = self._began(self._record(context), flight, context)
+            room = {name: value for name, value in record.items() if name not in _WAITED}
+            self._keep(context, {**room, "made": True, "api": flight.address})
             trigger = self._trigger(deferred.trigger, record)
             if self.execution_timeout is not None:  # Airflow leaves it to triggers while a task is deferred
-                spent = time.time() - context["ti"].start_date.timestamp()
-                trigger.until = flight.now() + self.execution_timeout.total_seconds() - spent
+                trigger.until = record["began"]["at"] + self.execution_timeout.total_seconds()
             raise TaskDeferred(trigger=trigger, method_name="resume_pod", timeout=deferred.timeout) from None
         except (WindtunnelError, AirflowFailException, AirflowSkipException):
             raise
         except (ApiException, HTTPError, AirflowException, ConnectionError, TimeoutError) as error:
             raise problem(error, f"{flight.namespace}/{flight.name}") from error
+
+    def _began(self, record: Mapping[str, Any], flight: PodFlight, context: Any) -> dict[str, Any]:
+        """The record, with when this try began by the API's clock.
+
+        Airflow says it by the clock of the worker that began it. That one tells here how long ago it is; to another
+        worker, which goes on with the try after a deferral, it means nothing.
+        """
+        ti = context["ti"]
+        if self.execution_timeout is None or (record.get("began") or {}).get("try") == ti.try_number:
+            return dict(record)
+        spent = time.time() - ti.start_date.timestamp()
+        return {**record, "began": {"try": ti.try_number, "at": flight.now() - spent}}
 
     def _make(self, flight: PodFlight, context: Any) -> OverQuota:
         """Make the pod and wait for it; returns only where the namespace's quota has no room for it.
@@ -300,30 +316,36 @@ class PodOperator(PlacedOperator):
 
         Raises:
             TaskDeferred: it waits.
-            ResourceError: in vain: it asks for more than the quota, or ``start_within`` is over.
+            ResourceError: in vain: it asks for more than the quota, or its time is over.
         """
         from windtunnel_airflow.pods.trigger import QuotaTrigger
 
-        record = self._record(context)
-        since = float(record.get("full_since") or time.time())
+        record, now = self._began(self._record(context), flight, context), flight.now()
+        # By the API's clock: each try of these may be another worker's.
+        since = float(record.get("full_since") or now)
         said = f"quota {full.name} of namespace {flight.namespace}: {full.words}"
         if full.never:
-            self._no_room(record, f"pod {flight.name} asks for more than {said}", "see training.resources")
-        if time.time() - since >= flight.start_within:
+            words = f"pod {flight.name} asks for more than {said}"
+            self._no_room(context, record, words, "see training.resources")
+        if now - since >= flight.start_within:
             words = f"pod {flight.name} found no room for {flight.start_within} s in {said}"
-            self._no_room(record, words, "training.pod.start_within says how long it waits")
+            self._no_room(context, record, words, "training.pod.start_within says how long it waits")
+        if self.execution_timeout is not None and now >= record["began"]["at"] + self.execution_timeout.total_seconds():
+            words = f"the task's execution_timeout ({self.execution_timeout}) is over; it waits for {said}"
+            self._no_room(context, record, words, "the wait for room counts, too")
         if said != record.get("full"):
             self.log.info("Pod %s waits for %s", flight.name, said)
         self._keep(context, {**record, "full_since": since, "full": said})
         trigger = QuotaTrigger(QUOTA_EVERY, self._whose(record))
         raise TaskDeferred(trigger=trigger, method_name="resume_quota")
 
-    def _no_room(self, record: Mapping[str, Any], words: str, hint: str) -> NoReturn:
+    def _no_room(self, context: Any, record: Mapping[str, Any], words: str, hint: str) -> NoReturn:
         from windtunnel.tracking.contract import RunStatus
         from windtunnel.tracking.pods.ends import PodEnd
 
         status = RunStatus(str(record["run_id"]), "failed", failure="resource", message=words)
         self._close_run(status, PodEnd("unschedulable", "resource", "fail", words), False)
+        self._keep(context, {name: value for name, value in record.items() if name not in _WAITED})
         raise ResourceError(words, hint=hint)
 
     def _trigger(self, theirs: Any, record: Mapping[str, Any]) -> Any:

@@ -49,6 +49,7 @@ class PodFlight:
         self.start_within = int(start_within)
         self.name = str(manifest["metadata"]["name"])
         self.namespace = str(manifest["metadata"]["namespace"])
+        self._refused: Mapping[str, str] = {}  # the API's headers, where it did not take the pod
 
     @cached_property
     def operator(self) -> Any:
@@ -108,9 +109,10 @@ class PodFlight:
 
         Times on a pod are the API's; a worker's clock may be minutes off.
         """
-        last, now = self.client.api_client.last_response, time.time()
+        last, now = getattr(self.client.api_client, "last_response", None), time.time()
         said = getattr(last, "urllib3_response", last)
-        return now + Answer.of(0, b"", said.headers if said is not None else {}).ahead(now)
+        headers = self._refused or (said.headers if said is not None else {})
+        return now + Answer.of(0, b"", headers).ahead(now)
 
     # -- with the provider's operator
     def watch(self, context: Any, found: Any = None) -> None:
@@ -131,6 +133,7 @@ class PodFlight:
             self.operator.execute_async(context)
         except ApiException as error:
             if error.status != 409:
+                self._refused = error.headers or {}  # its client remembers only what was answered well
                 raise
             # Made by a worker that died before it could say so: the same name is the same attempt.
             self.operator.pod = self._made_before(error)

@@ -286,7 +286,7 @@ class _Wait:
                 self._speaks(gang.newest(pods).get(0))
             if self.first is None:
                 return
-            at, since = time.monotonic(), self.reader.since()
+            at, since = time.monotonic(), self.reader.since(self.client.now())
             path = POD.path(self.trigger.namespace, self.first, "log")
             more = "" if since is None else f"&sinceSeconds={since}"
             answer = self.client.look(f"{path}?container={quote(self.container)}&timestamps=true{more}")

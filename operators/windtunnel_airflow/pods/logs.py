@@ -22,7 +22,7 @@ READ = "windtunnel.dev/log-read"
 _READ = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{9})(Z|[+-]\d\d:\d\d)/(\d+)")
 #: Seconds between two notes of it on the pod: what a triggerer that dies would copy again.
 NOTE_S = 120.0
-#: Seconds that a node's clock may differ from ours without a line being lost.
+#: Seconds that a node's clock may differ from the API's without a line being lost.
 _SKEW_S = 300.0
 
 
@@ -72,12 +72,17 @@ class Reader:
         self._noted, self._note_at = self.position, time.monotonic() + NOTE_S
         return self._noted
 
-    def since(self) -> int | None:
-        """For the next request: seconds that surely hold all that is new; None: everything."""
+    def since(self, now: float) -> int | None:
+        """For the next request: seconds that surely hold all that is new; None: everything.
+
+        Args:
+            now: seconds since the epoch, by the API's clock: what was read before may have been read by another
+                triggerer, and this one's clock may be minutes behind.
+        """
         if self._at is not None:
             return math.ceil(time.monotonic() - self._at) + 5
         if self._before is not None:
-            return math.ceil(max(0.0, time.time() - self._before) + _SKEW_S)
+            return math.ceil(max(0.0, now - self._before) + _SKEW_S)
         return None
 
     def asked(self, at: float) -> None:

@@ -372,7 +372,8 @@ class _Wait:
         """What the pod wrote since the last reading, into the task's log."""
         at, clock = time.monotonic(), datetime.now(UTC)
         try:
-            raw = await self.watch.door.log(self.trigger.pod_name, CONTAINER, self.reader.since())
+            since = self.reader.since(self.watch.door.now())
+            raw = await self.watch.door.log(self.trigger.pod_name, CONTAINER, since)
         except (Refusal, Cut, WindtunnelError) as error:
             self.log.info("The pod's log cannot be read just now: %s", error)
             self.whole = False
