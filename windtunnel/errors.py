@@ -142,3 +142,10 @@ class NotReadyError(ServingError):
 
 class StackError(WindtunnelError):
     """The embedded stack cannot start, stop or go on."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same question may be answered later: who was asked is away, or refuses who is asking. Credentials
+    expire and are renewed, and what knows them may be away. A backend's own error has the API's refusal as its cause.
+    """
+    return any(isinstance(one, (UnavailableError, ForbiddenError)) for one in (error, error.__cause__))

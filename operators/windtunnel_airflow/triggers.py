@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from windtunnel.errors import FencedError, UnavailableError, WindtunnelError
+from windtunnel.errors import FencedError, UnavailableError, WindtunnelError, may_pass
 from windtunnel_airflow.gatekeeping import Answer, Watch
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ T = TypeVar("T")
 #: others, nor anybody else's triggers, from looking.
 _LOOKS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="windtunnel-look")
 
-#: A gate looks on while the place where traffic flows is away, and gives its try up after so long, in seconds. Its task
-#: has few tries: without this four short outages would end a rollout of days.
+#: A gate looks on while the place where traffic flows is away, or refuses its credentials, and gives its try up after
+#: so long, in seconds. Its task has few tries: without this four short outages would end a rollout of days.
 AWAY_S = 300.0
 
 
@@ -115,19 +115,16 @@ class GateTrigger(BaseTrigger):
             started = time.monotonic()
             try:
                 answer = await _in_thread(self.look)
-            except UnavailableError as error:
-                if time.monotonic() - heard > AWAY_S:
-                    yield TriggerEvent(_error(error))
-                    return
-                self.log.warning("No look could be made, the next one may: %s", error.message)
-                await asyncio.sleep(max(0.05, self.look_every - (time.monotonic() - started)))
-                continue
             except FencedError as error:
                 yield TriggerEvent({"status": "fenced", "message": error.message})
                 return
             except Exception as error:  # every exception becomes an event: a silent trigger would never end
-                yield TriggerEvent(_error(error))
-                return
+                if not may_pass(error) or time.monotonic() - heard > AWAY_S:
+                    yield TriggerEvent(_error(error))
+                    return
+                self.log.warning("No look could be made, the next one may: %s", error)
+                await asyncio.sleep(max(0.05, self.look_every - (time.monotonic() - started)))
+                continue
             heard = time.monotonic()
             self.log.info("%s: %s", answer.action, answer.reason)
             if answer.over:

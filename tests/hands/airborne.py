@@ -19,7 +19,7 @@ from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 from fakes import FakeIntents, FakeLooks, FakeRegistry, FakeServing, Store, World, gather
 
-from windtunnel.errors import FencedError, UnavailableError, WindtunnelError
+from windtunnel.errors import FencedError, WindtunnelError, may_pass
 from windtunnel.home import Home
 from windtunnel.rollout import Plan, disagreements
 from windtunnel.serving.backend import Arm, Release
@@ -229,8 +229,22 @@ class Done:
     branch: str | None = None
 
 
-def attempt(run: Run, name: str, event: Mapping[str, Any] | None = None) -> Done:
-    """One try of a task, by its operator's own code."""
+def at_once(trigger: Any) -> dict[str, Any]:
+    """The event of a deployment that nobody had to wait for: what the triggerer looks at changes nothing."""
+    return {"status": "over", "began": trigger.began}
+
+
+def attempt(
+    run: Run,
+    name: str,
+    event: Mapping[str, Any] | None = None,
+    deploying: Callable[[Any], dict[str, Any]] = at_once,
+) -> Done:
+    """One try of a task, by its operator's own code.
+
+    Args:
+        deploying: waits as the triggerer for what ``DeployTrigger`` says, and gives its event.
+    """
     task = copy.copy(run.dag.get_task(name))
     tried = run.tries.get(name, 0) + 1
     given = run.xcom.get("claim")
@@ -262,8 +276,8 @@ def attempt(run: Run, name: str, event: Mapping[str, Any] | None = None) -> Done
             except TaskDeferred as deferred:
                 if deferred.method_name != "deployed":
                     raise
-                # What the triggerer looks at changes nothing; another process goes on from what was begun.
-                value = task.deployed(context, {"status": "over", "began": deferred.trigger.began})
+                # Another process goes on from what was begun.
+                value = task.deployed(context, deploying(deferred.trigger))
     except TaskDeferred as deferred:
         return Done("deferred", value=deferred.trigger.watch)
     except AirflowSkipException as error:
@@ -290,9 +304,9 @@ def look(sky: Sky, watch: Mapping[str, Any]) -> dict[str, Any] | None:
         answer = gatekeeping.look(read, sky.serving, sky.looks_, sky.now(), gather=sky.gather)
     except FencedError as error:
         return {"status": "fenced", "message": error.message}
-    except UnavailableError:
-        return None
     except Exception as error:
+        if may_pass(error):
+            return None
         return {"status": "error", "message": str(error), "transient": not isinstance(error, WindtunnelError)}
     return {"status": "answer", "answer": answer.to_dict()} if answer.over else None
 
@@ -361,6 +375,8 @@ class Flight:
         self.passed: list[str] = []
         self.died: str | None = None
         self.tick_s = tick_s
+        #: See ``attempt``.
+        self.deploying = at_once
         self._tended = 0
 
     def fly(self, limit_s: float = 3600.0) -> Run:
@@ -395,7 +411,7 @@ class Flight:
     def _task(self, name: str, event: Mapping[str, Any] | None = None) -> None:
         try:
             with self._mortal():
-                done = attempt(self.run, name, event)
+                done = attempt(self.run, name, event, self.deploying)
         except Died:
             self.wait(self.away)
             self.run.watches.pop(name, None)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any, Literal
+from unittest.mock import patch
 
 from airborne import MODEL, Flight, hooked
 from kubeapi import Fault
@@ -16,17 +19,25 @@ TIMEOUT_S = 15.0
 
 
 class Outage:
-    """One, of one world. ``fly`` begins it at a request and goes on until all is quiet.
+    """One, of one world. ``fly`` begins it and goes on until all is quiet.
+
+    Args:
+        at: number of the request that it begins with; ``deploy``: it begins when the triggerer waits for a version;
+            None: there is none.
 
     Attributes:
         asked: requests so far.
-        first: the request that it began with; None while it has not begun.
+        first: what it began with; None while it has not begun.
         back_at: when it ended.
-        exposed_s: for how long from then on a candidate kept the traffic that it had.
+        before: the champion before the release; None where it is the model's first.
+        exposed_s: of how many seconds after the outage the candidate had traffic, where it had some when it ended.
     """
 
-    def __init__(self, sky: ClusterSky, *, at: int | None, how: How = "503", seconds: float = 180.0) -> None:
+    def __init__(
+        self, sky: ClusterSky, *, at: int | Literal["deploy"] | None, how: How = "503", seconds: float = 180.0
+    ) -> None:
         self.sky, self.at, self.how, self.seconds = sky, at, how, seconds
+        self.before: str | None = sky.registry.champions.get(MODEL)
         self.asked = 0
         self.first: str | None = None
         self.back_at: float | None = None
@@ -42,12 +53,10 @@ class Outage:
         advance = sky.world.advance
 
         def later(seconds: float) -> None:
+            if self._exposed and self._meets_candidate():
+                self.exposed_s += seconds
             advance(seconds)
             self._end_if_due()
-            if self._exposed:
-                assert self.back_at is not None
-                self.exposed_s = sky.world.real - self.back_at
-                self._exposed = self._meets_candidate()
 
         def nap(seconds: float) -> None:
             """A worker that waits before it asks again is not the only one: the guard does its rounds."""
@@ -60,6 +69,25 @@ class Outage:
             finally:
                 sky.world.on_edge, self._resting = told, False
 
+        def deploying(trigger: Any) -> dict[str, Any]:
+            """``DeployTrigger.run`` by this world's clock; its first event."""
+            if self.at == "deploy" and self.first is None:
+                self._begin("deploy")
+
+            async def now(call: Any) -> Any:
+                return call()
+
+            async def sleep(seconds: float) -> None:
+                nap(seconds)
+
+            async def event() -> Any:
+                return await anext(trigger.run())
+
+            trigger.backend = lambda: sky.triggerer.backend
+            ours = {"asyncio": SimpleNamespace(sleep=sleep), "time": SimpleNamespace(time=sky.now), "_in_thread": now}
+            with patch.multiple("windtunnel_airflow.triggers", **ours):
+                return dict(asyncio.run(event()).payload)
+
         rounds = flight.wait
 
         def wait(seconds: float) -> None:
@@ -71,8 +99,9 @@ class Outage:
 
         flight.wait = wait  # type: ignore[method-assign]
         sky.world.advance = later  # type: ignore[method-assign]
-        sky.nap, sky.on_request = nap, self._request
-        with hooked(lambda: sky):
+        sky.nap, sky.on_request, flight.deploying = nap, self._request, deploying
+        clock = SimpleNamespace(sleep=nap, monotonic=lambda: sky.world.real)
+        with hooked(lambda: sky), patch("windtunnel_airflow.operators.undo.time", clock):
             flight.fly(4 * 3600.0)
             for _ in range(60):
                 flight.wait(10.0)
@@ -122,33 +151,34 @@ class Outage:
         self._exposed = self._meets_candidate()
 
     def _meets_candidate(self) -> bool:
-        return bool(self.sky.weights().keys() - {self.sky.registry.champions.get(MODEL)})
+        return bool(self.sky.weights().keys() - {self.before})
 
 
 def wrong(sky: ClusterSky, flight: Flight, outage: Outage, *, harmful: bool) -> list[str]:
     """What must not be, after all."""
     found = agree(sky)
-    champion = sky.registry.champions.get(MODEL)
-    if champion not in (("1",) if harmful else ("1", "2")):
+    champion, before = sky.registry.champions.get(MODEL), outage.before
+    candidate = "2" if before else "1"
+    if champion not in ((before,) if harmful else (before, candidate)):
         found.append(f"champion {champion}")
     if harmful and outage.exposed_s > 30.0:
         found.append(f"a harmful candidate kept its traffic for {outage.exposed_s:g} s after the API was back")
     if not outage.over:
         found.append("the outage did not end")
     outcome = flight.run.states["outcome"]
-    if (outcome == "success") != (champion == "2"):
+    if (outcome == "success") != (champion == candidate):
         found.append(f"outcome {outcome}, champion {champion}")
     for task, state in flight.run.states.items():
         if state == "failed" and not flight.run.why.get(task):
             found.append(f"{task} does not say why it failed")
-    if champion == "1" and (left := deployed(sky) - {"1"}):
+    if champion == before and (left := deployed(sky) - {before}):
         found.append(f"versions {sorted(left)} are still deployed")
     return found
 
 
 def deployed(sky: ClusterSky) -> set[str]:
-    """Versions that have anything in the cluster."""
-    predictors = sky.live()["spec"].get("predictors") or []
+    """Versions that have anything in the cluster that runs."""
+    predictors = [one for one in sky.live()["spec"].get("predictors") or [] if one.get("replicas", 1)]
     parts = [one for plural in ("models", "servers") if plural in sky.cluster.kinds for one in sky.cluster.all(plural)]
     return {str(one["name"]).removeprefix("v") for one in predictors} | {
         str(one["metadata"]["labels"]["windtunnel.io/version"]) for one in parts

@@ -154,17 +154,25 @@ class _Guard(Guard):
         pass
 
 
+def harm(sky: ClusterSky, version: str) -> None:
+    """It fails every other request as soon as callers reach it."""
+    if hasattr(sky.seldon, "harm"):
+        sky.seldon.harm = f"{MODEL}-v{version}"
+        return
+    seldon, before, turn = sky.seldon, sky.seldon.direct, iter(range(10**9))
+
+    def direct(model: str, predictor: str) -> tuple[int, dict[str, Any]]:
+        if predictor == f"v{version}" and seldon.routes.get(model, {}).get(predictor):
+            seldon.failing = {predictor} if next(turn) % 2 else set()
+        return before(model, predictor)
+
+    seldon.direct = direct  # type: ignore[method-assign]
+
+
 def fly(sky: ClusterSky, dag: Any, *, errors: str | None = None, **how: Any) -> Flight:
-    """A release; ``errors``: the version that fails every other request as soon as callers reach it."""
+    """A release; ``errors``: the version that does ``harm``."""
     if errors:
-        seldon, before, turn = sky.seldon, sky.seldon.direct, iter(range(10**9))
-
-        def direct(model: str, predictor: str) -> tuple[int, dict[str, Any]]:
-            if predictor == f"v{errors}" and seldon.routes.get(model, {}).get(predictor):
-                seldon.failing = {predictor} if next(turn) % 2 else set()
-            return before(model, predictor)
-
-        seldon.direct = direct  # type: ignore[method-assign]
+        harm(sky, errors)
     with hooked(lambda: sky):
         flight = Flight(sky, dag, **how)
         flight.fly()
@@ -172,10 +180,10 @@ def fly(sky: ClusterSky, dag: Any, *, errors: str | None = None, **how: Any) -> 
     return flight
 
 
-def canary(sky: ClusterSky, dag: Any) -> ClusterSky:
-    """Version 1 is champion by a release of its own; version 2 waits."""
+def canary(sky: ClusterSky, dag: Any, **how: Any) -> ClusterSky:
+    """Version 1 is champion by a release of its own, flown so; version 2 waits."""
     sky.register("1")
-    assert fly(sky, dag).run.states["outcome"] == "success"
+    assert fly(sky, dag, **how).run.states["outcome"] == "success"
     sky.register("2")
     return sky
 
@@ -197,13 +205,14 @@ def agree(sky: ClusterSky) -> list[str]:
     return wrong
 
 
-def cluster_dag() -> Any:
-    """The release DAG of a model that is served in a cluster."""
+def cluster_dag(**serving: Any) -> Any:
+    """The release DAG of a model that is served in a cluster, and so."""
     from windtunnel import Model
     from windtunnel_airflow import release_dag
 
     plain = description().to_dict()
     plain["target"], plain["training"]["target"] = "kubernetes", "local"
+    plain["serving"] |= serving
     return release_dag(Model.model_validate(plain))
 
 

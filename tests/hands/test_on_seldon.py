@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airborne import LEASE_S, MODEL, Flight, hooked
-from seldonsky import SDEP, ClusterSky, agree, canary, cluster_dag, core1_world, fly, worlds_of
+from airborne import LEASE_S, MODEL, Flight, hooked, look
+from seldonsky import SDEP, ClusterSky, agree, canary, cluster_dag, core1_world, fly, harm, worlds_of
 from waiting import until
 
 from windtunnel.serving.release.abort import abort_release
@@ -84,6 +84,29 @@ def test_a_first_release_that_does_harm_serves_nobody(skies: Any, dag: Any) -> N
     flight = fly(sky, dag, errors="1")
     assert (flight.run.states["first.watch"], flight.run.states["first.withdraw"]) == ("failed", "success")
     assert sky.registry.champions.get(MODEL) is None and agree(sky) == []
+    # The request that writes the decision down is the one that takes the traffic: it may be the last for minutes.
+    writes = [one.body for one in sky.cluster.requests if one.method == "PATCH"]
+    last = next(one for one in writes if "withdraw" in one["metadata"]["annotations"].get(record.SAID, ""))
+    assert [one["replicas"] for one in writes[writes.index(last) - 1]["spec"]["predictors"]] == [1]
+    assert [one["replicas"] for one in last["spec"]["predictors"]] == [0]
+
+
+def test_the_guard_alone_ends_what_a_first_watch_has_found(skies: Any, dag: Any) -> None:
+    """DEMAND ROL-10: Airflow is gone for good with the look that says so."""
+    sky = skies()
+    sky.register("1")
+    harm(sky, "1")
+    with hooked(lambda: sky):
+        flight = Flight(sky, dag)
+        while not flight.run.watches:
+            flight._task(flight.run.ready(sky.now())[0])
+        (watch,) = flight.run.watches.values()
+        while look(sky, watch) is None:
+            flight.wait(5.0)
+        assert sky.weights() == {} and sky.registry.champions[MODEL] == "1"
+        flight.wait(90.0)
+    assert sky.registry.champions.get(MODEL) is None and agree(sky) == []
+    assert [one.state for one in sky.registry.rollouts_] == ["withdrawn"]
 
 
 def test_the_guard_alone_takes_back_what_nobody_watches(skies: Any, dag: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
-from windtunnel.errors import FencedError, TransientError, UnavailableError
+from windtunnel.errors import FencedError, ForbiddenError, ServingError, TransientError, UnavailableError
 from windtunnel.home import Home
 from windtunnel.rollout import Plan, RolloutState, disagreements, entered
 from windtunnel.serving.backend import ArmStatus, ArmTraffic, Observed, Traffic
@@ -217,17 +217,23 @@ class _Away(_Trigger):
     """Whose place is away for the first looks."""
 
     looked = 0
+    refused = False
 
     def look(self) -> Any:
         self.looked += 1
+        if self.looked <= 5 and self.refused:
+            raise ServingError("cannot read it") from ForbiddenError("the API does not know these credentials")
         if self.looked <= 5:
             raise UnavailableError("the Kubernetes API does not answer")
         return Answer("roll_back", "FAIL", "harm", {}, 0, 1.0)
 
 
-def test_a_gate_looks_on_while_the_place_is_away(watch: Watch) -> None:
-    """Its task has four tries; more short outages than that end no rollout."""
-    (event,) = events(_Away(watch.to_dict(), 0.01))
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_gate_looks_on_while_the_place_is_away(watch: Watch, refused: bool) -> None:
+    """Its task has four tries; more short outages than that end no rollout. Nor does a token that is renewed."""
+    trigger = _Away(watch.to_dict(), 0.01)
+    trigger.refused = refused
+    (event,) = events(trigger)
     assert event["status"] == "answer" and event["answer"]["action"] == "roll_back"
 
 

@@ -286,8 +286,14 @@ def test_versions_come_up_while_nobody_waits_for_them(world: World) -> None:
     with pytest.raises(FencedError, match="no longer holds"):
         triggerer.unready("visits", 1)
     assert world.backend().begin(asked) == ["2"]  # another try of the task
+    # A token ends, and is renewed while it is waited for.
+    refused = [Fault("GET .*/visits$", 401, times=2), Fault("/proxy/", 401, times=2)]
+    world.cluster.faults += refused
+    with pytest.raises(UnavailableError, match="credentials"):
+        triggerer.unready("visits", 2)
     world.fates["v2"] = "ready"
     until(lambda: triggerer.unready("visits", 2) is None, every_s=0.02)
+    assert not any(one.times for one in refused)
     seen = world.backend().apply(asked, since=time.time() - 3600)
     assert seen.arms["2"].ready
     assert world.backend().begin(asked) == []

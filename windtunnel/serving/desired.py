@@ -204,6 +204,17 @@ def abort(state: State, reason: str, by: str, now: float, token: int | None = No
     return routed(replace(state, release=stopped, aborted=mark), now)
 
 
+def withdraw(state: State, now: float) -> State:
+    """The champion alone, of a first release whose watch has found harm, at 0: nobody is left to serve. It stays named
+    until the registry knows. The same state when a candidate is beside it, or nothing has traffic."""
+    release, champion = state.release, state.release.champion
+    if release.candidates or champion is None or not champion.weight:
+        return state
+    # Nobody goes back to what is withdrawn: it is kept warm for nobody.
+    left = replace(release, champion=replace(champion, weight=0), keep_warm_s=0.0, stage=release.stage + 1)
+    return routed(replace(state, release=left), now)
+
+
 def drop(state: State, versions: Sequence[str], reason: str, now: float, token: int) -> State:
     """Some candidates at 0 for the rest of the rollout, their weight the champion's; the others as they are.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from windtunnel.errors import FencedError, RefusedError, TransientError, UnavailableError, WindtunnelError
+from windtunnel.errors import FencedError, RefusedError, TransientError, UnavailableError, WindtunnelError, may_pass
 from windtunnel.events import Event
 from windtunnel_airflow.asking import WHY
 from windtunnel_airflow.base import run_coordinates
@@ -16,6 +17,10 @@ from windtunnel_airflow.operators.traffic import TrafficOperator
 from windtunnel_airflow.operators.unchosen import record_out
 from windtunnel_airflow.rollouts import claim_story, desired, make_claim, read_claim, stage_of, versions_of, withdrawn
 from windtunnel_airflow.story import Story, story_of
+
+#: A first release that is to be withdrawn holds no lease: nobody but its task takes its traffic. So where a cluster's
+#: API is away, a try asks again every few seconds, for so long; only then comes the next one, after a pause.
+_ASKS_FOR_S, _ASKS_EVERY_S = 300.0, 5.0
 
 
 class _Undo(TrafficOperator):
@@ -208,6 +213,19 @@ class WithdrawOperator(_Undo):
     done = "was withdrawn"
     state = "withdrawn"
     first = True
+    _moved = False
+
+    def _undo(self, context: Any) -> dict[str, Any]:
+        until = time.monotonic() + _ASKS_FOR_S
+        while True:
+            try:
+                return super()._undo(context)
+            except WindtunnelError as error:
+                here = self._moved or self.served_at != "kubernetes" or time.monotonic() > until
+                if here or not may_pass(error):
+                    raise
+                self.log.warning("Its traffic is not taken yet: %s", error.message)
+            time.sleep(_ASKS_EVERY_S)
 
     def _committed(self, claim: Any) -> bool:
         return False  # a first release is champion while it is watched: that is what is undone here
@@ -217,6 +235,7 @@ class WithdrawOperator(_Undo):
         arm = self.hook.backend().observe(claim["model"]).arms.get(claim["version"])
         if arm is not None and arm.weight:
             self.apply(withdrawn(claim))
+        self._moved = True
 
     def _leave(self, claim: Any) -> None:
         self.apply(withdrawn(claim, gone=True))

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.errors import FencedError, UnavailableError, WindtunnelError
+from windtunnel.errors import FencedError, UnavailableError, WindtunnelError, may_pass
 from windtunnel.kube.client import Client
 from windtunnel.kube.kinds import SELDON_DEPLOYMENT, Kind
 from windtunnel.names import check_model_name
@@ -140,8 +140,17 @@ class SeldonBackend:
         Raises:
             FencedError: somebody else took over, or aborted.
             IntegrityError, NotReadyError: it never will; ``apply`` says the same, and takes back what was begun.
-            UnavailableError: the API does not answer.
+            UnavailableError: the API does not answer, or refuses who is asking. What was begun it took from the same
+                credentials: it may take them again, and whoever waits knows for how long.
         """
+        try:
+            return self._unready(model, token)
+        except WindtunnelError as error:
+            if not may_pass(error):
+                raise
+            raise UnavailableError(error.message, hint=error.hint) from error
+
+    def _unready(self, model: str, token: int) -> str | None:
         owner = self._objects.look(model)
         state = self._objects.state(model, owner)
         if state.release.token < token:
@@ -272,14 +281,15 @@ class SeldonBackend:
 
     def looked(self, state: State, look: Mapping[str, Any]) -> State:
         """What a look that is written down does to the traffic in the same write: it renews the lease, or takes the
-        candidates back. The gate's own ``renew`` finds it done; the way back finds nobody left to move."""
+        candidates back, or the first champion, who holds no lease. The gate's own ``renew`` finds it done; the way back
+        finds nobody left to move."""
         release, decision = state.release, look["decision"]
         if (release.rollout_id, release.token) != (look["rollout_id"], look.get("token")) or state.aborted:
             return state
         if decision["action"] in ("roll_back", "withdraw"):
             stopped = desired.abort(state, str(decision["reason"]), "gate", float(look["at"]), release.token)
             if stopped is state:
-                return state
+                return desired.withdraw(state, float(look["at"])) if decision["action"] == "withdraw" else state
             return self._unblocked(steps.without(stopped, [arm.version for arm in release.candidates]))
         if release.lease_until is None or not release.lease_s:
             return state

@@ -130,8 +130,9 @@ class Readiness:
         path = f"/v2/models/{model}/{'infer' if rows else 'ready'}"
         body = {"inputs": tensors([rows[0]])} if rows else None
         answer = self._ask(way, "POST" if rows else "GET", path, body, timeout)
-        # What the API itself says for the moment, that it is busy mostly, is no answer of the version's.
-        busy = answer.status in (502, 503, 504) or (answer.told and answer.status in AGAIN)
+        # What the API itself says for the moment, that it is busy mostly, or has forgotten who we are, is no answer of
+        # the version's.
+        busy = answer.status in (502, 503, 504) or (answer.told and answer.status in (401, *AGAIN))
         if busy or self.unknown(answer):
             raise UnavailableError(f"{model} version {version} does not answer by {way.name}: {answer.message}")
         if answer.status != 200:
