@@ -25,7 +25,7 @@ from windtunnel.serving.place import at_home
 from windtunnel.serving.release import intent
 from windtunnel.serving.release.guard import SETTLE_GRACE_S, Guard, heartbeat_path, run
 from windtunnel.serving.release.intent import Intent
-from windtunnel.serving.release.lease import Clock, Sighting, leased, overdue, sight
+from windtunnel.serving.release.lease import Clock, Sighting, Sightings, leased, over_by, overdue, sight
 from windtunnel.serving.release.settling import INTENT_PATIENCE_S, Case, Standing, case_of, lawful, settle
 
 MODEL = "visits"
@@ -96,6 +96,75 @@ def test_whatever_the_wall_clock_does_a_lease_lasts_as_long_as_it_said(steps: li
         left = 30 - (mono - renewed_at)
         if abs(left) > 1e-3:
             assert (overdue(state, now, seen) is not None) == (left < 0)
+
+
+# -- leases and clocks that differ: what a guard has seen change
+
+
+def test_a_lease_that_a_guard_saw_begin_has_its_length_whatever_the_clocks_say() -> None:
+    """Two hours ahead; the guard looked at 50, 51 and 52, so the lease was written after 51."""
+    seen, until = Sightings(), 1030.0
+    assert seen.of(observed(lease_until=None), Clock(8200.0, 50.0), 50.0, 30.0) is None
+    assert seen.of(observed(lease_until=None), Clock(8201.0, 51.0), 51.0, 30.0) is None
+    found = seen.of(observed(lease_until=until), Clock(8202.0, 52.0), 52.0, 30.0)
+    assert over_by(observed(lease_until=until), Clock(8230.9, 80.9), found) is None
+    assert over_by(observed(lease_until=until), Clock(8231.5, 81.5), found) == pytest.approx(0.5)
+
+
+def test_a_guard_that_has_just_started_goes_by_the_wall_clock() -> None:
+    """It knows of nothing before: neither that a lease is fresh, nor, started again and again, that it lasts longer."""
+    for started in (50.0, 60.0, 70.0):
+        found = Sightings().of(observed(lease_until=1030.0), Clock(950.0 + started, started), started, 30.0)
+        assert found is not None and found.remaining == pytest.approx(80.0 - started)
+
+
+def test_who_has_heard_nothing_for_long_does_not_know_that_a_lease_is_fresh() -> None:
+    """What was told at 60 was as of 35: the lease that came after it is from 35 or later."""
+    seen = Sightings()
+    seen.of(observed(lease_until=None), Clock(8210.0, 60.0), 35.0, 30.0)
+    found = seen.of(observed(lease_until=1030.0), Clock(8211.0, 61.0), 61.0, 30.0)
+    assert found is not None and found.remaining == pytest.approx(4.0)
+
+
+def test_a_reading_that_comes_late_is_no_news() -> None:
+    """Of a guard's two threads one was held up with what it had read: the older lease is none that was just written."""
+    seen, old, new = Sightings(), observed(lease_until=1030.0), observed(lease_until=1040.0)
+    seen.of(old, Clock(8200.0, 50.0), 50.0, 30.0)
+    first = seen.of(new, Clock(8210.0, 60.0), 60.0, 30.0)
+    late = seen.of(old, Clock(8205.0, 55.0), 55.0, 30.0)
+    assert late is not None and late.remaining < 0
+    assert seen.of(new, Clock(8211.0, 61.0), 61.0, 30.0) is first
+
+
+@given(
+    st.floats(-1e5, 1e5),
+    st.lists(st.tuples(st.floats(0.1, 5), st.booleans(), st.floats(0, 40), st.booleans()), max_size=15),
+)
+def test_no_difference_of_clocks_makes_a_lease_other_than_what_is_known_of_it(
+    ahead: float, steps: list[tuple[float, bool, float, bool]]
+) -> None:
+    """The holder gives 30 s, or not; the guard reads what was so a while ago, or starts anew. By no clock does it bear
+    a lease for more than 30 s from its first sight, by one that is ahead none for more than 30 s from when it was
+    given; and a lease that was given after an earlier reading lasts until 30 s after that."""
+    mono, seen = 1000.0, Sightings()
+    given, newest = [mono], None
+    for seconds, renews, behind, anew in steps:
+        mono += seconds
+        if renews:
+            given.append(mono)
+        if anew:
+            seen, newest = Sightings(), None
+        as_of = max(1000.0, mono - behind)
+        at = max(one for one in given if one <= as_of)
+        found = seen.of(observed(lease_until=at + 30.0), Clock(mono + ahead, mono), as_of, 30.0)
+        assert found is not None
+        end = found.at.monotonic + found.remaining
+        assert end <= found.at.monotonic + 30.0 + 1e-3
+        if ahead >= 0:
+            assert end <= at + 30.0 + 1e-3
+        if newest is not None and newest < at:
+            assert end >= newest + 30.0 - 1e-3
+        newest = max(as_of, newest or 0.0)
 
 
 def arms(*weights: int) -> tuple[Arm, ...]:
@@ -319,6 +388,23 @@ def test_a_renewed_lease_is_left_alone(tmp_path: Path) -> None:
         assert world.backend.release
         world.backend.release = replace(world.backend.release, lease_until=world.now.wall + 10)
     assert world.backend.calls == []
+
+
+@pytest.mark.parametrize(("silent", "over"), [(0.0, False), (20.0, False), (40.0, True)])
+def test_a_guard_that_is_ahead_believes_what_it_saw_begin_and_no_silent_watch(
+    tmp_path: Path, silent: float, over: bool
+) -> None:
+    """DEMAND ROL-6: by hours, and the lease is of 30 s."""
+    world = World(tmp_path, release(5, lease_until=None, lease_s=30.0))
+    world.backend.silence = lambda: silent  # type: ignore[attr-defined]
+    world.now = Clock(9000.0, 50.0)
+    world.after(1)
+    assert world.backend.release
+    world.backend.release = replace(world.backend.release, lease_until=1020.0)
+    world.after(1)
+    assert bool(world.backend.calls) is over
+    world.after(31)
+    assert len(world.backend.calls) == 1, "nobody renews it"
 
 
 def test_a_lease_that_a_watch_says_has_ended_is_asked_for_once_more(tmp_path: Path) -> None:

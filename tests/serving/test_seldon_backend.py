@@ -631,6 +631,22 @@ def test_a_feed_that_is_silent_is_not_believed(world: World, monkeypatch: pytest
         pass
 
 
+def test_it_is_known_how_old_what_a_feed_says_may_be(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DEMAND ROL-6: the guard takes nothing for newer than it is."""
+    from windtunnel.serving.seldon import feed
+
+    backend = world.backend(gateway=None)
+    backend.apply(release(75, arm(2, 25)))
+    assert backend.silence() == 0.0, "it asks the API itself"
+    with backend.following():
+        until(lambda: backend.silence() > 0.2, every_s=0.01)
+        before = backend.silence()
+        world.backend(gateway=None).abort("visits", "no", "guard")
+        until(lambda: backend.silence() < before, every_s=0.01)
+        monkeypatch.setattr(feed, "SILENT_S", 0.0)
+        assert backend.silence() == 0.0
+
+
 def test_prometheus_is_asked_for_this_namespace_alone(world: World) -> None:
     """DEMAND ROL-2: a model of this name in another namespace is another model."""
     usual = world.backend()

@@ -27,7 +27,7 @@ from windtunnel.serving.place import Place, at_home
 from windtunnel.serving.release import outbox, settling
 from windtunnel.serving.release.ending import Looks
 from windtunnel.serving.release.intent import Intents
-from windtunnel.serving.release.lease import Clock, Sighting, leased, over_by, overdue, sight
+from windtunnel.serving.release.lease import Clock, Sightings, leased, over_by, overdue
 from windtunnel.serving.release.settling import BY, Registry, Settler
 
 log = logging.getLogger("windtunnel.guard")
@@ -71,7 +71,7 @@ class Guard:
         self._clock = clock
         self._tick_s = tick_s
         self._intents = intents or Intents(home)
-        self._seen: dict[str, Sighting] = {}
+        self._sightings = Sightings()
         self._status: dict[str, dict[str, Any]] = {}
         self._errors: dict[str, str] = {}
         self._acts: deque[dict[str, Any]] = deque(maxlen=_ACTS_KEPT)
@@ -155,20 +155,24 @@ class Guard:
         is told by a watch, which may be silent without anybody's having noticed yet; so a lease that seems to have
         ended is asked for once more. A guard that is half cut off then harms no rollout that others see alive.
         """
-        found = self._judged(model, self._backend.desired)
+        silence = getattr(self._backend, "silence", None)
+        found = self._judged(model, self._backend.desired, silence)
         ask = getattr(self._backend, "asked", None)
         return found if found[1] is None or ask is None else self._judged(model, ask)
 
-    def _judged(self, model: str, read: Callable[[str], Release | None]) -> tuple[Observed, str | None, float]:
-        """``_look`` by one reading. The clocks are read first: a lease is never judged by a time after it was read."""
+    def _judged(
+        self, model: str, read: Callable[[str], Release | None], silence: Callable[[], float] | None = None
+    ) -> tuple[Observed, str | None, float]:
+        """``_look`` by one reading. The clocks are read first: a lease is never judged by a time after it was read.
+
+        Args:
+            silence: for how many seconds whoever is read has heard nothing of the world; None: it looks itself.
+        """
         now = self._clock()
+        as_of = now.monotonic - (silence() if silence is not None else 0.0)
         release = read(model)
         observed = leased(model, release)
-        seen = sight(observed, now, self._seen.get(model), release.lease_s if release is not None else None)
-        if seen is None:
-            self._seen.pop(model, None)
-        else:
-            self._seen[model] = seen
+        seen = self._sightings.of(observed, now, as_of, release.lease_s if release is not None else None)
         return observed, overdue(observed, now, seen), over_by(observed, now, seen) or 0.0
 
     def _watch_one(self, model: str) -> dict[str, Any]:

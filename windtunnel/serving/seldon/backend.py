@@ -354,6 +354,11 @@ class SeldonBackend:
         release = self._objects.state(model, self._objects.read(check_model_name(model))).release
         return release if release.arms() else None
 
+    def silence(self) -> float:
+        """Seconds that ``desired`` may be behind the API: since the watch heard it last; 0 where it is asked itself."""
+        feed = self._objects.feed
+        return feed.silence if feed is not None and feed.believed else 0.0
+
     def foreign(self, model: str) -> bool:
         """Whether another registry than ours releases the model, as was seen last."""
         return self._objects.foreign(model)

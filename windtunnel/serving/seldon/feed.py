@@ -55,6 +55,12 @@ class Feed:
         heard = self._watch.heard
         return self._listed.is_set() and heard is not None and time.monotonic() - heard < SILENT_S
 
+    @property
+    def silence(self) -> float:
+        """Seconds since the API was last heard: what it says is at least as new as that."""
+        heard = self._watch.heard
+        return float("inf") if heard is None else time.monotonic() - heard
+
     def get(self, model: str, written: str | None) -> tuple[bool, dict[str, Any] | None]:
         """Whether it knows, and the object; None: there is none.
 
