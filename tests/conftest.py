@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hall import scheduler
+from hall import give_way, scheduler
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
@@ -134,6 +134,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if done:
         config.hook.pytest_deselected(items=done)
         items[:] = [item for item in items if item.nodeid not in passed]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    give_way(item.nodeid)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -62,7 +62,7 @@ model = Model(
         slices=[Slice(by="hlthg", metric="poisson_deviance", maximum=7.0)],
         benchmark=Benchmark(requests=20, rows_per_request=50, p99_ms=2_000, load_s=120),
     ),
-    serving=Serving(flush="2s", max_concurrency=32, ready_within="2m"),
+    serving=Serving(flush="2s", max_concurrency=32, ready_within="5m"),
     rollout=Rollout(
         steps=[
             Step(weight=5, hold="10s", min_requests=10),

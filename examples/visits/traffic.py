@@ -29,6 +29,9 @@ MODEL = "visits"
 LABEL_DELAY_S = 5.0
 LABEL_BATCH_S = 3.0
 TIMEOUT_S = 15.0
+#: Members who wait at the same time; no other asks before one has its answer. Every request costs the client a look at
+#: each that is under way, so hundreds of them, where a model is slow, would take a core from the model.
+AT_ONCE = 16
 
 
 def control_file(home: Home) -> Path:
@@ -123,7 +126,7 @@ class Traffic:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopped.set)
-        limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
+        limits = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
         async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits) as client:
             clerk = asyncio.create_task(self._hand_in_outcomes())
             flying: set[asyncio.Task[None]] = set()
@@ -133,10 +136,11 @@ class Traffic:
                 if told.rate <= 0:
                     due = loop.time() + 0.2
                 else:
-                    row, fresh = self.people.draw(told.cost_sharing)
-                    task = asyncio.create_task(self._ask(client, row, fresh and told.record))
-                    flying.add(task)
-                    task.add_done_callback(flying.discard)
+                    if len(flying) < AT_ONCE:
+                        row, fresh = self.people.draw(told.cost_sharing)
+                        task = asyncio.create_task(self._ask(client, row, fresh and told.record))
+                        flying.add(task)
+                        task.add_done_callback(flying.discard)
                     # A machine that stalled does not get the missed requests all at once.
                     due = max(due + 1 / told.rate, loop.time() - 1.0)
                 await asyncio.sleep(max(0.0, due - loop.time()))

@@ -5,6 +5,7 @@ By path alone: whoever hands out the tests has not collected them.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ STACKS = "cluster_ends", "control", "postgres", "registry_event", "rehearse", "r
 HALL = ("tests/flight/", *(f"tests/stack/test_{name}.py" for name in STACKS), "tests/ground/test_wheel.py")
 #: Rooms whose tests share one server.
 TOGETHER = ("tests/registry_ext/",)
+#: A third of the processor, where both want all of it.
+NICE = 5
 
 
 def group(nodeid: str) -> str:
@@ -23,6 +26,13 @@ def group(nodeid: str) -> str:
         return "hall"
     file = nodeid.partition("::")[0]
     return next((room for room in TOGETHER if file.startswith(room)), file)
+
+
+def give_way(nodeid: str) -> None:
+    """A worker that tests something else than the hall, and all that it starts from now on, leave the processor to who
+    is in the hall: servers that come up there are waited for so long and no longer."""
+    if os.environ.get("PYTEST_XDIST_WORKER") and group(nodeid) != "hall":
+        os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def order(nodeid: str) -> int:
