@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -112,7 +113,8 @@ def fly(bench: Bench, name: str, kills: Mapping[str, str]) -> DagRun:
             victim = left.get(task["task_id"])
             pids = bench.pids(victim, version) if victim else []
             for pid in pids:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # gone with the one before it, or by itself since it was listed
+                    os.kill(pid, signal.SIGKILL)
             if pids:
                 del left[task["task_id"]]
         time.sleep(1)

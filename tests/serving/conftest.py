@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -192,7 +193,8 @@ class Served:
         assert self.process is not None
         pids = self.pids()
         for pid in (self.process.pid, *pids):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(60)
         wait_until(lambda: not any(alive(pid) for pid in pids), 10, "the end of all processes")
 
