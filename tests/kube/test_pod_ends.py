@@ -184,6 +184,17 @@ def test_a_type_of_gpu_nobody_has() -> None:
     assert "no node has nvidia.com/gpu.product=NVIDIA-H200" in end.message and "NVIDIA-A10" in end.message
 
 
+def test_an_affinity_nobody_meets() -> None:
+    """DEMAND TRN-5"""
+    waiting = pod("Pending", conditions=unscheduled("0/1 nodes are available: 1 node(s) didn't match node affinity."))
+    term = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["b"]}]}
+    needed = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
+    waiting["spec"]["affinity"] = {"nodeAffinity": needed}
+    end = classify(waiting, [], [node(gpus=8, zone="a")], waited=1000)
+    assert end.next == "fail" and "no node meets the affinity (zone in (b))" in end.message
+    assert classify(waiting, [], [node(gpus=8, zone="b")], waited=1000).next == "wait"
+
+
 def test_a_full_cluster_is_waited_for_and_then_given_up_with_the_amounts() -> None:
     """DEMAND TRN-8: a waiting run says what it waits for."""
     waiting = pod("Pending", conditions=unscheduled("0/1 nodes are available: 1 Insufficient nvidia.com/gpu."))

@@ -62,6 +62,8 @@ KEPT = node({PRODUCT: "A100"}, [{"key": "team", "value": "tides", "effect": "NoS
 USUAL = node({PRODUCT: "A100"}, [{"key": GPU, "effect": "NoSchedule"}], gpu="4")
 SICK = node(taints=[{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}])
 ASKED = {"gpu": 1, "gpu_type": "A100"}
+ZONES = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+    {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["b", "c"]}]}]}}}  # fmt: skip
 CASES: list[tuple[str, dict[str, Any], list[dict[str, Any]], str, str]] = [
     ("nothing special", {}, [node()], "ok", "some node could hold it"),
     ("a GPU", {"resources": ASKED}, [node(), A100], "ok", "1 nvidia.com/gpu, nvidia.com/gpu.product=A100"),
@@ -78,6 +80,11 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, Any]], str, str]] = [
      "no node has 1 nvidia.com/mig-3g.40gb"),
     ("a selector", {"pod": {"image": "i", "node_selector": {"zone": "b"}}}, [node({"zone": "a"})], "fail",
      "zone is a"),
+    ("a zone by affinity", {"pod": {"image": "i", "affinity": ZONES}}, [node({"zone": "b"})], "ok", "zone in (b, c)"),
+    ("another zone", {"pod": {"image": "i", "affinity": ZONES}}, [node({"zone": "a"})], "fail",
+     "no node meets the affinity (zone in (b, c))"),
+    ("the zone elsewhere", {"resources": ASKED, "pod": {"image": "i", "affinity": ZONES}}, [node({"zone": "b"}), A100],
+     "fail", "no single node has all of it together"),
     ("memory", {"resources": {"memory": "100Gi"}}, [node()], "fail", "the most is 64.0 GiB memory"),
     ("made when needed", {"resources": ASKED}, [node({POOL: "general"})], "warn", "no node has"),
     ("a cloud's group", {"resources": ASKED}, [node({"eks.amazonaws.com/nodegroup": "cpu"})], "warn", "no node has"),

@@ -1,7 +1,7 @@
-"""Whether there are nodes that could hold the pods of these models, however empty: labels, GPUs, slices, sizes, taints.
+"""Whether some node could hold each pod of these models, were it empty: labels, affinity, GPUs, slices, sizes, taints.
 
 A node that an autoscaler makes is on no list before, so what no node has is an error only where nobody makes nodes.
-Affinity is not read.
+Affinity to other pods is not read: it changes with each that comes or goes.
 """
 
 from __future__ import annotations

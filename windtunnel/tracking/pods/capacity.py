@@ -6,9 +6,11 @@ Objects are those of the Kubernetes API as plain dictionaries, with its own (cam
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from windtunnel.tracking.pods import nodeaffinity
 
 _QUANTITY = re.compile(r"([+-]?[0-9]*\.?[0-9]+)(?:[eE]([+-]?[0-9]+)|(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|n|u)?)")
 _SUFFIX = {
@@ -60,13 +62,17 @@ class Shortage:
 
 
 def compare(pod: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) -> Shortage:
-    """Hold a pod's requests and node selector against the allocatable resources of all nodes.
+    """Hold a pod's requests, node selector and required node affinity against what the nodes are and may give away.
 
     Args:
         nodes: every node the caller may see; those that take no pods (``unschedulable``) do not count.
     """
     wanted = asked(pod)
     selector: Mapping[str, str] = (pod.get("spec") or {}).get("nodeSelector") or {}
+    terms = nodeaffinity.required(pod)
+    text = ", ".join([*(words(*one) for one in wanted.items()), *(f"{key}={value}" for key, value in selector.items())])
+    if terms is not None:
+        text += f", a node with {nodeaffinity.words(terms)}"
     ready = [node for node in nodes if not (node.get("spec") or {}).get("unschedulable")]
     have = [_allocatable(node) for node in ready]
     most = {name: max((each.get(name, 0.0) for each in have), default=0.0) for name in wanted}
@@ -75,23 +81,22 @@ def compare(pod: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) -> Short
         values = sorted({str(labels[key]) for node in ready if key in (labels := _labels(node))})
         there += f"; {key} is {', '.join(values) or 'on no node'}"
         if value not in values:
-            return Shortage(_asked_words(wanted, selector), _counted(there, len(ready)), f"no node has {key}={value}")
+            return Shortage(text, _counted(there, len(ready)), f"no node has {key}={value}")
+    if terms is not None and not any(nodeaffinity.allows(terms, node) for node in ready):
+        unmet = f"no node meets the affinity ({nodeaffinity.words(terms)})"
+        return Shortage(text, _counted(there, len(ready)), unmet)
     lacking = next((name for name, amount in wanted.items() if amount > most[name]), None)
     reason: str | None = None
     if lacking is not None:
         reason = f"no node has {words(lacking, wanted[lacking])}: the most is {words(lacking, most[lacking])}"
-    elif not any(_fits(wanted, selector, node, each) for node, each in zip(ready, have, strict=True)):
+    elif not any(
+        all(_labels(node).get(key) == value for key, value in selector.items())
+        and nodeaffinity.allows(terms, node)
+        and all(amount <= each.get(name, 0.0) for name, amount in wanted.items())
+        for node, each in zip(ready, have, strict=True)
+    ):
         reason = "no single node has all of it together"
-    return Shortage(_asked_words(wanted, selector), _counted(there, len(ready)), reason)
-
-
-def _fits(
-    wanted: Mapping[str, float], selector: Mapping[str, str], node: Mapping[str, Any], have: Mapping[str, float]
-) -> bool:
-    labels = _labels(node)
-    return all(labels.get(key) == value for key, value in selector.items()) and all(
-        amount <= have.get(name, 0.0) for name, amount in wanted.items()
-    )
+    return Shortage(text, _counted(there, len(ready)), reason)
 
 
 def _allocatable(node: Mapping[str, Any]) -> dict[str, float]:
@@ -107,11 +112,6 @@ def _allocatable(node: Mapping[str, Any]) -> dict[str, float]:
 def _labels(node: Mapping[str, Any]) -> Mapping[str, str]:
     found: Mapping[str, str] = (node.get("metadata") or {}).get("labels") or {}
     return found
-
-
-def _asked_words(wanted: Mapping[str, float], selector: Mapping[str, str]) -> str:
-    parts: Iterable[str] = [words(name, amount) for name, amount in wanted.items()]
-    return ", ".join([*parts, *(f"{key}={value}" for key, value in selector.items())])
 
 
 def _counted(there: str, nodes: int) -> str:
