@@ -38,7 +38,7 @@ test-kubernetes: setup ## what is asked of a real API server; the one KUBECONFIG
 bench: setup ## benchmarks; results go to docs/benchmarks.md
 	$(BIN)/python -m bench
 
-demo: setup ## a model's whole life on real data, about ten minutes
+demo: setup ## a model's whole life on real data, ten to thirteen minutes
 	$(BIN)/windtunnel demo
 
 clean: ## remove environments and caches; a stack's home stays
