@@ -9,6 +9,7 @@ import logging
 import os
 import ssl
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from windtunnel.errors import DescriptionError
@@ -43,9 +44,19 @@ def context(folder: Path, client_ca: Path | None = None) -> ssl.SSLContext:
 
 
 def followed(folder: Path, client_ca: Path | None = None, every_s: float = EVERY_S) -> ssl.SSLContext:
-    """``context``, which takes up a renewed pair by itself until the process ends."""
+    """``context``, which takes up renewed files by itself until the process ends.
+
+    Each handshake takes the newest pair that was whole, by the callback that a client's hello calls: a context into
+    which a pair is loaded has, for a moment, a certificate without its key, and refuses everybody.
+    """
+    newest = [context(folder, client_ca)]
+
+    def choose(connection: ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
+        connection.context = newest[0]
+
     made = context(folder, client_ca)
-    threading.Thread(target=_follow, args=(made, folder, every_s), name="tls", daemon=True).start()
+    made.sni_callback = choose
+    threading.Thread(target=_follow, args=(newest, folder, client_ca, every_s), name="tls", daemon=True).start()
     return made
 
 
@@ -65,23 +76,24 @@ def authorities() -> ssl.SSLContext | bool:
         raise DescriptionError(f"SSL_CERT_FILE: {named} holds no authorities: {error}") from error
 
 
-def _follow(made: ssl.SSLContext, folder: Path, every_s: float) -> None:
-    never, seen = threading.Event(), _stamp(folder)
+def _follow(newest: list[ssl.SSLContext], folder: Path, client_ca: Path | None, every_s: float) -> None:
+    files = [folder / CERTIFICATE, folder / KEY, *([client_ca] if client_ca else [])]
+    never, seen = threading.Event(), _stamp(files)
     while not never.wait(every_s):
-        now = _stamp(folder)
+        now = _stamp(files)
         if now is None or now == seen:
             continue
         try:
-            _load(made, folder)
+            newest[0] = context(folder, client_ca)
             seen = now
             log.info("took up the renewed certificate in %s", folder)
         except DescriptionError as error:  # half exchanged: the old pair goes on, the next look tries again
             log.warning("%s", error)
 
 
-def _stamp(folder: Path) -> tuple[int, ...] | None:
+def _stamp(files: Sequence[Path]) -> tuple[int, ...] | None:
     try:
-        found = [(folder / name).stat() for name in (CERTIFICATE, KEY)]
+        found = [file.stat() for file in files]
     except OSError:
         return None
     return tuple(number for one in found for number in (one.st_mtime_ns, one.st_ino, one.st_size))

@@ -314,6 +314,39 @@ def test_a_renewed_certificate_is_taken_up_without_a_restart(tmp_path: Path) -> 
         time.sleep(0.02)
 
 
+def test_a_certificate_whose_key_is_not_there_yet_refuses_nobody(tmp_path: Path) -> None:
+    """The secret is exchanged between two reads: the new certificate beside the old key. It was once loaded so."""
+    first, key = certificate(tmp_path), (tmp_path / tls.KEY).read_bytes()
+    context = tls.followed(tmp_path, every_s=0.01)
+    wanted = certificate(tmp_path)
+    renewed = (tmp_path / tls.KEY).read_bytes()
+    for _ in range(20):
+        (tmp_path / tls.KEY).write_bytes(key)
+        time.sleep(0.02)
+        assert _serial(context) in (first, wanted)
+    (tmp_path / tls.KEY).write_bytes(renewed)
+    waiting.until(lambda: _serial(context) == wanted, every_s=0.02)
+
+
+def test_a_renewed_authority_of_senders_is_believed(tmp_path: Path) -> None:
+    """DEMAND OPS-6: and the one before it no longer."""
+    certificate(tmp_path / "server"), certificate(tmp_path / "old"), certificate(tmp_path / "new")
+    trusted = tmp_path / "senders.crt"
+    trusted.write_bytes((tmp_path / "old" / "ca.crt").read_bytes())
+    context = tls.followed(tmp_path / "server", trusted, every_s=0.01)
+
+    def comes_in(who: str) -> bool:
+        try:
+            return bool(_serial(context, tmp_path / who))
+        except ssl.SSLError:
+            return False
+
+    assert (comes_in("old"), comes_in("new")) == (True, False)
+    trusted.write_bytes((tmp_path / "new" / "ca.crt").read_bytes())
+    waiting.until(lambda: comes_in("new"), every_s=0.02)
+    assert not comes_in("old")
+
+
 @pytest.mark.real
 def test_our_own_client_takes_a_private_authority_by_the_environment(pod: Pod) -> None:
     """As values-airflow-production.yaml sets it for every task."""
@@ -559,12 +592,14 @@ def test_requests_are_passed_on_to_a_server_by_a_new_authority(tmp_path: Path) -
     assert asyncio.run(twice()) == [204, 204]
 
 
-def _serial(context: ssl.SSLContext) -> int:
-    """Serial number of the certificate that a client of this context gets now."""
+def _serial(context: ssl.SSLContext, sender: Path | None = None) -> int:
+    """Serial number of the certificate that a client of this context gets now; it shows that of ``sender``."""
     from cryptography import x509
 
     client = ssl.create_default_context()
     client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    if sender is not None:
+        client.load_cert_chain(sender / tls.CERTIFICATE, sender / tls.KEY)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     server_end = context.wrap_bio(to_server, to_client, server_side=True)
     client_end = client.wrap_bio(to_client, to_server)
