@@ -49,14 +49,30 @@ def followed(folder: Path, client_ca: Path | None = None, every_s: float = EVERY
     Each handshake takes the newest pair that was whole, by the callback that a client's hello calls: a context into
     which a pair is loaded has, for a moment, a certificate without its key, and refuses everybody.
     """
-    newest = [context(folder, client_ca)]
+    files = [folder / CERTIFICATE, folder / KEY, *([client_ca] if client_ca else [])]
+    seen = _stamp(files)  # before they are read: what is renewed meanwhile is taken up at the first look
+    made = context(folder, client_ca)
+    newest = [made]
 
     def choose(connection: ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
         connection.context = newest[0]
 
-    made = context(folder, client_ca)
+    def follow() -> None:
+        nonlocal seen
+        never = threading.Event()
+        while not never.wait(every_s):
+            now = _stamp(files)
+            if now is None or now == seen:
+                continue
+            try:
+                newest[0] = context(folder, client_ca)
+                seen = now
+                log.info("took up the renewed certificate in %s", folder)
+            except DescriptionError as error:  # half exchanged: the old pair goes on, the next look tries again
+                log.warning("%s", error)
+
     made.sni_callback = choose
-    threading.Thread(target=_follow, args=(newest, folder, client_ca, every_s), name="tls", daemon=True).start()
+    threading.Thread(target=follow, name="tls", daemon=True).start()
     return made
 
 
@@ -74,21 +90,6 @@ def authorities() -> ssl.SSLContext | bool:
         return ssl.create_default_context(cafile=named)
     except (OSError, ssl.SSLError) as error:
         raise DescriptionError(f"SSL_CERT_FILE: {named} holds no authorities: {error}") from error
-
-
-def _follow(newest: list[ssl.SSLContext], folder: Path, client_ca: Path | None, every_s: float) -> None:
-    files = [folder / CERTIFICATE, folder / KEY, *([client_ca] if client_ca else [])]
-    never, seen = threading.Event(), _stamp(files)
-    while not never.wait(every_s):
-        now = _stamp(files)
-        if now is None or now == seen:
-            continue
-        try:
-            newest[0] = context(folder, client_ca)
-            seen = now
-            log.info("took up the renewed certificate in %s", folder)
-        except DescriptionError as error:  # half exchanged: the old pair goes on, the next look tries again
-            log.warning("%s", error)
 
 
 def _stamp(files: Sequence[Path]) -> tuple[int, ...] | None:
