@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -156,13 +157,15 @@ class Watched:
     """What a thousand rollouts saw.
 
     Attributes:
-        looks: how many were taken; ``gaps``: seconds between the starts of two looks at one rollout.
+        looks: how many were taken; ``gaps``: seconds between the starts of two looks at one rollout;
+            ``each``: how many each rollout had.
         took: seconds from when a look was due until it was written; ``ended``: rollouts whose gate ended.
         processor: processor seconds of this process, ``seconds`` of the clock; ``memory``: MiB in the end.
     """
 
     looks: int
     gaps: list[float]
+    each: list[int]
     took: list[float]
     ended: int
     processor: float
@@ -170,8 +173,11 @@ class Watched:
     memory: float
 
 
-def together(home: Home, rollouts: int, seconds: float) -> Watched:
-    """``rollouts`` gates in one loop, all begun at once as after a restart of the triggerer."""
+def together(home: Home, rollouts: int, seconds: float, enough: float = math.inf) -> Watched:
+    """``rollouts`` gates in one loop, all begun at once as after a restart of the triggerer.
+
+    Ends after ``seconds``, or when each had ``enough`` looks.
+    """
     os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="wt-airflow-"))
     from windtunnel.registry.orders import OrdersPage
     from windtunnel_airflow import orderbook
@@ -206,22 +212,27 @@ def together(home: Home, rollouts: int, seconds: float) -> Watched:
 
     async def run() -> int:
         gates = [asyncio.create_task(gate(watch)) for watch in watches]
-        done, pending = await asyncio.wait(gates, timeout=seconds)
-        for task in pending:
+        while time.monotonic() < began + seconds and min(map(counted, watches)) < enough:
+            await asyncio.sleep(0.1)
+        done = sum(task.done() for task in gates)
+        for task in gates:
             task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-        return len(done)
+        await asyncio.gather(*gates, return_exceptions=True)
+        return done
+
+    def counted(watch: Watch) -> int:
+        return len(starts.get(watch.model, ()))
 
     watches = [make_watch(home, f"m-{n:04d}", GATES[:2]) for n in range(rollouts)]
     used, began = time.process_time(), time.monotonic()
     ended = asyncio.run(run())
     used, took_s = time.process_time() - used, time.monotonic() - began
-    horizon = began + seconds
+    horizon = began + took_s
     gaps = []
     for model in (watch.model for watch in watches):
         moments = [began, *starts.get(model, ()), horizon]
         gaps += [b - a for a, b in pairwise(moments)]
-    return Watched(len(took), gaps, took, ended, used, took_s, _memory())
+    return Watched(len(took), gaps, [counted(watch) for watch in watches], took, ended, used, took_s, _memory())
 
 
 def _memory() -> float:

@@ -495,9 +495,12 @@ def test_after_a_power_cut_everything_is_as_it_was(kit: Kit) -> None:
     kit.served.start()
     found = reconcile_all(kit.served.home)
     assert weights(kit.backend.observe(kit.model)) == {"1": 65, "2": 35}
-    assert found[kit.model] == before
+    seen = found[kit.model]
+    assert isinstance(seen, Observed), seen
+    assert {version: seen.arms[version] for version in "12"} == {version: before.arms[version] for version in "12"}
     answers = Counter(kit.served.infer(kit.model).status for _ in range(40))
     assert answers == {200: 40}
+    kit.wait_until(lambda: kit.backend.observe(kit.model) == before, 40, "those that only stay warm")
 
 
 def test_local_is_a_serving_backend() -> None:
