@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 
 import pytest
@@ -74,23 +73,21 @@ def test_a_hundred_megabytes_of_output_do_not_fill_the_disk(spec: Spec, run: Go,
 
 def test_too_much_memory_ends_as_a_resource_failure(spec: Spec, run: Go) -> None:
     limit = 300 * 2**20
-    found = run(spec("eats_memory", resources={"memory": limit, "cpu": 1}), timeout=30)
+    found = run(spec("eats_memory", resources={"memory": limit, "cpu": 1}))
     assert (found.state, found.failure, found.exit_code) == ("failed", "resource", 71)
     assert "its limit is 300" in found.message or "0.29 GiB" in found.message
     assert found.peak_memory is not None and limit < found.peak_memory < 4 * limit
 
 
 def test_memory_of_the_training_s_own_processes_counts(spec: Spec, run: Go) -> None:
-    found = run(spec("child_eats_memory", resources={"memory": 400 * 2**20, "cpu": 1}), timeout=30)
+    found = run(spec("child_eats_memory", resources={"memory": 400 * 2**20, "cpu": 1}))
     assert (found.state, found.failure) == ("failed", "resource")
 
 
 def test_past_its_time_limit(spec: Spec, run: Go) -> None:
-    began = time.monotonic()
-    found = run(spec("sleeps", time_limit=1.0), timeout=20)
+    found = run(spec("sleeps", time_limit=1.0))
     assert (found.failure, found.exit_code) == ("resource", 71)
     assert "time limit of 1 s" in found.message
-    assert time.monotonic() - began < 15
 
 
 def test_past_its_limit_on_disk(spec: Spec, run: Go) -> None:

@@ -103,8 +103,9 @@ def test_what_copies_meet_is_nobodys_but_the_candidates(front: Front, counted: C
     print(harm, {k: f"{statistics.median(v) * 1000:.2f} ms" for k, v in took.items()}, copies, errors)
     assert errors == {"slow": 0}.get(harm, errors if harm == "full" and errors > 250 else copies)
     # The machine is shared with other tests; what is held up by a candidate of 300 ms or more would be far above.
-    assert statistics.median(took[100]) < statistics.median(took[0]) + 0.02
-    assert sorted(took[100])[int(0.98 * requests)] < 0.25
+    for share in (0.5, 0.9):
+        without, beside = (sorted(took[percent])[int(share * requests)] for percent in (0, 100))
+        assert beside < without + 0.2
 
 
 def test_a_user_who_leaves_is_no_error_of_the_candidate(front: Front, counted: Counted) -> None:
