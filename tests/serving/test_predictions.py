@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import waiting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -202,8 +203,7 @@ def test_disk_full_is_retried_and_nothing_is_lost(tmp_path: Path, monkeypatch: p
     for i in range(20):
         write(writer, str(i), now)
         time.sleep(0.02)
-    time.sleep(0.5)
-    assert "No space left" in (writer.error or "")
+    waiting.until(lambda: "No space left" in (writer.error or ""), every_s=0.05)
     assert PredictionLog(tmp_path).count(MODEL, now - 1, now + 9) == 0
     assert (PredictionLog(tmp_path).watermark(MODEL).time or 0) <= now
     full = False
@@ -224,6 +224,7 @@ def test_a_spool_that_cannot_be_written_fills_the_buffer_then_drops(
         now = time.time()
         for i in range(50):
             write(writer, str(i), now)
+        waiting.until(lambda: writer.counts["dropped"] == 20, every_s=0.05)
         time.sleep(0.3)
         assert writer.counts["dropped"] == 20
     writer.close()
@@ -236,8 +237,7 @@ def test_a_root_that_cannot_be_made_does_not_stop_the_server(tmp_path: Path) -> 
     writer = make(tmp_path / "log")
     now = time.time()
     write(writer, "a", now)
-    time.sleep(0.3)
-    assert writer.error
+    waiting.until(lambda: writer.error, every_s=0.05)
     (tmp_path / "log").unlink()
     time.sleep(0.6)
     writer.close()
@@ -249,7 +249,7 @@ def test_a_request_is_never_slowed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     real = os.fsync
 
     def slow(descriptor: int) -> None:
-        time.sleep(0.3)
+        time.sleep(1.0)
         real(descriptor)
 
     writer = make(tmp_path, flush_s=0.05)
@@ -262,7 +262,7 @@ def test_a_request_is_never_slowed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         time.sleep(0.0005)
     monkeypatch.setattr(os, "fsync", real)
     writer.close()
-    assert worst < 0.1
+    assert worst < 0.5
 
 
 # -- spool frames
@@ -408,16 +408,14 @@ def test_a_request_in_flight_holds_the_watermark(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path)
     began = time.time()
     ticket = writer.started(began)
-    time.sleep(0.7)
+    waiting.until(lambda: log.watermark(MODEL).time is not None, every_s=0.05)
+    time.sleep(0.5)
     held = log.watermark(MODEL).time
     assert held is not None
     assert held <= began
     write(writer, "slow", began)
     writer.finished(ticket)
-    end = time.time() + 5
-    while (log.watermark(MODEL).time or 0) <= began:
-        assert time.time() < end
-        time.sleep(0.02)
+    waiting.until(lambda: (log.watermark(MODEL).time or 0) > began, every_s=0.02)
     assert log.count(MODEL, began - 1, began + 1) == 1
     assert log.watermark(MODEL).late == 0
     writer.close()
