@@ -43,7 +43,7 @@ def counted(kit: Any, before: dict[Any, int] | None = None, **wanted: int) -> di
     """Requests by part of ``Traffic`` (and segment) and version; those since ``before`` once ``wanted`` came."""
     if before is None:
         time.sleep(1.5)  # requests of before are on their way to the counters
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 90
     while True:
         try:
             found = kit.backend.traffic(kit.model)

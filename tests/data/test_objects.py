@@ -43,7 +43,7 @@ def test_of_many_at_once_one(store: Objects) -> None:
         store.get_bytes = lambda key: None  # type: ignore[method-assign]
 
     def put(number: int) -> None:
-        start.wait(20)
+        start.wait(90)
         done.append((store.put_new("x", b"%d" % number), number))
 
     threads = [threading.Thread(target=put, args=(number,)) for number in range(6)]

@@ -66,7 +66,7 @@ def home() -> Iterator[Home]:
 
         local.stop_all(made, reason="the test is over")
         server.terminate()
-        server.wait(20)
+        server.wait(90)
         shutil.rmtree(root, ignore_errors=True)
 
 

@@ -151,7 +151,7 @@ def test_a_dying_worker_leaves_the_run_and_the_next_try_attaches(operator: Any, 
     thread, told = in_background(lambda: first.execute_resumable(context(store)))
     until(lambda: "windtunnel_run" in store and local.status(home, run_id(store)).state == "running")
     first.on_kill()  # SIGTERM, and Airflow says the task is still wanted
-    thread.join(20)
+    thread.join(90)
     assert isinstance(told["error"], TransientError)
     assert local.status(home, run_id(store)).state == "running"
     pid = local.status(home, run_id(store)).pid
@@ -178,7 +178,7 @@ def test_no_answer_from_airflow_is_no_order_to_end(operator: Any, home: Home) ->
     thread, told = in_background(lambda: made.execute_resumable(given))
     until(lambda: "windtunnel_run" in store and local.status(home, run_id(store)).state == "running")
     made.on_kill()
-    thread.join(20)
+    thread.join(90)
     assert isinstance(told["error"], TransientError)
     assert local.status(home, run_id(store)).state == "running"
 
@@ -192,7 +192,7 @@ def test_a_killed_runner_goes_on_under_the_same_id(operator: Any, home: Home) ->
     pid = local.status(home, before).pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    thread.join(20)
+    thread.join(90)
     assert isinstance(told["error"], TransientError)
     again = operator("wt_small:slow")
     thread, told = in_background(lambda: again.execute_resumable(context(store, state="failed")))
@@ -252,7 +252,7 @@ def test_a_cleared_task_attaches_to_its_run_and_brings_home_what_it_made(
     thread, _ = in_background(lambda: first.execute_resumable(context(store)))
     until(lambda: "windtunnel_run" in store and local.status(home, run_id(store)).state == "running")
     first.on_kill()  # its worker goes, and no try is left
-    thread.join(20)
+    thread.join(90)
     before = run_id(store)
     pid = local.status(home, before).pid
     again = operator("wt_small:slow")

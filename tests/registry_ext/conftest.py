@@ -143,17 +143,17 @@ class RegistryServer:
     def kill(self) -> None:
         assert self.process is not None
         os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait(20)
+        self.process.wait(90)
 
     def stop(self) -> None:
         if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
         try:
-            self.process.wait(20)
+            self.process.wait(90)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(20)
+            self.process.wait(90)
 
     def client(self, role: str = "service") -> RegistryClient:
         return RegistryClient(self.url, role, read_secret(self.home, f"mlflow-{role}"))

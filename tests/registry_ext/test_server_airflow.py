@@ -122,10 +122,10 @@ def plain_url(registry_server: Any) -> Iterator[str]:
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:
-            process.wait(20)
+            process.wait(90)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait(20)
+            process.wait(90)
         shutil.rmtree(folder, ignore_errors=True)
 
 

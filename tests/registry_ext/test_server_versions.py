@@ -282,7 +282,7 @@ def test_an_upload_that_began_before_the_seal_is_part_of_it(
     def body() -> Iterator[bytes]:
         yield b"first half "
         half.set()
-        go.wait(20)
+        go.wait(90)
         yield b"second half"
 
     def upload() -> int:
@@ -292,13 +292,13 @@ def test_an_upload_that_began_before_the_seal_is_part_of_it(
 
     with ThreadPoolExecutor(2) as pool:
         uploading = pool.submit(upload)
-        assert half.wait(10)
+        assert half.wait(90)
         registering = pool.submit(register, service, model, run_id)
         time.sleep(0.5)
         assert service.version(model, 1).status == "PENDING_REGISTRATION"
         go.set()
-        assert uploading.result(20) == 200
-        record = registering.result(20)
+        assert uploading.result(90) == 200
+        record = registering.result(90)
     assert record.manifest["files"]["late"][1] == len(b"first half second half")
     manifest.verify(registry_server.artifacts / str(record.location), manifest.Manifest.from_dict(record.manifest))
 

@@ -386,4 +386,4 @@ def test_a_real_router_is_metered_and_its_log_rotated(tmp_path: Path) -> None:
         if thread.ident:
             thread.join()
         process.terminate()
-        process.wait(10)
+        process.wait(90)

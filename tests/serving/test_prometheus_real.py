@@ -186,7 +186,7 @@ class Prometheus:
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(20)
+            self.process.wait(90)
             self.process = None
 
 
@@ -536,7 +536,7 @@ def test_what_a_real_envoy_counts(prometheus: Prometheus, tmp_path: Path) -> Non
         )
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(90)
         upstream.shutdown()
         upstream.server_close()
     counted = {v: (a.requests, a.errors, a.client_errors) for v, a in found.arms.items()}

@@ -161,7 +161,7 @@ def test_copies_and_testers_are_marked_in_the_prediction_log(kit: Kit) -> None:
     user = kit.served.infer(kit.model, headers={"x-country": "de", "x-windtunnel-audience": "true"})
     tester = kit.served.infer(kit.model, headers={"x-country": "us", "x-tester": "1", "x-windtunnel-shadow": "true"})
     assert (user.version, tester.version) == ("1", "2")
-    log, wanted, deadline = PredictionLog(kit.served.home.predictions), {}, time.monotonic() + 15
+    log, wanted, deadline = PredictionLog(kit.served.home.predictions), {}, time.monotonic() + 90
     while len(wanted) < 3 and time.monotonic() < deadline:
         frame = log.read(kit.model, began, time.time() + 60)
         rows = frame[frame["correlation_id"].isna()].to_dict("records")

@@ -166,7 +166,7 @@ def test_a_process_is_started_left_alone_replaced_and_ended(tmp_path: Path) -> N
         manager.stop("sleeper")
         assert manager.status("sleeper").state == "absent"
         manager.start(Program("ends", ("/bin/sh", "-c", "exit 5"), tmp_path, tmp_path / "log"))
-        manager._running["ends"][1].wait(5)
+        manager._running["ends"][1].wait(90)
         assert manager.status("ends").message == "exit code 5"
     finally:
         manager.close()

@@ -202,7 +202,7 @@ def front() -> Iterator[Front]:
     home.serving_model("m").mkdir(parents=True)  # a deployed model without a request has zero, not nothing
     stubs = Stubs()
     stubs.start()
-    stubs.up.wait(5)
+    stubs.up.wait(90)
     process = subprocess.Popen(envoy.command(home), stderr=(folder / "log").open("wb"))
     found = Front(home, port, stubs)
     try:
@@ -215,7 +215,7 @@ def front() -> Iterator[Front]:
         process.terminate()
         process.wait(60)
         stubs.loop.call_soon_threadsafe(stubs.loop.stop)
-        stubs.join(5)
+        stubs.join(90)
         shutil.rmtree(folder, ignore_errors=True)
 
 
