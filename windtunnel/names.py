@@ -12,8 +12,8 @@ from windtunnel.errors import DescriptionError
 
 MODEL_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
-#: The kinds of asset a model has. Each is the arrow between two DAGs.
-ASSET_KINDS = ("data", "version", "champion", "window", "drift", "rollback")
+#: The kinds of asset a model has. Each is the arrow between two DAGs; ``behind`` leads from the watch to itself.
+ASSET_KINDS = ("data", "version", "champion", "window", "behind", "drift", "rollback")
 
 
 def check_model_name(name: str) -> str:

@@ -362,7 +362,8 @@ def release_dag(
 def watch_dag(model: Model, *, windtunnel_conn_id: str = WindtunnelHook.default_conn_name, **dag_args: Any) -> DAG:
     """``MODEL.watch``: the next closed window -> drift, performance -> report -> react.
 
-    Runs every ``monitoring.every`` (a window's length unless told). ``react`` wakes ``MODEL.train`` when it says so.
+    Runs every ``monitoring.every`` (a window's length unless told), and at once where more windows wait than one, as
+    after a downtime. ``react`` wakes ``MODEL.train`` when it says so.
     """
     from windtunnel_airflow.operators.watch import (
         WatchDriftOperator,
@@ -374,8 +375,12 @@ def watch_dag(model: Model, *, windtunnel_conn_id: str = WindtunnelHook.default_
 
     common = {"model": model, "windtunnel_conn_id": windtunnel_conn_id}
     every = model.monitoring.every or model.monitoring.window
-    with _dag(model, "watch", schedule=DeltaTriggerTimetable(every), **dag_args) as dag:
-        window = WatchWindowOperator(task_id="window", outlets=[asset(model, "window")], **common)
+    again = asset(model, "behind")
+    schedule = AssetOrTimeSchedule(assets=again, timetable=DeltaTriggerTimetable(every))
+    with _dag(model, "watch", schedule=schedule, **dag_args) as dag:
+        window = WatchWindowOperator(
+            task_id="window", outlets=[asset(model, "window"), AssetAlias(f"{again.uri}/next")], **common
+        )
         given: dict[str, Any] = {"window": window.output, **common}
         judges = [
             WatchDriftOperator(task_id="drift", **given),

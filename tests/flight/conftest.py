@@ -27,7 +27,7 @@ from windtunnel.home import Home
 from windtunnel.stackfile import StackFile, read_secret
 
 ROOT = Path(__file__).parents[2]
-FLIGHT_LIMIT_S = 1500
+FLIGHT_LIMIT_S = 2700
 
 #: Rooms whose tests wait for no clock or process of others, so that neither they nor the flight mind each other.
 MEANWHILE = (

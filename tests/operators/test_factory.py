@@ -141,7 +141,8 @@ def test_tries_of_a_release_fit_into_its_lease(describe: Callable[..., Any]) -> 
 
 def test_watch_judges_then_reports_then_reacts(describe: Callable[..., Any]) -> None:
     dag = lifecycle(describe(monitoring={"window": "30s", "every": "10s"}))["small.watch"]
-    assert dag.schedule.delta == timedelta(seconds=10)
+    assert dag.timetable.timetable.delta == timedelta(seconds=10)
+    assert dag.timetable.asset_condition.uri == "windtunnel://small/behind"
     found = edges(dag)
     path = {("window", "drift"), ("window", "performance"), ("drift", "report"), ("performance", "report")}
     assert path | {("report", "react")} <= found

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from airflow.sdk import AssetAlias
 from airflow.sdk.exceptions import AirflowSkipException
 
 from windtunnel.data.objects import FolderObjects
@@ -23,6 +24,7 @@ from windtunnel.evidence import Kind, Outcome, Verdict
 from windtunnel.home import Home
 from windtunnel.monitoring import keeping, windows
 from windtunnel.serving.collector.places import connect
+from windtunnel.serving.predictions import publish, watermark
 from windtunnel.serving.predictions.labelstore import hand_in
 from windtunnel.serving.predictions.watermark import Mark
 from windtunnel.tracking.pods.keeping import tidy
@@ -105,6 +107,59 @@ def collected(log: Path, start: float, frame: pd.DataFrame) -> None:
 def context(task: str) -> dict[str, Any]:
     where = {"dag_id": "small.watch", "run_id": "r1"}
     return {"ti": SimpleNamespace(**where, task_id=task), "dag_run": SimpleNamespace(**where, conf={})}
+
+
+class Outlets(dict[Any, Any]):
+    """``context["outlet_events"]``: what a task said by its aliases."""
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+
+    def __missing__(self, outlet: Any) -> Any:
+        return SimpleNamespace(add=lambda asset, extra: self.said.append({"uri": asset.uri, **extra}), extra={})
+
+
+def test_one_that_is_behind_runs_again_at_once_until_it_has_caught_up(
+    describe: Callable[..., Any], work_at: Callable[[str], Path], registry: Registry
+) -> None:
+    """DEMAND MON-1: after a downtime, or where a run takes longer than a window."""
+    home = Home(work_at("one"))
+    model = describe(monitoring={"window": "60s", "lateness": "5s"})
+    start = time.time() // 60 * 60 - 600
+    rows = [
+        {"prediction_id": f"p{i}", "request_id": "r", "time": start + i, "model": "small", "version": "1",
+         "arm": "champion", "status": 200, "instance": "0", "shadow": False, "prediction": 1.0}
+        for i in range(0, 240, 5)
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows)
+    at = table.schema.get_field_index("time")
+    moments = pa.array([round(row["time"] * 1e6) for row in rows], pa.timestamp("us", tz="UTC"))
+    publish.publish(home.predictions, "small", "1-0-000001", [table.set_column(at, "time", moments)])
+    watermark.write(home.predictions, Mark("small", "1", "0", start + 250, time.time()), "1-0", durable=False)
+    task = WatchWindowOperator(model=model, task_id="window", outlets=[AssetAlias("windtunnel://small/behind/next")])
+    woken: list[Any] = []
+    seen = []
+
+    def run(*, close: bool) -> list[dict[str, Any]]:
+        outlets = Outlets()
+        found = task.execute(context("window") | {"outlet_events": outlets, "triggering_asset_events": {"a": woken}})
+        seen.append((round(found["start"] - start), found["behind"]))
+        state = windows.load(home, "small")
+        window = windows.Window(found["start"], found["end"])
+        if close:
+            windows.save(home, "small", state.close(window, "1"))
+        woken[:] = [SimpleNamespace(extra=extra, timestamp=0.0, asset=None) for extra in outlets.said]
+        return outlets.said
+
+    [first] = run(close=True)
+    assert (first["uri"], first["cause"], first["window_end"]) == ("windtunnel://small/behind", "behind", start + 60)
+    [second] = run(close=False)
+    assert second["correlation_id"] != first["correlation_id"], "each window is a story of its own"
+    assert run(close=False) == [], "what keeps a window open is not tried at once and for ever"
+    assert len(run(close=True)) == 1, "the schedule tries again"
+    assert len(run(close=True)) == 1
+    assert run(close=True) == [], "it has caught up"
+    assert seen == [(0, 3), (60, 2), (60, 2), (60, 2), (120, 1), (180, 0)]
 
 
 def test_any_worker_runs_any_task(

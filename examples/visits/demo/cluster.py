@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any
 
 from windtunnel.errors import StackError, WindtunnelError
 from windtunnel.registry.client import RegistryClient
@@ -19,14 +18,10 @@ from windtunnel.stack.laptop import Laptop, Machine, inputs, objects
 from windtunnel.stack.laptop.forward import Forward
 from windtunnel.stack.laptop.parts import NAMESPACE
 from windtunnel_examples.visits.careless import HARMS
-from windtunnel_examples.visits.demo.airflow_api import AirflowApi, DagRun
+from windtunnel_examples.visits.demo.airflow_api import AirflowApi
 from windtunnel_examples.visits.demo.show import Telling, final_tables, machine
 from windtunnel_examples.visits.demo.story import FIRST_RECIPE, MODEL, RELEASE, TRAIN, NotProven, Story, require
 
-T = TypeVar("T")
-
-#: How many times as long as on one machine everything may take: pods are made, images unpacked.
-SLOWER = 5
 CHAPTERS = 3
 _PASSWORDS = "/opt/airflow/simple_auth_manager_passwords.json.generated"
 
@@ -161,6 +156,8 @@ class ClusterStory(Story):
     """The chapters, as a cluster proves them."""
 
     facts: Any
+    #: Pods are made, images unpacked, all on one laptop.
+    patience_s = 3000.0
 
     def __init__(self, api: AirflowApi, facts: Any, tell: Telling, harm: str) -> None:
         super().__init__(api, facts, tell, harm)
@@ -227,15 +224,9 @@ class ClusterStory(Story):
         require(share == 100, f"Seldon gives {version.semver} {share} % of the requests", step)
         before = self.facts.answers().get(version.version, 0)
         now = self._wait(
-            f"answers of {version.semver}", 60, lambda: max(self.facts.answers().get(version.version, 0) - before, 0)
+            f"answers of {version.semver}", lambda: max(self.facts.answers().get(version.version, 0) - before, 0)
         )
         require(now > 0, f"{version.semver} goes on answering the callers ({now} answers meanwhile)", step)
-
-    def _follow(self, run: DagRun, seconds: float = 600) -> DagRun:
-        return super()._follow(run, seconds * SLOWER)
-
-    def _wait(self, what: str, seconds: float, look: Callable[[], T | None]) -> T:
-        return super()._wait(what, seconds * SLOWER, look)
 
     def _flow(self, told: Any) -> None:
         """The callers of a cluster ask at one rate."""

@@ -21,6 +21,8 @@ RATE = 25.0
 BUSY_RATE = 40.0
 NEW_SHARE = 0.95
 POLL_S = 1.5
+#: Far more than anything waited for takes: a machine that is slow or busy is no reason to give up.
+PATIENCE_S = 900.0
 
 T = TypeVar("T")
 
@@ -52,6 +54,8 @@ def require(truth: bool, what: str, step: Step) -> None:
 
 class Story:
     """Flies the model and reads back what happened."""
+
+    patience_s = PATIENCE_S
 
     def __init__(self, api: AirflowApi, facts: Facts, tell: Telling, harm: str) -> None:
         self.api, self.facts, self.tell, self.harm = api, facts, tell, harm
@@ -128,16 +132,16 @@ class Story:
             self._flow(traffic.Control(rate=BUSY_RATE, cost_sharing=NEW_SHARE, record=True))
             self.tell.say(f"members of the cost-sharing plans make up {NEW_SHARE:.0%} of the requests now")
             with self._timed("waiting for drift"):
-                drift = self._wait("the drift verdict", 240, lambda: self._verdict("drift", "FAIL", arrival))
+                drift = self._wait("the drift verdict", lambda: self._verdict("drift", "FAIL", arrival))
             self.tell.say(f"verdict: {drift.reason}", "✓")
             require(
                 bool(drift.report_uri), f"verdict drift FAIL: {drift.reason}; Evidently report {drift.report_uri}", step
             )
             with self._timed("waiting for the labels' proof"):
-                loss = self._wait("the performance verdict", 300, lambda: self._verdict("performance", "FAIL", arrival))
+                loss = self._wait("the performance verdict", lambda: self._verdict("performance", "FAIL", arrival))
             self.tell.say(f"verdict: {loss.reason}", "✓")
             require(True, f"verdict performance FAIL: {loss.reason}", step)
-            train = self._wait("the retraining", 90, lambda: self._run_caused_by(TRAIN, "drift", arrival))
+            train = self._wait("the retraining", lambda: self._run_caused_by(TRAIN, "drift", arrival))
             require(train.run_type == "asset_triggered", f"Airflow started {TRAIN} by the asset event", step)
             # Fewer requests a second from here, so that the new version meets only members it was not trained on.
             self._flow(traffic.Control(rate=RATE, cost_sharing=NEW_SHARE, record=True))
@@ -148,9 +152,9 @@ class Story:
             self._released(train, step)
             new = self._champion()
             require(new.semver == "1.1.1", "MLflow's alias champion is 1.1.1", step)
-            predictions = self._wait("drift of the predictions", 90, lambda: self._prediction_drift(arrival))
+            predictions = self._wait("drift of the predictions", lambda: self._prediction_drift(arrival))
             require(True, f"the predictions drifted too: {predictions}", step)
-            self._wait("labels for the new champion", 150, lambda: self._rows_of(new.version, arrival) >= 1_000)
+            self._wait("labels for the new champion", lambda: self._rows_of(new.version, arrival) >= 1_000)
             live = self.facts.loss_on(arrival, time.time(), cost_sharing=True)
             (was, n_old), (is_, n_new) = live[old.version], live[new.version]
             require(
@@ -196,7 +200,7 @@ class Story:
         self.tell.say(f"{TRAIN} triggered by hand: {recipe}")
         self.api.trigger(TRAIN, conf | {"reason": recipe}, run_id)
         with self._timed("training"):
-            run = self._follow(self._wait(run_id, 60, lambda: self._run(TRAIN, run_id)))
+            run = self._follow(self._wait(run_id, lambda: self._run(TRAIN, run_id)))
         if run.state != "success":
             raise NotProven(f"{TRAIN} {run_id} ended {run.state}: {self._failed_tasks(run)}")
         version = self._version_of(run)
@@ -207,7 +211,7 @@ class Story:
 
     def _release_of(self, train: DagRun) -> DagRun:
         """The release run that this training's asset event started, followed to its end."""
-        found = self._wait("the release", 60, lambda: self._run_caused_by_run(RELEASE, train.run_id))
+        found = self._wait("the release", lambda: self._run_caused_by_run(RELEASE, train.run_id))
         with self._timed("releasing"):
             return self._follow(found)
 
@@ -226,10 +230,10 @@ class Story:
         require(True, f"{RELEASE} ended success", step)
         return run
 
-    def _follow(self, run: DagRun, seconds: float = 600) -> DagRun:
+    def _follow(self, run: DagRun) -> DagRun:
         """Tell each task as it ends, until the run is over."""
         told: dict[str, str] = {}
-        end = time.monotonic() + seconds
+        end = time.monotonic() + self.patience_s
         while True:
             current = self._run(run.dag_id, run.run_id) or run
             for task in self.api.tasks(run.dag_id, run.run_id):
@@ -241,26 +245,26 @@ class Story:
             if current.over:
                 return current
             if time.monotonic() > end:
-                raise NotProven(f"{run.dag_id} {run.run_id} is still {current.state} after {seconds:.0f} s")
+                raise NotProven(f"{run.dag_id} {run.run_id} is still {current.state} after {self.patience_s:.0f} s")
             waiting = [
                 t["task_id"] for t in self.api.tasks(run.dag_id, run.run_id) if t["state"] in ("running", "deferred")
             ]
             self.tell.waiting(f"{run.dag_id}: {', '.join(waiting) or current.state}")
             time.sleep(POLL_S)
 
-    def _wait(self, what: str, seconds: float, look: Callable[[], T | None]) -> T:
+    def _wait(self, what: str, look: Callable[[], T | None]) -> T:
         """Until ``look`` finds something.
 
         Raises:
-            NotProven: it did not within ``seconds``.
+            NotProven: it did not within ``patience_s``.
         """
-        end = time.monotonic() + seconds
+        end = time.monotonic() + self.patience_s
         while True:
             found = look()
             if found:
                 return found
             if time.monotonic() > end:
-                raise NotProven(f"{what} did not come within {seconds:.0f} s")
+                raise NotProven(f"{what} did not come within {self.patience_s:.0f} s")
             self.tell.waiting(f"waiting for {what}")
             time.sleep(POLL_S)
 

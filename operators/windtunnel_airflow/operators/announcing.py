@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from airflow.sdk import Asset, AssetAlias
 
 from windtunnel.events import Event
 from windtunnel.names import asset_uri
@@ -33,3 +36,14 @@ def announce(operator: Any, context: Any, kind: str, event: Event) -> None:
     for outlet in getattr(operator, "outlets", None) or []:
         if getattr(outlet, "uri", None) == asset_uri(event.model, kind):
             context["outlet_events"][outlet].extra.update(event.extra())
+
+
+def announce_by_alias(operator: Any, context: Any, model: str, kind: str, extra: Mapping[str, Any]) -> None:
+    """An event of ``kind`` from each outlet that is an alias.
+
+    A plain outlet tells of every success of its task; an alias only of what it is given.
+    """
+    uri = asset_uri(model, kind)
+    for outlet in getattr(operator, "outlets", None) or []:
+        if isinstance(outlet, AssetAlias):
+            context["outlet_events"][outlet].add(Asset(name=uri, uri=uri, group="windtunnel"), extra=dict(extra))

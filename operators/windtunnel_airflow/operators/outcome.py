@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from windtunnel.errors import UnavailableError, WindtunnelError
-from windtunnel.names import asset_uri
 from windtunnel_airflow.base import WindtunnelOperator
 from windtunnel_airflow.links import ModelVersionLink
-from windtunnel_airflow.operators.announcing import champion_among, champion_event
+from windtunnel_airflow.operators.announcing import announce_by_alias, champion_among, champion_event
 from windtunnel_airflow.rollouts import claim_story, led_by, read_claim, sentence
 
 
@@ -56,7 +54,7 @@ class OutcomeOperator(WindtunnelOperator):
             claim = found
             well, words = True, f"version {claim['version']} of {claim['model']} is champion"
             # Who finished the promotion was not the task that announces it.
-            self._announce_late(context, claim)
+            announce_by_alias(self, context, claim["model"], "champion", champion_event(claim).extra())
         if well and claim and claim["first"] and not self.watched and self._state(context, "first.watch") != "success":
             well, words = False, f"version {claim['version']} of {claim['model']} is champion, but nobody watched it"
         if not well:
@@ -71,13 +69,6 @@ class OutcomeOperator(WindtunnelOperator):
             raise  # another try may learn it
         except WindtunnelError:
             return None
-
-    def _announce_late(self, context: Any, claim: Any) -> None:
-        for outlet in self.outlets or []:
-            if isinstance(outlet, AssetAlias):
-                uri = asset_uri(claim["model"], "champion")
-                asset = Asset(name=uri, uri=uri, group="windtunnel")
-                context["outlet_events"][outlet].add(asset, extra=champion_event(claim).extra())
 
     def _state(self, context: Any, task_id: str) -> str | None:
         ti = context["ti"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
@@ -11,11 +13,14 @@ from airflow.sdk.exceptions import AirflowSkipException
 from windtunnel.events import Event
 from windtunnel_airflow.base import WindtunnelOperator, run_coordinates
 from windtunnel_airflow.links import ModelVersionLink, ReportLink
-from windtunnel_airflow.operators.announcing import announce
+from windtunnel_airflow.operators.announcing import announce, announce_by_alias
 from windtunnel_airflow.story import Story, story_of
 
 if TYPE_CHECKING:
     from windtunnel.monitoring.keeping import Keeping
+
+#: In an event on ``behind``: the end of the window whose run called for the next, seconds since the epoch.
+_CALLED_AT = "window_end"
 
 
 class _Watching(WindtunnelOperator):
@@ -50,6 +55,10 @@ class WatchWindowOperator(_Watching):
     """The next window that may be closed, or skip: no champion, or its end has not passed all watermarks yet.
 
     Asked twice it is the same window, until ``WatchReactOperator`` closes it. Returns the window.
+
+    Where more windows wait behind it, an outlet that is an ``AssetAlias`` gets an event on ``behind``: one more run, as
+    soon as this one has ended. A run that meets the window of the one that called it calls no further: whatever keeps
+    that window from being closed is tried again with the schedule, and not at once and for ever.
     """
 
     operator_extra_links: Any = (ModelVersionLink(),)
@@ -79,7 +88,21 @@ class WatchWindowOperator(_Watching):
         self.note_version(model.name, str(champion.version))
         event = Event(model.name, story.correlation_id, story.cause, str(champion.version), champion.digest)
         announce(self, context, "window", event)
+        if window["behind"]:
+            self._call_for_the_next(context, window)
         return window
+
+    def _call_for_the_next(self, context: Any, window: Mapping[str, Any]) -> None:
+        events = [one for found in (context.get("triggering_asset_events") or {}).values() for one in found]
+        if any(window["start"] < float((one.extra or {}).get(_CALLED_AT, -math.inf)) for one in events):
+            self.log.warning(
+                "The run before did not close this window: the %d behind it wait for the schedule",
+                window["behind"],
+            )
+            return
+        self.log.info("%d more windows wait: the next run begins when this one has ended", window["behind"])
+        event = Event(window["model"], uuid.uuid4().hex, "behind")  # each window is a story of its own
+        announce_by_alias(self, context, window["model"], "behind", {**event.extra(), _CALLED_AT: window["end"]})
 
 
 class _Window(_Watching):
