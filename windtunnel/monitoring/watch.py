@@ -95,7 +95,7 @@ def next_window(
 ) -> dict[str, Any] | None:
     """The window to judge now, as JSON values, or None. Changes nothing: asked twice it is the same window.
 
-    ``behind`` says how many more windows could be closed already: after a downtime, run again at once.
+    ``behind`` says how many more windows could be closed already, as after a downtime: ``MODEL.watch`` runs on at once.
     """
     from windtunnel.serving.predictions import PredictionLog
 

@@ -59,7 +59,8 @@ class Monitoring(Part):
 
     Attributes:
         window: length of a window.
-        every: how often ``MODEL.watch`` runs; the window's length unless told.
+        every: how often ``MODEL.watch`` runs, the window's length unless told; where more than one window waits it runs
+            again at once.
         lateness: how long to wait for stragglers after a window's end.
         min_rows: fewer rows than this is INCONCLUSIVE.
         label_delay: how late labels usually are.
