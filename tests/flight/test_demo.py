@@ -49,7 +49,8 @@ def test_airflow_has_the_runs(flight: Any, airflow: AirflowApi) -> None:
         "success",
     ]
     assert {run.run_type for run in releases} == {"asset_triggered"}
-    assert {run.run_type for run in airflow.runs("visits.watch")} == {"scheduled"}
+    # One that was behind has called for the next (docs/decisions/0028).
+    assert "scheduled" in {run.run_type for run in airflow.runs("visits.watch")} <= {"scheduled", "asset_triggered"}
 
 
 def test_every_step_of_a_release_is_visible(airflow: AirflowApi) -> None:

@@ -151,7 +151,7 @@ def test_what_is_not_so_ends_the_story(lie: dict[str, Any], expected: str) -> No
 
 
 def test_callers_who_get_no_answer_end_the_story(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "SLOWER", 0)
+    monkeypatch.setattr(cluster.ClusterStory, "patience_s", 0.0)
     world = World()
     world.lies = {"silent": True}
     with pytest.raises(NotProven, match=r"answers of 1\.0\.0 did not come"):
