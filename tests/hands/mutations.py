@@ -94,7 +94,7 @@ MUTATIONS = (
              "TransientError(f'not undone yet: {error.message}')", "AirflowFailException('no')"),
     Mutation("one way back, not both", f"{UNDO}:_Undo._undo", "bool(claim['first']) != self.first"),
     Mutation("a late champion is announced", f"{OUTCOME}:OutcomeOperator.execute",
-             "self._announce_late(context, claim)", "pass"),
+             'announce_by_alias(self, context, claim["model"], "champion", champion_event(claim).extra())', "pass"),
     Mutation("one verdict for one end", f"{ENDING}:judged", "posted.verdict.window[0] == opened_at", "False",
              ("windtunnel.serving.release.settling",)),
     # the gate and its log

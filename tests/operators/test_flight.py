@@ -154,7 +154,7 @@ def test_a_whole_life(home: Home) -> None:
     assert story["events"][-1]["uri"] == "windtunnel://small/drift"
     assert story["events"][-1]["extra"]["correlation_id"] == drift["correlation_id"]
     assert [event["uri"].rsplit("/", 1)[-1] for event in story["events"]] == [
-        "version", "champion", "version", "champion", "version", "rollback", "window", "drift"
+        "version", "champion", "version", "champion", "version", "rollback", "window", "behind", "drift"
     ]  # fmt: skip
     # what the registry says
     versions = story["versions"]
