@@ -157,7 +157,7 @@ class ClusterStory(Story):
 
     facts: Any
     #: Pods are made, images unpacked, all on one laptop.
-    patience_s = 3000.0
+    run_limit_s = 3000.0
 
     def __init__(self, api: AirflowApi, facts: Any, tell: Telling, harm: str) -> None:
         super().__init__(api, facts, tell, harm)
